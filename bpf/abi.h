@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every structure and number that the programs and the controller share. The TypeScript side never repeats a layout:
+ * it reads offsets and enumerators from the BTF of the compiled object (see cli/forwarding/abi.gen.ts and its test).
+ *
+ * ports ---------------> binding id ------> bindings -> what happens to the packet
+ *   (proto, addr, port)       ^
+ *   shared? -> flows ---------'
+ *                (exact 5-tuple)
+ */
+#ifndef HOMEPROXY_ABI_H
+#define HOMEPROXY_ABI_H
+
+#include <linux/types.h>
+
+/* An IPv6 address, or an IPv4 address in the mapped form ::ffff:a.b.c.d (RFC 4291, 2.5.5.2); network byte order. */
+struct address {
+	__u32 word[4];
+};
+
+/* What becomes of a packet that a correspondent sent to a bound process. */
+enum action {
+	ACTION_PASS = 0,    /* the process is here, an ordinary process of this node: the local stack takes it */
+	ACTION_PARK = 1,    /* frozen: into the TAP of its twin, in order */
+	ACTION_TUNNEL = 2,  /* away: encapsulate to binding.care_of */
+	ACTION_DELIVER = 3, /* here, in a pod: into the pod's interface */
+	ACTION_DROP = 4,    /* fenced: this copy must not hear anything */
+};
+
+/* What becomes of a packet that this node's copy of a bound process (or the kernel on its behalf) sends. */
+enum egress {
+	EGRESS_OPEN = 0, /* it may speak */
+	EGRESS_HOLD = 1, /* restored but not committed: parked, sent at the commit */
+	EGRESS_SHUT = 2, /* away or fenced: dropped, so that no RST, FIN or ICMP speaks for it */
+};
+
+/*
+ * Where the next hop of a care-of address is, kept fresh by the controller. `resolved` 0 sends the packet through the
+ * kernel's own neighbour table instead (bpf_redirect_neigh in tc), which is slower but never stale.
+ */
+struct next_hop {
+	__u32 ifindex;
+	__u16 mtu; /* of that interface or route, in bytes of IP packet */
+	__u8 resolved;
+	__u8 pad;
+	__u8 source[6];
+	__u8 destination[6];
+};
+
+/*
+ * One per bound process and node. Replaced whole, by one map update: all flows of a process flip at once.
+ * The map is a hash without preallocation, so that a reader sees the old record or the new, never a mixture.
+ */
+struct binding {
+	__u32 epoch;  /* grows with every migration; the controller refuses to write a smaller one */
+	__u8 action;  /* enum action */
+	__u8 egress;  /* enum egress */
+	__u8 draining; /* 1: park behind what is still parked, act only when the queue is empty */
+	__u8 hold_new; /* 1: park SYNs whatever the action, so that accept queues run dry before a dump */
+	__u32 park_ifindex;   /* TAP that holds its parked packets; 0: none, parking drops and counts */
+	__u32 uplink_ifindex; /* replays of ACTION_PASS re-enter the stack here; a pod's packets leave here */
+	__u32 pod_ifindex;    /* host end of the pod's veth, for ACTION_DELIVER */
+	__u8 pod_mac[6];      /* MAC of the pod's end */
+	__u8 host_mac[6];     /* MAC of the host's end */
+	struct address care_of; /* outer destination for ACTION_TUNNEL */
+	struct address node;    /* this node's own address: outer source (RFC 5944, 4.2: the home agent's) */
+	struct next_hop next_hop;
+};
+
+/* The local end of a port that belongs to a bound process. */
+struct port_key {
+	struct address local;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct port_entry {
+	__u32 binding;
+	__u32 shared; /* 0: every socket on the port belongs to the binding; 1: look the flow up in `flows` */
+};
+
+struct flow_key {
+	struct address local;
+	struct address remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct flow_entry {
+	__u32 binding;
+};
+
+/* Order of parked packets: parked counts what went into the TAP, replayed what came back out of it. */
+struct park_state {
+	__u64 parked;
+	__u64 replayed;
+};
+
+/* A device that belongs to one binding, by ifindex. */
+enum device_role {
+	DEVICE_POD = 0,  /* host end of a pod's veth: what enters was sent by the process */
+	DEVICE_PARK = 1, /* TAP of a twin: what enters is replayed */
+};
+
+struct device {
+	__u32 binding;
+	__u32 role; /* enum device_role */
+};
+
+/* A node from which tunnelled packets are accepted: key of `nodes` is its address. */
+struct node_entry {
+	__u32 id;
+};
+
+/* Which program counted. A packet that one program passes on is counted again by the next, under that one's hook. */
+enum hook {
+	HOOK_XDP = 0,
+	HOOK_INGRESS = 1, /* tc ingress of an uplink */
+	HOOK_EGRESS = 2,  /* tc egress of an uplink */
+	HOOK_POD = 3,     /* tc ingress of the host end of a pod's veth */
+	HOOK_REPLAY = 4,  /* tc ingress of a twin's TAP */
+	HOOK_COUNT = 5,
+};
+
+/* Why a packet went where it went: exactly one per packet and program. Index of `counters` is hook * REASON_COUNT + reason. */
+enum reason {
+	REASON_NOT_OURS = 0,         /* passed: no binding has this port */
+	REASON_NOT_PARSED = 1,       /* passed: not a protocol that we forward */
+	REASON_AT_HOME = 2,          /* passed: ACTION_PASS */
+	REASON_PARKED = 3,
+	REASON_PARK_NO_QUEUE = 4,    /* dropped: frozen, and there is no TAP */
+	REASON_TUNNELLED = 5,
+	REASON_DELIVERED = 6,
+	REASON_SENT = 7,             /* a pod's packet, straight to the correspondent */
+	REASON_FENCED = 8,           /* dropped: ACTION_DROP */
+	REASON_GUARDED = 9,          /* dropped: this node may not speak for a departed process */
+	REASON_HELD = 10,            /* a pod's packet before the commit, parked */
+	REASON_TUNNEL_UNKNOWN_NODE = 11, /* passed untouched: outer source is not a registered node */
+	REASON_TUNNEL_NO_BINDING = 12,   /* passed untouched: inner destination has no binding here */
+	REASON_TOO_BIG = 13,         /* dropped and answered with ICMP "fragmentation needed" (RFC 1191) */
+	REASON_TOO_BIG_UNANSWERED = 14, /* dropped: too big, and no answer could be sent */
+	REASON_SLOW_PATH = 15,       /* XDP passed it to tc, which decides */
+	REASON_MALFORMED = 16,       /* passed: truncated or inconsistent headers */
+	REASON_NO_ROOM = 17,         /* dropped: the kernel refused to grow or shrink the packet */
+	REASON_REPLAYED_HOME = 18,   /* replayed into the local stack */
+	REASON_LOOPED = 19,          /* dropped: tunnelled from node to node until its outer TTL ran out */
+	REASON_CONGESTED = 20,       /* dropped: met congestion in the tunnel and cannot carry the news (RFC 6040, 4.2) */
+	REASON_COUNT = 21,
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Per-binding counters, key of `binding_counters`. */
+struct binding_counter_key {
+	__u32 binding;
+	__u32 reason; /* enum reason */
+};
+
+#endif

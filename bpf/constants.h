@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HOMEPROXY_CONSTANTS_H
+#define HOMEPROXY_CONSTANTS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+
+/* This node's own address, IPv4-mapped: outer destination of what is tunnelled to us. Set before the load. */
+const volatile struct address node_address = {};
+
+/*
+ * Whether XDP_TX may be used to send back through the interface that a packet came by. Not on veth: there it wakes the peer
+ * only if the peer has an XDP program (veth_xdp_flush); without one its ring fills, and the link is dead for everybody
+ * (measured, 6.18). A redirect to the same interface wakes a peer that has GRO on as well.
+ */
+const volatile __u8 transmit_in_place = 1;
+
+/* Brings the shared enums into the object's type information, from which the controller reads them. */
+struct abi_enums {
+	enum action action;
+	enum egress egress;
+	enum device_role device_role;
+	enum hook hook;
+	enum reason reason;
+};
+const volatile struct abi_enums abi_enums = {};
+
+#define OUTER_TTL 64 /* RFC 2003, 3.1: set by the encapsulator, independent of the inner TTL */
+#define IP_DF 0x4000
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+#define ETH_TYPE_IPV4 0x0800
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+
+#endif

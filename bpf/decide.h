@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HOMEPROXY_DECIDE_H
+#define HOMEPROXY_DECIDE_H
+
+#include "congestion.h"
+#include "lookup.h"
+
+enum step {
+	STEP_PASS,    /* to the local stack, as it is (decapsulated, if it came tunnelled for a process that is at home) */
+	STEP_DROP,
+	STEP_PARK,
+	STEP_TUNNEL,
+	STEP_DELIVER,
+};
+
+/* What shall become of one packet. Both hooks decide by the same code; only the carrying out differs. */
+struct decision {
+	enum step step;
+	enum reason reason;
+	__u8 tunnelled; /* the packet came encapsulated */
+	__u8 tos;       /* what the inner packet's shall be when it leaves the tunnel */
+	__u8 ttl;       /* of the outer header, if it goes (on) through a tunnel */
+	struct found found;
+};
+
+static __always_inline struct decision passed(enum reason reason)
+{
+	return (struct decision){ .step = STEP_PASS, .reason = reason };
+}
+
+static __always_inline int must_wait(const struct found *found, const struct tuple *inner)
+{
+	const struct binding *binding = found->binding;
+
+	if (binding->action == ACTION_PARK || (binding->hold_new && inner->syn))
+		return 1;
+	if (!binding->draining)
+		return 0;
+	struct park_state *state = bpf_map_lookup_elem(&park_states, &found->id);
+
+	return state && state->parked != state->replayed;
+}
+
+static __always_inline struct decision act(struct found found, const struct tuple *inner, __u8 tunnelled, int waits)
+{
+	struct decision decision = { .found = found, .tunnelled = tunnelled, .tos = inner->tos, .ttl = OUTER_TTL };
+
+	if (found.binding->action == ACTION_DROP) {
+		decision.step = STEP_DROP;
+		decision.reason = REASON_FENCED;
+	} else if (waits) {
+		decision.step = STEP_PARK;
+		decision.reason = REASON_PARKED;
+	} else if (found.binding->action == ACTION_TUNNEL) {
+		decision.step = STEP_TUNNEL;
+		decision.reason = REASON_TUNNELLED;
+	} else if (found.binding->action == ACTION_DELIVER) {
+		decision.step = STEP_DELIVER;
+		decision.reason = REASON_DELIVERED;
+	} else {
+		decision.step = STEP_PASS;
+		decision.reason = REASON_AT_HOME;
+	}
+	return decision;
+}
+
+/* What its way through the tunnel did to a packet: congestion that it met, and one hop less to go. */
+static __always_inline void after_tunnel(struct decision *decision, const struct tuple *inner, __u8 outer_tos, __u8 outer_ttl)
+{
+	if (decision->step == STEP_DROP)
+		return;
+	int tos = tos_after_tunnel(inner->tos, outer_tos);
+
+	if (tos < 0) {
+		decision->step = STEP_DROP;
+		decision->reason = REASON_CONGESTED;
+	} else if (decision->step == STEP_TUNNEL && outer_ttl <= 1) {
+		decision->step = STEP_DROP;
+		decision->reason = REASON_LOOPED;
+	} else {
+		decision->tos = tos;
+		decision->ttl = outer_ttl - 1;
+	}
+}
+
+/* Before the outer header goes: the inner one takes over what it is to know. */
+static __always_inline void take_over_tos(void *data, void *end, const struct decision *decision, const struct tuple *inner)
+{
+	struct iphdr *ip = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
+
+	if (decision->tos != inner->tos && (void *)(ip + 1) <= end)
+		set_tos(ip, decision->tos);
+}
+
+/*
+ * A packet that arrived on an uplink, in a frame of `length` bytes. `t` is the outermost packet on entry; when it is a tunnel's, from a node that we
+ * know, it is the inner one on return.
+ */
+static __always_inline struct decision decide_arrival(void *data, void *end, __u32 length, struct tuple *t)
+{
+	switch (parse_frame(data, end, t)) {
+	case PARSED_OTHER:
+		return passed(REASON_NOT_PARSED);
+	case PARSED_MALFORMED:
+		return passed(REASON_MALFORMED);
+	case PARSED:
+		break;
+	}
+	if (!is_whole(t, sizeof(struct ethhdr), length))
+		return passed(REASON_MALFORMED);
+	if (t->protocol != IPPROTO_IPIP) {
+		struct found found = find_by_destination(t);
+
+		return found.binding ? act(found, t, 0, must_wait(&found, t)) : passed(REASON_NOT_OURS);
+	}
+	if (t->destination != node_address.word[3])
+		return passed(REASON_NOT_OURS);
+	struct address node = mapped(t->source);
+
+	if (!bpf_map_lookup_elem(&nodes, &node))
+		return passed(REASON_TUNNEL_UNKNOWN_NODE);
+	/* Our own nodes send no options: an outer header of another length is not theirs. */
+	if (t->l4 != sizeof(struct ethhdr) + sizeof(struct iphdr))
+		return passed(REASON_MALFORMED);
+	const __u32 inner = sizeof(struct ethhdr) + sizeof(struct iphdr);
+	__u8 outer_tos = t->tos;
+	__u8 outer_ttl = t->ttl;
+
+	switch (parse_ipv4(data, end, inner, t, 0)) {
+	case PARSED_OTHER:
+		return passed(REASON_NOT_PARSED);
+	case PARSED_MALFORMED:
+		return passed(REASON_MALFORMED);
+	case PARSED:
+		break;
+	}
+	if (!is_whole(t, inner, length))
+		return passed(REASON_MALFORMED);
+	struct found found = find_by_destination(t);
+
+	if (!found.binding)
+		return passed(REASON_TUNNEL_NO_BINDING);
+	struct decision decision = act(found, t, 1, must_wait(&found, t));
+
+	after_tunnel(&decision, t, outer_tos, outer_ttl);
+	return decision;
+}
+
+/* Takes places in the queue for so many frames. The counts order packets: see binding.draining. */
+static __always_inline void take_places(const struct found *found, __u64 frames)
+{
+	struct park_state *state = bpf_map_lookup_elem(&park_states, &found->id);
+
+	if (state)
+		__sync_fetch_and_add(&state->parked, frames);
+}
+
+#endif

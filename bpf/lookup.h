@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HOMEPROXY_LOOKUP_H
+#define HOMEPROXY_LOOKUP_H
+
+#include "maps.h"
+#include "parse.h"
+
+struct found {
+	struct binding *binding;
+	__u32 id;
+};
+
+static __always_inline struct found find_by_id(__u32 id)
+{
+	return (struct found){ .binding = bpf_map_lookup_elem(&bindings, &id), .id = id };
+}
+
+/* The binding of a local endpoint, seen from a remote one; .binding NULL: not ours. */
+static __always_inline struct found find(__u8 protocol, __be32 local, __be16 local_port, __be32 remote, __be16 remote_port)
+{
+	struct found none = {};
+	__u32 bit = bpf_ntohs(local_port);
+
+	if (protocol == IPPROTO_UDP)
+		bit += 65536;
+	else if (protocol != IPPROTO_TCP)
+		return none;
+	__u32 word = bit / 64;
+	__u64 *filter = bpf_map_lookup_elem(&port_filter, &word);
+
+	if (!filter || !(*filter & (1ULL << (bit % 64))))
+		return none;
+	struct port_key port = { .local = mapped(local), .port = local_port, .protocol = protocol };
+	struct port_entry *entry = bpf_map_lookup_elem(&ports, &port);
+
+	if (!entry)
+		return none;
+	if (!entry->shared)
+		return find_by_id(entry->binding);
+	struct flow_key flow = {
+		.local = mapped(local),
+		.remote = mapped(remote),
+		.local_port = local_port,
+		.remote_port = remote_port,
+		.protocol = protocol,
+	};
+	struct flow_entry *exact = bpf_map_lookup_elem(&flows, &flow);
+
+	return exact ? find_by_id(exact->binding) : none;
+}
+
+static __always_inline struct found find_by_destination(const struct tuple *t)
+{
+	return find(t->protocol, t->destination, t->destination_port, t->source, t->source_port);
+}
+
+static __always_inline struct found find_by_source(const struct tuple *t)
+{
+	return find(t->protocol, t->source, t->source_port, t->destination, t->destination_port);
+}
+
+#endif

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HOMEPROXY_TC_H
+#define HOMEPROXY_TC_H
+
+#include "count.h"
+#include "tc_actions.h"
+
+/* Marks a frame that hp_replay sent back into the uplink's ingress, so that hp_ingress does not park it again. */
+#define MARK_REPLAYED 0x6870726c
+
+static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
+{
+	struct tuple t = {};
+
+	pull_headers(skb);
+	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t);
+	if (skb->vlan_present) { /* the tag is not in the frame: another network, though it looks like ours */
+		*d = passed(REASON_NOT_PARSED);
+		return TC_ACT_OK;
+	}
+	if (skb->mark == MARK_REPLAYED) {
+		skb->mark = 0;
+		d->reason = REASON_REPLAYED_HOME;
+		return TC_ACT_OK;
+	}
+	if (d->step == STEP_DROP)
+		return TC_ACT_SHOT;
+	if (d->tunnelled && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
+		d->reason = REASON_NO_ROOM;
+		return TC_ACT_SHOT;
+	}
+	switch (d->step) {
+	case STEP_PARK:
+		return tc_park(skb, &d->found, &t, &d->reason);
+	case STEP_TUNNEL:
+		return tc_tunnel(skb, d, &t, &d->reason);
+	case STEP_DELIVER:
+		return tc_deliver(skb, d->found.binding, &d->reason);
+	default:
+		return TC_ACT_OK;
+	}
+}
+
+SEC("tc")
+int hp_ingress(struct __sk_buff *skb)
+{
+	__u64 bytes = skb->len;
+	struct decision d = {};
+	int verdict = ingress(skb, &d);
+
+	count(HOOK_INGRESS, d.reason, d.found.id, bytes);
+	return verdict;
+}
+
+/* An ICMP error quotes the packet that it is about: its destination there is our side of the flow (RFC 792). */
+static __always_inline int is_icmp_error(void *data, void *end, const struct tuple *t)
+{
+	struct icmp_header *icmp = data + t->l4;
+
+	if (t->protocol != IPPROTO_ICMP || (void *)(icmp + 1) > end)
+		return 0;
+	return icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_QUENCH || icmp->type == ICMP_EXCEEDED ||
+	       icmp->type == ICMP_PROBLEM;
+}
+
+/* What somebody on this node says in the name of a local endpoint: by its own source, or by what an ICMP error quotes. */
+static __always_inline struct found find_speaker(void *data, void *end, const struct tuple *t)
+{
+	struct found none = {};
+	struct tuple quoted = {};
+
+	if (!is_icmp_error(data, end, t))
+		return find_by_source(t);
+	if (t->l4 != sizeof(struct ethhdr) + sizeof(struct iphdr))
+		return none;
+	const __u32 offset = sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct icmp_header);
+
+	return parse_ipv4(data, end, offset, &quoted, 1) == PARSED ? find_by_destination(&quoted) : none;
+}
+
+static __always_inline int egress(struct __sk_buff *skb, struct found *found, enum reason *reason)
+{
+	struct tuple t = {};
+
+	*reason = REASON_NOT_PARSED;
+	if (skb->vlan_present)
+		return TC_ACT_OK;
+	if (skb->mark == MARK_ANSWER) { /* our own answer quotes a guarded flow: it is the one thing to be said about it */
+		*reason = REASON_TOO_BIG;
+		return TC_ACT_OK;
+	}
+	pull_headers(skb);
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	enum parsed parsed = parse_frame(data, end, &t);
+
+	if (parsed == PARSED_MALFORMED)
+		*reason = REASON_MALFORMED;
+	if (parsed != PARSED)
+		return TC_ACT_OK;
+	*reason = REASON_NOT_OURS;
+	*found = find_speaker(data, end, &t);
+	if (!found->binding)
+		return TC_ACT_OK;
+	if (found->binding->egress == EGRESS_SHUT) {
+		*reason = REASON_GUARDED;
+		return TC_ACT_SHOT;
+	}
+	if (found->binding->egress == EGRESS_HOLD) {
+		*reason = REASON_HELD;
+		return tc_park(skb, found, &t, reason);
+	}
+	*reason = REASON_AT_HOME;
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int hp_egress(struct __sk_buff *skb)
+{
+	__u64 bytes = skb->len;
+	struct found found = {};
+	enum reason reason = REASON_MALFORMED;
+	int verdict = egress(skb, &found, &reason);
+
+	count(HOOK_EGRESS, reason, found.id, bytes);
+	return verdict;
+}
+
+static __always_inline struct found find_by_device(const struct __sk_buff *skb)
+{
+	struct found none = {};
+	__u32 ifindex = skb->ifindex;
+	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return device ? find_by_id(device->binding) : none;
+}
+
+static __always_inline int pod(struct __sk_buff *skb, const struct found *found, enum reason *reason)
+{
+	struct tuple t = {};
+
+	*reason = REASON_FENCED; /* a pod of nobody says nothing */
+	if (!found->binding)
+		return TC_ACT_SHOT;
+	*reason = REASON_NOT_PARSED;
+	if (skb->protocol != bpf_htons(ETH_TYPE_IPV4))
+		return TC_ACT_SHOT; /* a pod's neighbours are permanent entries: nothing but IP has business here */
+	*reason = REASON_MALFORMED;
+	pull_headers(skb);
+	if (parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t) == PARSED_MALFORMED)
+		return TC_ACT_SHOT;
+	*reason = REASON_GUARDED;
+	if (found->binding->egress == EGRESS_SHUT)
+		return TC_ACT_SHOT;
+	*reason = REASON_HELD;
+	if (found->binding->egress == EGRESS_HOLD)
+		return tc_park(skb, found, &t, reason);
+	*reason = REASON_SENT;
+	return tc_send(found->binding);
+}
+
+SEC("tc")
+int hp_pod(struct __sk_buff *skb)
+{
+	__u64 bytes = skb->len;
+	struct found found = find_by_device(skb);
+	enum reason reason = REASON_MALFORMED;
+	int verdict = pod(skb, &found, &reason);
+
+	count(HOOK_POD, reason, found.id, bytes);
+	return verdict;
+}
+
+static __always_inline int replay(struct __sk_buff *skb, const struct found *found, enum reason *reason)
+{
+	struct tuple t = {};
+
+	*reason = REASON_FENCED;
+	if (!found->binding)
+		return TC_ACT_SHOT;
+	struct park_state *state = bpf_map_lookup_elem(&park_states, &found->id);
+
+	if (state)
+		__sync_fetch_and_add(&state->replayed, 1);
+	pull_headers(skb);
+	if (parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t) == PARSED_MALFORMED) {
+		*reason = REASON_MALFORMED;
+		return TC_ACT_SHOT;
+	}
+	struct found heard = find_by_destination(&t);
+
+	if (!heard.binding || heard.id != found->id) { /* what the process itself sent while it was held */
+		*reason = found->binding->egress == EGRESS_OPEN ? REASON_SENT : REASON_GUARDED;
+		return found->binding->egress == EGRESS_OPEN ? tc_send(found->binding) : TC_ACT_SHOT;
+	}
+	struct decision d = act(*found, &t, 0, 0);
+
+	switch (d.step) {
+	case STEP_TUNNEL:
+		*reason = REASON_TUNNELLED;
+		return tc_tunnel(skb, &d, &t, reason);
+	case STEP_DELIVER:
+		*reason = REASON_DELIVERED;
+		return tc_deliver(skb, found->binding, reason);
+	case STEP_PASS:
+		if (found->binding->action == ACTION_PARK)
+			return TC_ACT_SHOT; /* nobody replays into a closed queue */
+		*reason = REASON_REPLAYED_HOME;
+		skb->mark = MARK_REPLAYED;
+		return bpf_redirect(found->binding->uplink_ifindex, BPF_F_INGRESS);
+	default:
+		return TC_ACT_SHOT;
+	}
+}
+
+SEC("tc")
+int hp_replay(struct __sk_buff *skb)
+{
+	__u64 bytes = skb->len;
+	struct found found = find_by_device(skb);
+	enum reason reason = REASON_MALFORMED;
+	int verdict = replay(skb, &found, &reason);
+
+	count(HOOK_REPLAY, reason, found.id, bytes);
+	return verdict;
+}
+
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* How tc carries a decision out. Each returns the verdict and leaves the reason, to be counted once at the program's end. */
+#ifndef HOMEPROXY_TC_ACTIONS_H
+#define HOMEPROXY_TC_ACTIONS_H
+
+#include "decide.h"
+#include "encapsulate.h"
+#include "too_big.h"
+
+/* Ethernet, two IPv4 headers with options at most once, and a TCP header: all that a decision reads. */
+#define HEADERS_BYTES (14 + 20 + 60 + 20)
+
+/* Makes the headers readable in place. What the skb does not hold linearly is pulled (non-linear skbs of GRO, TAP). */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+	if (skb->data + HEADERS_BYTES > skb->data_end)
+		bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
+}
+
+/*
+ * Segments of TCP may change their size when headers come or go, datagrams must not: without the flag the kernel refuses
+ * UDP super-packets, with it TCP's would outgrow the MTU.
+ */
+static __always_inline __u64 segment_flags(const struct tuple *t)
+{
+	return t->protocol == IPPROTO_UDP ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
+}
+
+static __always_inline int tc_decapsulate(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	take_over_tos((void *)(long)skb->data, (void *)(long)skb->data_end, d, inner);
+	return bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC, segment_flags(inner));
+}
+
+static __always_inline long store_macs(struct __sk_buff *skb, const __u8 *destination, const __u8 *source)
+{
+	struct ethhdr eth;
+
+	__builtin_memcpy(eth.h_dest, destination, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, source, ETH_ALEN);
+	eth.h_proto = bpf_htons(ETH_TYPE_IPV4);
+	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
+}
+
+/*
+ * Length of the longest packet that leaves for this skb after encapsulation. A GSO super-packet is not "too big" by its
+ * length; for TCP bpf_skb_adjust_room takes the bytes that it adds from gso_size.
+ */
+static __always_inline __u32 encapsulated_length(const struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	if (!skb->gso_size)
+		return inner->total + sizeof(struct iphdr);
+	int grows = d->tunnelled || inner->protocol == IPPROTO_UDP;
+
+	return skb->gso_size + inner->headers + (grows ? sizeof(struct iphdr) : 0);
+}
+
+static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner, enum reason *reason)
+{
+	const struct binding *binding = d->found.binding;
+
+	if (encapsulated_length(skb, d, inner) > binding->next_hop.mtu)
+		return answer_too_big(skb, binding, inner, d->tunnelled, reason);
+	struct iphdr outer = outer_header(binding, inner, d->tos, d->ttl);
+	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | segment_flags(inner);
+
+	if ((!d->tunnelled && bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, flags)) ||
+	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), BPF_F_INVALIDATE_HASH)) {
+		*reason = REASON_NO_ROOM;
+		return TC_ACT_SHOT;
+	}
+	if (!binding->next_hop.resolved)
+		return bpf_redirect_neigh(binding->next_hop.ifindex, NULL, 0, 0);
+	if (store_macs(skb, binding->next_hop.destination, binding->next_hop.source)) {
+		*reason = REASON_NO_ROOM;
+		return TC_ACT_SHOT;
+	}
+	return bpf_redirect(binding->next_hop.ifindex, 0);
+}
+
+static __always_inline int tc_deliver(struct __sk_buff *skb, const struct binding *binding, enum reason *reason)
+{
+	if (store_macs(skb, binding->pod_mac, binding->host_mac)) {
+		*reason = REASON_NO_ROOM;
+		return TC_ACT_SHOT;
+	}
+	return bpf_redirect(binding->pod_ifindex, 0);
+}
+
+/* How many frames the TAP hands out for this skb: it has no segmentation offload, so that the kernel splits a super-packet. */
+static __always_inline __u64 frames_of(const struct __sk_buff *skb, const struct tuple *t)
+{
+	__u32 payload = t->total - t->headers;
+	__u32 size = skb->gso_size;
+
+	return size && payload > size ? (payload + size - 1) / size : 1;
+}
+
+static __always_inline int tc_park(struct __sk_buff *skb, const struct found *found, const struct tuple *t, enum reason *reason)
+{
+	if (!found->binding->park_ifindex) {
+		*reason = REASON_PARK_NO_QUEUE;
+		return TC_ACT_SHOT;
+	}
+	take_places(found, frames_of(skb, t));
+	return bpf_redirect(found->binding->park_ifindex, 0);
+}
+
+/* To the correspondent, through the kernel's own neighbour table. */
+static __always_inline int tc_send(const struct binding *binding)
+{
+	return bpf_redirect_neigh(binding->uplink_ifindex, NULL, 0, 0);
+}
+
+#endif

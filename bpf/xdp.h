@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HOMEPROXY_XDP_H
+#define HOMEPROXY_XDP_H
+
+#include "count.h"
+#include "decide.h"
+#include "encapsulate.h"
+
+static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination, const __u8 *source)
+{
+	__builtin_memcpy(eth->h_dest, destination, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, source, ETH_ALEN);
+	eth->h_proto = bpf_htons(ETH_TYPE_IPV4);
+}
+
+/* Removes the outer IPv4 header; the Ethernet header moves up to the inner one. 0: done. */
+static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return -1;
+	struct ethhdr copy = *eth;
+
+	take_over_tos(eth, (void *)(long)ctx->data_end, d, inner);
+	if (bpf_xdp_adjust_head(ctx, sizeof(struct iphdr)))
+		return -1;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return -1;
+	*eth = copy;
+	return 0;
+}
+
+static __always_inline int xdp_tunnel(struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+
+	if (!d->tunnelled && bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
+		return XDP_DROP;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	set_macs(eth, binding->next_hop.destination, binding->next_hop.source);
+	*ip = outer_header(binding, inner, d->tos, d->ttl);
+	if (transmit_in_place && binding->next_hop.ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(binding->next_hop.ifindex, 0);
+}
+
+static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding *binding)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_DROP;
+	set_macs(eth, binding->pod_mac, binding->host_mac);
+	return bpf_redirect(binding->pod_ifindex, 0);
+}
+
+/* What only tc can do: answer what is too big, ask the kernel for a neighbour, and know a replayed frame by its mark. */
+static __always_inline int is_for_tc(const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+
+	if (d->step == STEP_TUNNEL)
+		return !binding->next_hop.resolved || inner->total + sizeof(struct iphdr) > binding->next_hop.mtu;
+	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
+}
+
+/* Carries the decision out. A verdict of XDP_DROP without a reason of its own: the kernel refused to change the packet. */
+static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+
+	if (d->step == STEP_PARK && !binding->park_ifindex) {
+		d->reason = REASON_PARK_NO_QUEUE;
+		return XDP_DROP;
+	}
+	int verdict = XDP_PASS;
+
+	if (d->tunnelled && d->step != STEP_TUNNEL && xdp_decapsulate(ctx, d, inner))
+		verdict = XDP_DROP;
+	else if (d->step == STEP_TUNNEL)
+		verdict = xdp_tunnel(ctx, d, inner);
+	else if (d->step == STEP_DELIVER)
+		verdict = xdp_deliver(ctx, binding);
+	else if (d->step == STEP_PARK) {
+		take_places(&d->found, 1);
+		verdict = bpf_redirect(binding->park_ifindex, 0);
+	}
+	if (verdict == XDP_DROP)
+		d->reason = REASON_NO_ROOM;
+	return verdict;
+}
+
+SEC("xdp")
+int hp_xdp(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u64 bytes = end - data;
+	struct tuple t = {};
+	struct decision d = decide_arrival(data, end, bytes, &t);
+	int verdict = XDP_PASS;
+
+	if (d.found.binding && d.step == STEP_DROP)
+		verdict = XDP_DROP;
+	else if (d.found.binding && is_for_tc(&d, &t))
+		d = passed(REASON_SLOW_PATH); /* counted for the binding by tc */
+	else if (d.found.binding)
+		verdict = xdp_act(ctx, &d, &t);
+	count(HOOK_XDP, d.reason, d.found.id, bytes);
+	return verdict;
+}
+
+#endif
