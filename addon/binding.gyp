@@ -1,0 +1,41 @@
+{
+  'targets': [
+    {
+      'target_name': 'homeproxy',
+      'sources': [
+        'src/addon.cc',
+        'src/btf.cc',
+        'src/descriptor.cc',
+        'src/failure.cc',
+        'src/map.cc',
+        'src/network.cc',
+        'src/object.cc',
+        'src/program.cc',
+        'src/ring.cc',
+        'src/system.cc',
+        'src/tap.cc',
+        'src/watch.cc',
+      ],
+      'include_dirs': ['<!@(node -p "require(\'node-addon-api\').include_dir")'],
+      'defines': [
+        'NAPI_VERSION=9',
+        'NODE_ADDON_API_CPP_EXCEPTIONS',
+        'NODE_ADDON_API_DISABLE_DEPRECATED',
+        # A worker that is being terminated can throw no more; without this the whole process would abort.
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+      ],
+      'cflags!': ['-fno-exceptions'],
+      'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+      'cflags_cc': [
+        '-std=c++20',
+        '-fexceptions',
+        '-fvisibility=hidden',
+        '-Wall',
+        '-Wextra',
+        '-Wno-missing-field-initializers',
+        '<!@(pkg-config --cflags "libbpf >= 1.1")',
+      ],
+      'libraries': ['<!@(pkg-config --libs "libbpf >= 1.1")'],
+    },
+  ],
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+export { BpfError } from './bpf-error.js';
+export { Btf, type Variable } from './btf.js';
+export { htons, ntohs } from './integer.js';
+export { BpfLink } from './link.js';
+export { BpfMap } from './map.js';
+export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, xdpQuery } from './network.js';
+export { BpfObject } from './object.js';
+export { BpfProgram, programInfo } from './program.js';
+export { RingBuffer } from './ring-buffer.js';
+export { StructCodec } from './struct-codec.js';
+export {
+  closeOnExec,
+  flock,
+  getsockopt,
+  pidfdGetfd,
+  pidfdOpen,
+  pidfdSendSignal,
+  pollReadable,
+  setns,
+  setsockopt,
+  tcpRepair,
+  tcpRepairState,
+  withNetworkNamespace,
+} from './system.js';
+export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
+export type * from './types.js';

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createRequire } from 'node:module';
+import { constants } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { BpfError } from './bpf-error.js';
+import type { MapInfo, ProgramInfo, Watch } from './types.js';
+
+/** Owns a descriptor; `fd` is -1 once it is closed. */
+export interface Descriptor {
+  readonly fd: number;
+  close(): void;
+}
+
+export interface NativeType {
+  readonly kind: string;
+  readonly name: string;
+  readonly size: number;
+  readonly signed?: boolean;
+  readonly type?: number;
+  readonly length?: number;
+  readonly members?: readonly { name: string; type: number; bitOffset: number; bitSize: number }[];
+  readonly values?: readonly { name: string; value: number | bigint }[];
+  readonly variables?: readonly { name: string; type: number; offset: number; size: number }[];
+}
+
+export interface NativeBtf {
+  find(name: string, kind: 'struct' | 'enum' | 'section'): number;
+  type(id: number): NativeType;
+}
+
+export type ObjectMap = Omit<MapInfo, 'id'> & { readonly internal: boolean };
+
+export interface NativeObject {
+  maps(): ObjectMap[];
+  programs(): string[];
+  btf(): NativeBtf | undefined;
+  initialValue(section: string): Buffer | undefined;
+  setInitialValue(section: string, bytes: Uint8Array): void;
+  setMaxEntries(map: string, entries: number): void;
+  reuseMap(map: string, fd: number): void;
+  skipProgram(program: string): void;
+  load(): void;
+  mapDescriptor(map: string): Descriptor;
+  programDescriptor(program: string): Descriptor;
+  close(): void;
+}
+
+type Key = Uint8Array | null;
+
+/** The C++ side. It checks nothing: types, sizes and states are this folder's business. */
+export interface Native {
+  setErrorClass(errorClass: typeof BpfError): void;
+  readonly Btf: new (source: string | Uint8Array) => NativeBtf;
+  readonly Object: new (path: string) => NativeObject;
+  readonly RingBuffer: new (fd: number, callback: (sample: Buffer) => void) => Watch;
+  readonly Watch: new (fd: number, callback: () => void) => Watch;
+
+  mapCreate(type: string, name: string, key: number, value: number, entries: number, flags: number): Descriptor;
+  mapInfo(fd: number): MapInfo;
+  mapLookup(fd: number, key: Uint8Array, value: Uint8Array): boolean;
+  mapUpdate(fd: number, key: Key, value: Uint8Array, flags: number): void;
+  mapDelete(fd: number, key: Uint8Array): boolean;
+  mapNextKey(fd: number, key: Key, next: Uint8Array): boolean;
+  mapLookupBatch(
+    fd: number,
+    cursor: Key,
+    next: Uint8Array,
+    keys: Uint8Array,
+    values: Uint8Array,
+    room: number,
+  ): [entries: number, more: boolean];
+  mapUpdateBatch(fd: number, keys: Uint8Array, values: Uint8Array, count: number, flags: number): void;
+  mapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
+  possibleCpus(): number;
+
+  programInfo(fd: number): ProgramInfo;
+  programInfoById(id: number): ProgramInfo;
+  testRun(
+    fd: number,
+    data: Uint8Array,
+    dataOut: Uint8Array,
+    ctx: Uint8Array | null,
+    ctxOut: Uint8Array | null,
+    repeat: number,
+  ): [retval: number, dataSize: number, durationNs: number, ctxSize: number];
+  linkCreateXdp(program: number, ifindex: number, flags: number): Descriptor;
+  linkUpdate(link: number, program: number): void;
+  linkDetach(link: number): void;
+  linkInfo(link: number): { id: number; programId: number; ifindex: number };
+  pin(fd: number, path: string): void;
+  getPinned(path: string, kind: 'bpf-map' | 'bpf-prog' | 'bpf-link'): Descriptor;
+
+  tcHookCreate(ifindex: number, attachPoint: number): boolean;
+  tcHookDestroy(ifindex: number, attachPoint: number): boolean;
+  tcAttach(
+    ifindex: number,
+    attachPoint: number,
+    priority: number,
+    handle: number,
+    program: number,
+    replace: boolean,
+  ): void;
+  tcQuery(ifindex: number, attachPoint: number, priority: number, handle: number): number;
+  tcDetach(ifindex: number, attachPoint: number, priority: number, handle: number): void;
+  xdpQuery(ifindex: number): [mode: number, program: number];
+
+  setns(fd: number, nstype: number): void;
+  pidfdOpen(pid: number): number;
+  pidfdGetfd(pidfd: number, fd: number): number;
+  pidfdSendSignal(pidfd: number, signal: number): void;
+  getsockopt(fd: number, level: number, name: number, room: number): Buffer;
+  setsockopt(fd: number, level: number, name: number, value: Uint8Array): void;
+  tcpRepair(fd: number, mode: number): void;
+  tcpRepairState(fd: number): number;
+  closeOnExec(fd: number): void;
+  flock(fd: number, operation: number): boolean;
+  openTap(name: string, persist: boolean): [fd: number, ifindex: number];
+  setTapPersist(fd: number, persist: boolean): void;
+  readFrame(fd: number, buffer: Uint8Array): number;
+  writeFrame(fd: number, frame: Uint8Array): number;
+  readonly constants: Readonly<
+    Record<
+      | 'CLONE_NEWNET'
+      | 'LOCK_SH'
+      | 'LOCK_EX'
+      | 'LOCK_UN'
+      | 'LOCK_NB'
+      | 'TCP_REPAIR_ON'
+      | 'TCP_REPAIR_OFF'
+      | 'TCP_REPAIR_OFF_NO_WP',
+      number
+    >
+  >;
+}
+
+function load(): Native {
+  const path = fileURLToPath(new URL('../../../addon/build/Release/homeproxy.node', import.meta.url));
+  let addon: Native;
+  try {
+    addon = createRequire(import.meta.url)(path) as Native;
+  } catch (cause) {
+    const missing = (cause as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND';
+    const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
+    throw new Error(`${what}; run: npm run build:addon`, { cause });
+  }
+  addon.setErrorClass(BpfError);
+  return addon;
+}
+
+export const native = load();
+
+/** The number of an open descriptor; what was closed throws EBADF. */
+export function openFd(descriptor: Descriptor, what: string): number {
+  if (descriptor.fd >= 0) return descriptor.fd;
+  throw closedError(what);
+}
+
+export function closedError(what: string): BpfError {
+  return new BpfError({ code: 'EBADF', errno: -constants.errno.EBADF, syscall: what, description: 'is closed' });
+}

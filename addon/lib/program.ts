@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+import { unlinkSync } from 'node:fs';
+import { BpfLink } from './link.js';
+import { type Descriptor, native, openFd } from './native.js';
+import type { ProgramInfo, TestRunOptions, TestRunResult, XdpMode } from './types.js';
+
+/** XDP_FLAGS_* of linux/if_link.h. */
+const XDP_FLAGS: Record<XdpMode, number> = { auto: 0, generic: 1 << 1, native: 1 << 2 };
+/** How much a program may prepend to a packet (XDP_PACKET_HEADROOM). */
+const HEADROOM = 256;
+
+/** A loaded program. */
+export class BpfProgram {
+  readonly name: string;
+  readonly type: string;
+  readonly id: number;
+  readonly tag: string;
+  readonly #descriptor: Descriptor;
+
+  /** @internal Use `openPinned` or `BpfObject.program`. `name` is given where the kernel's was cut off. */
+  constructor(descriptor: Descriptor, name?: string) {
+    this.#descriptor = descriptor;
+    const info = native.programInfo(descriptor.fd);
+    this.name = name ?? info.name;
+    this.type = info.type;
+    this.id = info.id;
+    this.tag = info.tag;
+  }
+
+  static openPinned(path: string): BpfProgram {
+    return new BpfProgram(native.getPinned(path, 'bpf-prog'));
+  }
+
+  get fd(): number {
+    return openFd(this.#descriptor, `BpfProgram ${this.name}`);
+  }
+
+  get info(): ProgramInfo {
+    return native.programInfo(this.fd);
+  }
+
+  /**
+   * Runs the program on a packet, without any network (BPF_PROG_TEST_RUN).
+   * Throws ENOSPC when what comes out does not fit `dataOutSize`, EINVAL when the kernel takes no such packet.
+   */
+  testRun(options: TestRunOptions): TestRunResult {
+    const { data, ctx, repeat = 1, dataOutSize = data.length + HEADROOM } = options;
+    if (!(data instanceof Uint8Array)) throw new TypeError('data must be a Uint8Array');
+    if (!Number.isInteger(repeat) || repeat < 1) throw new RangeError('repeat must be a positive integer');
+    const dataOut = Buffer.alloc(dataOutSize);
+    const ctxOut = ctx === undefined ? null : Buffer.alloc(ctx.length);
+    const [retval, size, durationNs, ctxSize] = native.testRun(this.fd, data, dataOut, ctx ?? null, ctxOut, repeat);
+    return {
+      retval,
+      data: dataOut.subarray(0, size),
+      durationNs,
+      ...(ctxOut === null ? {} : { ctx: ctxOut.subarray(0, ctxSize) }),
+    };
+  }
+
+  /**
+   * Attaches to the interface of this thread's network namespace; lasts as long as the link.
+   * Throws EBUSY when another program is there, EOPNOTSUPP when the driver has no native XDP, ENODEV when there is no
+   * such interface.
+   */
+  attachXdp(ifindex: number, options: { readonly mode: XdpMode }): BpfLink {
+    return new BpfLink(native.linkCreateXdp(this.fd, ifindex, XDP_FLAGS[options.mode]));
+  }
+
+  pin(path: string): void {
+    native.pin(this.fd, path);
+  }
+
+  unpin(path: string): void {
+    unlinkSync(path);
+  }
+
+  /** The kernel frees the program when nobody holds it open, pinned or attached. */
+  close(): void {
+    this.#descriptor.close();
+  }
+
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return `BpfProgram ${this.name} (${this.type}, id ${this.id})`;
+  }
+}
+
+/** Any program of the kernel, whoever loaded it; throws ENOENT when there is no such id. */
+export function programInfo(id: number): ProgramInfo {
+  return native.programInfoById(id);
+}

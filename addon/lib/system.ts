@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+import { closeSync, openSync } from 'node:fs';
+import { constants as os } from 'node:os';
+import { native } from './native.js';
+import type { LockMode, TcpRepairMode, Watch } from './types.js';
+
+const { CLONE_NEWNET, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, TCP_REPAIR_OFF, TCP_REPAIR_OFF_NO_WP, TCP_REPAIR_ON } =
+  native.constants;
+const REPAIR_MODES: Record<TcpRepairMode, number> = {
+  on: TCP_REPAIR_ON,
+  off: TCP_REPAIR_OFF,
+  'off-no-window-probe': TCP_REPAIR_OFF_NO_WP,
+};
+const LOCK_MODES: Record<LockMode, number> = { exclusive: LOCK_EX, shared: LOCK_SH, unlock: LOCK_UN };
+
+/**
+ * Moves this thread, and nothing else of the process, into a namespace. `nstype` is a CLONE_NEW* constant, 0 for
+ * whatever the descriptor is. (A mount namespace cannot be entered by one of several threads: EINVAL.)
+ */
+export function setns(fd: number, nstype = 0): void {
+  native.setns(fd, nstype);
+}
+
+function enterNetworkNamespace(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    native.setns(fd, CLONE_NEWNET);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Runs `body` in the network namespace of `path` (/proc/<pid>/ns/net, or where it is mounted) and comes back whatever
+ * happens. `body` must be synchronous: Node's own asynchronous work runs on threads that did not move.
+ */
+export function withNetworkNamespace<R>(path: string, body: () => R): R {
+  const own = openSync('/proc/thread-self/ns/net', 'r');
+  try {
+    enterNetworkNamespace(path);
+    let result: R;
+    try {
+      result = body();
+    } finally {
+      native.setns(own, CLONE_NEWNET);
+    }
+    if (result instanceof Promise) {
+      result.catch(() => undefined);
+      throw new TypeError('the body of withNetworkNamespace must not be asynchronous');
+    }
+    return result;
+  } finally {
+    closeSync(own);
+  }
+}
+
+/** A descriptor that stands for the process, and is readable when it has ended. Throws ESRCH. */
+export function pidfdOpen(pid: number): number {
+  return native.pidfdOpen(pid);
+}
+
+/** A descriptor of another process, shared with it: the same socket. Throws EBADF, EPERM. */
+export function pidfdGetfd(pidfd: number, fd: number): number {
+  return native.pidfdGetfd(pidfd, fd);
+}
+
+/** `signal`: name or number; 0 only asks whether the process lives. Throws ESRCH. */
+export function pidfdSendSignal(pidfd: number, signal: NodeJS.Signals | number): void {
+  native.pidfdSendSignal(pidfd, typeof signal === 'number' ? signal : os.signals[signal]);
+}
+
+/** Silent mode of a TCP socket: while it is on, closing and changing it sends nothing. Needs CAP_NET_ADMIN. */
+export function tcpRepair(fd: number, mode: TcpRepairMode): void {
+  native.tcpRepair(fd, REPAIR_MODES[mode]);
+}
+
+export function tcpRepairState(fd: number): 'on' | 'off' {
+  return native.tcpRepairState(fd) === TCP_REPAIR_ON ? 'on' : 'off';
+}
+
+/** `size`: room for the option, in bytes; returns as many as the kernel filled. */
+export function getsockopt(fd: number, level: number, name: number, size: number): Buffer {
+  return native.getsockopt(fd, level, name, size);
+}
+
+export function setsockopt(fd: number, level: number, name: number, value: Uint8Array): void {
+  if (!(value instanceof Uint8Array)) throw new TypeError('value must be a Uint8Array');
+  native.setsockopt(fd, level, name, value);
+}
+
+/** Keeps a descriptor from children that are spawned later: for those that a library opened without O_CLOEXEC. */
+export function closeOnExec(fd: number): void {
+  native.closeOnExec(fd);
+}
+
+/** Locks an open file; the lock goes with its last descriptor. false when `nonblocking` and another holds it. */
+export function flock(fd: number, mode: LockMode, nonblocking = false): boolean {
+  return native.flock(fd, LOCK_MODES[mode] | (nonblocking ? LOCK_NB : 0));
+}
+
+/** Calls `callback` on every turn of the loop in which `fd` is readable. Close the watch before the descriptor. */
+export function pollReadable(fd: number, callback: () => void): Watch {
+  if (typeof callback !== 'function') throw new TypeError('callback must be a function');
+  return new native.Watch(fd, callback);
+}

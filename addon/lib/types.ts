@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** What a value of a map, a variable or a structure field may be set from. */
+export type FieldInput = number | bigint | boolean | Uint8Array | StructInput | readonly FieldInput[];
+export interface StructInput {
+  readonly [field: string]: FieldInput;
+}
+
+/** What a decoded field is: 64-bit integers are bigint, byte arrays Buffer, nested structures objects. */
+export type FieldValue = number | bigint | Buffer | StructValue | FieldValue[];
+export interface StructValue {
+  [field: string]: FieldValue;
+}
+
+export interface OpenOptions {
+  /** Constants of the object, by variable name; an unknown name or a value that does not fit is an error. */
+  readonly rodata?: Readonly<Record<string, number | bigint | Uint8Array>>;
+  /** Folder in bpffs: a compatible pinned map is reused, a missing one created and pinned; an incompatible one is an error. */
+  readonly pinDirectory?: string;
+  /** max_entries by map name. */
+  readonly mapSizes?: Readonly<Record<string, number>>;
+  /** Programs that `load()` leaves out, by name. */
+  readonly skipPrograms?: readonly string[];
+}
+
+/** 'any' creates or replaces, 'create' fails with EEXIST, 'exist' with ENOENT. */
+export type UpdateFlag = 'any' | 'create' | 'exist';
+
+export interface CreateMapOptions {
+  /** The kernel's name in lower case: 'hash', 'array', 'lru_hash', 'percpu_array', 'ringbuf', ... */
+  readonly type: string;
+  readonly name?: string;
+  /** Bytes; 0 for 'ringbuf'. */
+  readonly keySize?: number;
+  readonly valueSize?: number;
+  readonly maxEntries: number;
+  /** BPF_F_* of linux/bpf.h. */
+  readonly flags?: number;
+}
+
+export interface MapInfo {
+  readonly id: number;
+  readonly name: string;
+  readonly type: string;
+  readonly keySize: number;
+  readonly valueSize: number;
+  readonly maxEntries: number;
+  readonly flags: number;
+}
+
+export interface ProgramInfo {
+  readonly id: number;
+  /** At most 15 characters: the kernel keeps no more. */
+  readonly name: string;
+  /** 'xdp', 'sched_cls', ... */
+  readonly type: string;
+  /** SHA of the instructions, 16 hex digits. */
+  readonly tag: string;
+  readonly mapIds: readonly number[];
+  /** 0 unless kernel.bpf_stats_enabled. */
+  readonly runTimeNs: bigint;
+  readonly runCount: bigint;
+}
+
+export interface TestRunOptions {
+  /** The packet, from its Ethernet header. */
+  readonly data: Uint8Array;
+  /** struct xdp_md or struct __sk_buff. */
+  readonly ctx?: Uint8Array;
+  readonly repeat?: number;
+  /** Room for the packet that comes out, in bytes; default 256 more than went in. */
+  readonly dataOutSize?: number;
+}
+
+export interface TestRunResult {
+  readonly retval: number;
+  readonly data: Buffer;
+  /** Mean of one run, in nanoseconds. */
+  readonly durationNs: number;
+  /** The context afterwards, when one was given. */
+  readonly ctx?: Buffer;
+}
+
+/** 'auto': native where the driver has it, else generic; the kernel chooses. */
+export type XdpMode = 'native' | 'generic' | 'auto';
+
+export interface LinkInfo {
+  readonly id: number;
+  readonly programId: number;
+  /** 0 when the interface is gone or the link was detached. */
+  readonly ifindex: number;
+}
+
+export interface XdpState {
+  readonly mode: 'native' | 'generic' | 'offload';
+  readonly programId: number;
+}
+
+export type TcDirection = 'ingress' | 'egress';
+
+export interface TcFilter {
+  readonly ifindex: number;
+  readonly direction: TcDirection;
+  readonly priority: number;
+  readonly handle: number;
+}
+
+export interface TcAttached {
+  /** Whether there was no clsact qdisc before. */
+  readonly createdClsact: boolean;
+}
+
+export interface FieldType {
+  readonly kind: 'int' | 'array' | 'struct' | 'union' | 'enum' | 'pointer' | 'float';
+  /** Name of the typedef, structure or enum: '__be16', 'next_hop', ... */
+  readonly name?: string;
+  readonly size: number;
+  readonly signed?: boolean;
+  /** Of an array. */
+  readonly element?: FieldType;
+  readonly elementSize?: number;
+  readonly length?: number;
+  /** Of a structure. */
+  readonly fields?: readonly Field[];
+}
+
+export interface Field {
+  readonly name: string;
+  /** Bytes from the start of the structure. */
+  readonly offset: number;
+  readonly size: number;
+  readonly type: FieldType;
+}
+
+export interface Struct {
+  readonly name: string;
+  readonly size: number;
+  readonly fields: readonly Field[];
+}
+
+export interface TapOptions {
+  /** Keep the interface when its last descriptor is closed (TUNSETPERSIST); default false. */
+  readonly persist?: boolean;
+}
+
+export interface Tap {
+  /** Non-blocking, close-on-exec; the caller closes it (`fs.closeSync`). */
+  readonly fd: number;
+  readonly ifindex: number;
+}
+
+/** A watch that `close()` ends; may be called inside the callback and twice. */
+export interface Watch {
+  close(): void;
+  /** Let the process end though the watch is active. */
+  unref(): void;
+  ref(): void;
+}
+
+/** 'off-no-window-probe' leaves repair mode without telling the peer anything (TCP_REPAIR_OFF_NO_WP). */
+export type TcpRepairMode = 'on' | 'off' | 'off-no-window-probe';
+export type LockMode = 'exclusive' | 'shared' | 'unlock';

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <napi.h>
+
+#include "btf.h"
+#include "descriptor.h"
+#include "environment.h"
+#include "failure.h"
+#include "map.h"
+#include "network.h"
+#include "object.h"
+#include "program.h"
+#include "ring.h"
+#include "system.h"
+#include "tap.h"
+#include "watch.h"
+
+namespace homeproxy {
+namespace {
+
+// Called once per environment by lib/native.ts, before anything else, with the class to throw.
+void SetErrorClass(const Napi::CallbackInfo& info) {
+  Environment::Of(info.Env()).error_class = Napi::Persistent(info[0].As<Napi::Function>());
+}
+
+Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
+  InstallLogCapture();
+  auto* environment = new Environment();
+  env.SetInstanceData(environment);
+  const Napi::Function descriptor = Descriptor::Define(env), types = Btf::Define(env);
+  environment->descriptor_class = Napi::Persistent(descriptor);
+  environment->btf_class = Napi::Persistent(types);
+  exports["setErrorClass"] = Napi::Function::New(env, SetErrorClass, "setErrorClass");
+  exports["Btf"] = types;
+  ExportMap(env, exports);
+  ExportProgram(env, exports);
+  ExportNetwork(env, exports);
+  ExportObject(env, exports);
+  ExportRing(env, exports);
+  ExportSystem(env, exports);
+  ExportTap(env, exports);
+  ExportWatch(env, exports);
+  return exports;
+}
+
+}  // namespace
+}  // namespace homeproxy
+
+static Napi::Object Initialize(Napi::Env env, Napi::Object exports) { return homeproxy::Initialize(env, exports); }
+
+NODE_API_MODULE(homeproxy, Initialize)

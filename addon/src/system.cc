@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "arguments.h"
+#include "failure.h"
+
+namespace homeproxy {
+namespace {
+
+void SetNs(const Napi::CallbackInfo& info) {
+  if (setns(IntOf(info[0]), IntOf(info[1])) != 0) Fail(info.Env(), errno, "setns");
+}
+
+Napi::Value PidfdOpen(const Napi::CallbackInfo& info) {
+  const int pid = IntOf(info[0]);
+  const long fd = syscall(SYS_pidfd_open, pid, 0);
+  if (fd < 0) Fail(info.Env(), errno, "pidfd_open", "process " + std::to_string(pid));
+  return Napi::Number::New(info.Env(), static_cast<double>(fd));
+}
+
+Napi::Value PidfdGetfd(const Napi::CallbackInfo& info) {
+  const int wanted = IntOf(info[1]);
+  const long fd = syscall(SYS_pidfd_getfd, IntOf(info[0]), wanted, 0);
+  if (fd < 0) Fail(info.Env(), errno, "pidfd_getfd", "descriptor " + std::to_string(wanted));
+  return Napi::Number::New(info.Env(), static_cast<double>(fd));
+}
+
+void PidfdSendSignal(const Napi::CallbackInfo& info) {
+  if (syscall(SYS_pidfd_send_signal, IntOf(info[0]), IntOf(info[1]), nullptr, 0) != 0) {
+    Fail(info.Env(), errno, "pidfd_send_signal");
+  }
+}
+
+// (fd, level, name, room) -> the option's bytes
+Napi::Value GetSockOpt(const Napi::CallbackInfo& info) {
+  auto value = Napi::Buffer<uint8_t>::New(info.Env(), UnsignedOf(info[3]));
+  socklen_t size = value.Length();
+  if (getsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.Data(), &size) != 0) {
+    Fail(info.Env(), errno, "getsockopt");
+  }
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), value.Data(), size);
+}
+
+void SetSockOpt(const Napi::CallbackInfo& info) {
+  const Bytes value = BytesOf(info[3]);
+  if (setsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.data, value.size) != 0) {
+    Fail(info.Env(), errno, "setsockopt");
+  }
+}
+
+void TcpRepair(const Napi::CallbackInfo& info) {
+  const int mode = IntOf(info[1]);
+  if (setsockopt(IntOf(info[0]), IPPROTO_TCP, TCP_REPAIR, &mode, sizeof mode) != 0) {
+    Fail(info.Env(), errno, "setsockopt", "TCP_REPAIR");
+  }
+}
+
+Napi::Value TcpRepairState(const Napi::CallbackInfo& info) {
+  int mode = 0;
+  socklen_t size = sizeof mode;
+  if (getsockopt(IntOf(info[0]), IPPROTO_TCP, TCP_REPAIR, &mode, &size) != 0) {
+    Fail(info.Env(), errno, "getsockopt", "TCP_REPAIR");
+  }
+  return Napi::Number::New(info.Env(), mode);
+}
+
+// (fd, operation) -> false when a non-blocking one would have to wait
+Napi::Value Flock(const Napi::CallbackInfo& info) {
+  int result;
+  do {
+    result = flock(IntOf(info[0]), IntOf(info[1]));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EWOULDBLOCK) Fail(info.Env(), errno, "flock");
+  return Napi::Boolean::New(info.Env(), result == 0);
+}
+
+/* (fd): children do not inherit it. For descriptors that a library opened without O_CLOEXEC. */
+Napi::Value CloseOnExec(const Napi::CallbackInfo& info) {
+  const int fd = IntOf(info[0]);
+  const int flags = fcntl(fd, F_GETFD);
+  if (flags < 0 || fcntl(fd, F_SETFD, flags | FD_CLOEXEC) != 0) Fail(info.Env(), errno, "fcntl");
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void ExportSystem(Napi::Env env, Napi::Object exports) {
+  exports["setns"] = Napi::Function::New(env, SetNs, "setns");
+  exports["pidfdOpen"] = Napi::Function::New(env, PidfdOpen, "pidfdOpen");
+  exports["pidfdGetfd"] = Napi::Function::New(env, PidfdGetfd, "pidfdGetfd");
+  exports["pidfdSendSignal"] = Napi::Function::New(env, PidfdSendSignal, "pidfdSendSignal");
+  exports["getsockopt"] = Napi::Function::New(env, GetSockOpt, "getsockopt");
+  exports["setsockopt"] = Napi::Function::New(env, SetSockOpt, "setsockopt");
+  exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");
+  exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");
+  exports["closeOnExec"] = Napi::Function::New(env, CloseOnExec, "closeOnExec");
+  exports["flock"] = Napi::Function::New(env, Flock, "flock");
+  Napi::Object constants = Napi::Object::New(env);
+  constants["CLONE_NEWNET"] = CLONE_NEWNET;
+  constants["LOCK_SH"] = LOCK_SH;
+  constants["LOCK_EX"] = LOCK_EX;
+  constants["LOCK_UN"] = LOCK_UN;
+  constants["LOCK_NB"] = LOCK_NB;
+  constants["TCP_REPAIR_ON"] = TCP_REPAIR_ON;
+  constants["TCP_REPAIR_OFF"] = TCP_REPAIR_OFF;
+  constants["TCP_REPAIR_OFF_NO_WP"] = TCP_REPAIR_OFF_NO_WP;
+  exports["constants"] = constants;
+}
+
+}  // namespace homeproxy
