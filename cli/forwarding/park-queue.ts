@@ -1,0 +1,137 @@
+import { spawn } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { setImmediate as turn } from 'node:timers/promises';
+import { openTap, pidfdGetfd, pidfdOpen, readFrame, writeFrame } from '../../addon/lib/index.js';
+import { run } from '../system/command.js';
+import { type ProcessStamp, readText, stampAlive, stampProcess } from '../system/procfs.js';
+import type { Datapath } from './datapath.js';
+
+/** What a queue is made of; enough to take it up after a crash of the daemon. */
+export interface ParkQueueRecord {
+  readonly name: string;
+  readonly ifindex: number;
+  /** A process that does nothing but keep the TAP open: without a reader's descriptor the kernel drops what it holds. */
+  readonly holder: ProcessStamp;
+}
+
+export interface ReplayCounts {
+  readonly replayed: number;
+  /** Frames that were counted into the queue but are not in it: it was full, or its holder was killed. */
+  readonly lost: number;
+}
+
+/** Largest frame that a TAP hands out: an Ethernet header and 64 KiB. */
+const FRAME_BYTES = 65_536 + 18;
+/** Frames between two turns of the event loop. */
+const BURST = 256;
+/** A batch of XDP redirects is flushed at the end of its NAPI poll, microseconds later; a busy machine may preempt it. */
+const HANDOVER_MS = 20;
+const HOLDER_FD = 3;
+/** All our TAPs are named so. */
+export const PARK_PREFIX = 'hpt';
+
+/**
+ * The packets of one frozen process, in order, in the kernel: a TAP whose transmit queue is the park. What is written back
+ * into it is forwarded by `hp_replay`, as the binding says by then.
+ */
+export class ParkQueue {
+  private closed = false;
+
+  private constructor(
+    private readonly datapath: Datapath,
+    private readonly binding: number,
+    readonly record: ParkQueueRecord,
+    private readonly fd: number,
+  ) {}
+
+  /** Makes the TAP and gives it to the binding. @param packets how many it holds; more are dropped and counted. */
+  static async create(datapath: Datapath, binding: number, name: string, packets: number): Promise<ParkQueue> {
+    const { fd, ifindex } = openTap(name);
+    try {
+      // Nothing of the kernel's own (ARP, IPv6 router solicitations) may enter the queue.
+      await run('ip', ['-batch', '-'], {
+        input: [`link set dev ${name} txqueuelen ${packets} arp off addrgenmode none`, `link set dev ${name} up`].join(
+          '\n',
+        ),
+      });
+      datapath.addDevice(ifindex, binding, 'park');
+      datapath.tables.parkStates.put(binding, { parked: 0n, replayed: 0n });
+      const record = { name, ifindex, holder: startHolder(fd) };
+      return new ParkQueue(datapath, binding, record, fd);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Takes up a queue whose daemon died: the holder has its descriptor. Undefined when the holder is gone too. */
+  static adopt(datapath: Datapath, binding: number, record: ParkQueueRecord): ParkQueue | undefined {
+    if (!stampAlive(record.holder)) return undefined;
+    const pidfd = pidfdOpen(record.holder.pid);
+    try {
+      return new ParkQueue(datapath, binding, record, pidfdGetfd(pidfd, HOLDER_FD));
+    } finally {
+      closeSync(pidfd);
+    }
+  }
+
+  get ifindex(): number {
+    return this.record.ifindex;
+  }
+
+  /** Packets that wait now, by the datapath's count. */
+  get pending(): number {
+    const { parked, replayed } = this.counts();
+    return Number(parked - replayed);
+  }
+
+  /**
+   * Writes every parked frame back, in order, until the queue is empty. The binding must be draining: packets that arrive
+   * meanwhile still go to the end of the queue, so that none overtakes.
+   */
+  async replay(): Promise<ReplayCounts> {
+    const frame = Buffer.allocUnsafe(FRAME_BYTES);
+    let replayed = 0;
+    let emptySince: number | undefined;
+    for (;;) {
+      for (let burst = 0; burst < BURST; burst++) {
+        const length = readFrame(this.fd, frame);
+        if (length < 0) {
+          if (this.pending <= 0) return { replayed, lost: 0 };
+          // XDP counts a frame before the driver hands the batch to the TAP: give it a moment before we call it lost
+          emptySince ??= performance.now();
+          if (performance.now() - emptySince > HANDOVER_MS) return { replayed, lost: this.pending };
+          break;
+        }
+        emptySince = undefined;
+        while (writeFrame(this.fd, frame.subarray(0, length)) < 0) await turn(); // the kernel has no room now
+        replayed++;
+      }
+      await turn();
+    }
+  }
+
+  /** Removes the TAP. What is still in it is lost. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.datapath.removeDevice(this.ifindex);
+    closeSync(this.fd);
+    if (stampAlive(this.record.holder)) process.kill(this.record.holder.pid, 'SIGKILL');
+  }
+
+  private counts(): { parked: bigint; replayed: bigint } {
+    return this.datapath.tables.parkStates.get(this.binding) ?? { parked: 0n, replayed: 0n };
+  }
+}
+
+function startHolder(fd: number): ProcessStamp {
+  const child = spawn('sleep', ['infinity'], { stdio: ['ignore', 'ignore', 'ignore', fd], detached: true, cwd: '/' });
+  child.unref();
+  return stampProcess(child.pid ?? 0);
+}
+
+/** The TAP that a process holds as its only further descriptor, as a holder of ours does; undefined when it holds none. */
+export function heldTap(pid: number): string | undefined {
+  return /^iff:\s+(\S+)$/m.exec(readText(`/proc/${pid}/fdinfo/${HOLDER_FD}`) ?? '')?.[1];
+}

@@ -1,0 +1,250 @@
+import { type BpfMap, type BpfObject, htons, StructCodec } from '../../addon/lib/index.js';
+import type { StructInput } from '../../addon/lib/types.js';
+import { BugError } from '../errors.js';
+import type {
+  BindingStruct,
+  DeviceStruct,
+  FlowEntryStruct,
+  FlowKeyStruct,
+  NodeEntryStruct,
+  ParkStateStruct,
+  PortEntryStruct,
+  PortKeyStruct,
+} from './abi.gen.js';
+import { addressBytes, decodeAddress, encodeAddress } from './address.js';
+
+const PROTOCOLS = { tcp: 6, udp: 17 } as const;
+
+/** A local port in the home's address space. */
+export interface LocalPort {
+  readonly protocol: 'tcp' | 'udp';
+  readonly address: string;
+  readonly port: number;
+}
+
+/** An exact flow on a shared port. */
+export interface Flow {
+  readonly protocol: 'tcp' | 'udp';
+  readonly local: { readonly address: string; readonly port: number };
+  readonly remote: { readonly address: string; readonly port: number };
+}
+
+/** A map whose key is one u32 and whose value is a structure of the ABI. */
+export class RecordMap<Value> {
+  constructor(
+    private readonly map: BpfMap,
+    private readonly codec: StructCodec,
+  ) {}
+
+  get(id: number): Value | undefined {
+    const bytes = this.map.get(u32(id));
+    return bytes === undefined ? undefined : (this.codec.decode(bytes) as Value);
+  }
+
+  put(id: number, value: Value): void {
+    this.map.set(u32(id), this.codec.encode(value as StructInput));
+  }
+
+  delete(id: number): boolean {
+    return this.map.delete(u32(id));
+  }
+
+  *entries(): Generator<[number, Value]> {
+    for (const [key, value] of this.map.getBatch()) yield [key.readUInt32LE(), this.codec.decode(value) as Value];
+  }
+
+  close(): void {
+    this.map.close();
+  }
+}
+
+/** The maps that say which packets belong to which binding, and what becomes of them. */
+export class Tables {
+  readonly bindings: RecordMap<BindingStruct>;
+  readonly devices: RecordMap<DeviceStruct>;
+  readonly parkStates: RecordMap<ParkStateStruct>;
+  readonly counters: BpfMap;
+  readonly bindingCounters: BpfMap;
+  readonly counterCodec: StructCodec;
+  readonly bindingCounterKeyCodec: StructCodec;
+  private readonly filter: BpfMap;
+  private readonly ports: BpfMap;
+  private readonly flows: BpfMap;
+  private readonly nodes: BpfMap;
+  private readonly portKey: StructCodec;
+  private readonly portEntry: StructCodec;
+  private readonly flowKey: StructCodec;
+  private readonly flowEntry: StructCodec;
+  private readonly nodeEntry: StructCodec;
+
+  constructor(object: BpfObject) {
+    const codec = (name: string): StructCodec => new StructCodec(object.btf, name);
+    this.bindings = new RecordMap(object.map('bindings'), codec('binding'));
+    this.devices = new RecordMap(object.map('devices'), codec('device'));
+    this.parkStates = new RecordMap(object.map('park_states'), codec('park_state'));
+    this.counters = object.map('counters');
+    this.bindingCounters = object.map('binding_counters');
+    this.filter = object.map('port_filter');
+    this.ports = object.map('ports');
+    this.flows = object.map('flows');
+    this.nodes = object.map('nodes');
+    this.counterCodec = codec('counter');
+    this.bindingCounterKeyCodec = codec('binding_counter_key');
+    this.portKey = codec('port_key');
+    this.portEntry = codec('port_entry');
+    this.flowKey = codec('flow_key');
+    this.flowEntry = codec('flow_entry');
+    this.nodeEntry = codec('node_entry');
+  }
+
+  /**
+   * Writes a binding; all its flows change at once.
+   * @throws {BugError} when its epoch is older than the one in the map: a stale copy never wins.
+   */
+  putBinding(id: number, binding: BindingStruct): void {
+    const present = this.bindings.get(id);
+    if (present !== undefined && present.epoch > binding.epoch) {
+      throw new BugError(`binding ${id} is at epoch ${present.epoch}, not ${binding.epoch}`);
+    }
+    this.bindings.put(id, binding);
+  }
+
+  /** Removes a binding with its ports, flows, order of parked packets and counters. */
+  removeBinding(id: number): void {
+    const own: Buffer[] = [];
+    const heirs = new Map<string, number>(); // shared ports that the flows of other bindings still need
+    for (const [key, value] of this.flows.getBatch()) {
+      const binding = this.flowBinding(value);
+      if (binding === id) own.push(key);
+      else heirs.set(this.localPortOf(key), binding);
+    }
+    this.flows.deleteBatch(own);
+    for (const [key, value] of this.ports.getBatch()) {
+      const entry = this.portEntry.decode(value) as PortEntryStruct;
+      if (entry.binding !== id) continue;
+      const heir = entry.shared === 1 ? heirs.get(key.toString('hex')) : undefined;
+      if (heir === undefined) this.releasePort(this.decodePort(key));
+      else this.ports.set(key, this.portEntry.encode({ binding: heir, shared: 1 } satisfies PortEntryStruct));
+    }
+    this.bindings.delete(id);
+    this.parkStates.delete(id);
+    for (const key of [...this.bindingCounters.keys()]) if (key.readUInt32LE() === id) this.bindingCounters.delete(key);
+  }
+
+  /**
+   * Gives a port to a binding. Exclusive: all that comes to it; shared: only the flows that are claimed beside it.
+   * @throws {BugError} when another binding has it, unless both share it.
+   */
+  claimPort(port: LocalPort, binding: number, shared: boolean): void {
+    const key = this.encodePort(port);
+    const present = this.ports.get(key);
+    if (present !== undefined) {
+      const entry = this.portEntry.decode(present) as PortEntryStruct;
+      if (entry.binding !== binding && !(entry.shared === 1 && shared)) {
+        throw new BugError(`${port.protocol} port ${port.port} belongs to binding ${entry.binding}`);
+      }
+    }
+    const entry: PortEntryStruct = { binding, shared: shared ? 1 : 0 };
+    this.ports.set(key, this.portEntry.encode(entry));
+    this.setFilter(port, true);
+  }
+
+  claimFlows(flows: readonly Flow[], binding: number): void {
+    const value = this.flowEntry.encode({ binding } satisfies FlowEntryStruct);
+    this.flows.setBatch(flows.map((flow) => [this.encodeFlow(flow), value] as const));
+  }
+
+  /** Ports that name a binding. */
+  portsOf(binding: number): LocalPort[] {
+    return this.ports
+      .getBatch()
+      .filter(([, value]) => (this.portEntry.decode(value) as PortEntryStruct).binding === binding)
+      .map(([key]) => this.decodePort(key));
+  }
+
+  /**
+   * Packets that these nodes tunnel to us are accepted, and no others'. A node that was known before stays so throughout:
+   * a daemon that restarts must not refuse a single packet.
+   */
+  setNodes(addresses: readonly string[]): void {
+    const keys = addresses.map(addressBytes);
+    keys.forEach((key, id) => {
+      this.nodes.set(key, this.nodeEntry.encode({ id } satisfies NodeEntryStruct));
+    });
+    const kept = new Set(keys.map((key) => key.toString('hex')));
+    for (const key of [...this.nodes.keys()]) if (!kept.has(key.toString('hex'))) this.nodes.delete(key);
+  }
+
+  close(): void {
+    for (const map of [
+      this.bindings,
+      this.devices,
+      this.parkStates,
+      this.counters,
+      this.bindingCounters,
+      this.filter,
+      this.ports,
+      this.flows,
+      this.nodes,
+    ]) {
+      map.close();
+    }
+  }
+
+  private releasePort(port: LocalPort): void {
+    this.ports.delete(this.encodePort(port));
+    const stillUsed = [...this.ports.keys()].some((key) => {
+      const other = this.decodePort(key);
+      return other.port === port.port && other.protocol === port.protocol;
+    });
+    if (!stillUsed) this.setFilter(port, false);
+  }
+
+  private setFilter({ protocol, port }: LocalPort, on: boolean): void {
+    const bit = port + (protocol === 'udp' ? 65_536 : 0);
+    const key = u32(Math.floor(bit / 64));
+    const word = this.filter.get(key)?.readBigUInt64LE() ?? 0n;
+    const mask = 1n << BigInt(bit % 64);
+    const value = Buffer.alloc(8);
+    value.writeBigUInt64LE(on ? word | mask : word & ~mask);
+    this.filter.set(key, value);
+  }
+
+  private flowBinding(value: Uint8Array): number {
+    return (this.flowEntry.decode(value) as FlowEntryStruct).binding;
+  }
+
+  /** Key of the port of a flow's local end, in hex. */
+  private localPortOf(key: Uint8Array): string {
+    const { local, local_port, protocol } = this.flowKey.decode(key) as FlowKeyStruct;
+    const port: PortKeyStruct = { local, port: local_port, protocol };
+    return this.portKey.encode(port).toString('hex');
+  }
+
+  private encodePort({ protocol, address, port }: LocalPort): Buffer {
+    const key: PortKeyStruct = { local: encodeAddress(address), port: htons(port), protocol: PROTOCOLS[protocol] };
+    return this.portKey.encode(key);
+  }
+
+  private decodePort(bytes: Uint8Array): LocalPort {
+    const { local, port, protocol } = this.portKey.decode(bytes) as PortKeyStruct;
+    return { protocol: protocol === PROTOCOLS.udp ? 'udp' : 'tcp', address: decodeAddress(local), port: htons(port) };
+  }
+
+  private encodeFlow({ protocol, local, remote }: Flow): Buffer {
+    const key: FlowKeyStruct = {
+      local: encodeAddress(local.address),
+      remote: encodeAddress(remote.address),
+      local_port: htons(local.port),
+      remote_port: htons(remote.port),
+      protocol: PROTOCOLS[protocol],
+    };
+    return this.flowKey.encode(key);
+  }
+}
+
+function u32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value);
+  return bytes;
+}
