@@ -1,0 +1,45 @@
+import { listProcesses, type ProcessStamp, readProcess, readText, stampProcess } from '../system/procfs.js';
+
+/**
+ * The processes of one run of CRIU, which the folder of its images names: CRIU, what entered the pod for it, its half restored
+ * children, and the scripts of its hooks.
+ */
+export function criuProcesses(images: string): number[] {
+  return listProcesses().filter((pid) => pid !== process.pid && belongs(pid, images));
+}
+
+/** The outermost process of a run: when it ends, the run is over. */
+export function criuOf(images: string): ProcessStamp | undefined {
+  const pids = new Set(criuProcesses(images));
+  const outermost = [...pids].find((pid) => !pids.has(readProcess(pid)?.parent ?? 0));
+  return outermost === undefined ? undefined : stampProcess(outermost);
+}
+
+/** Kills every process of a run, those too that one of them forks while we look: a killed task forks no more. */
+export function endCriuOf(images: string): void {
+  const killed = new Set<number>();
+  for (let found = true; found; ) {
+    found = false;
+    for (const pid of criuProcesses(images)) {
+      if (killed.has(pid)) continue;
+      killed.add(pid);
+      found = true;
+      signal(pid);
+    }
+  }
+}
+
+function signal(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+function belongs(pid: number, images: string): boolean {
+  const words = (readText(`/proc/${pid}/cmdline`) ?? '').split('\0');
+  if (words.includes(images)) return true;
+  if (!words.some((word) => word.endsWith('/criu-action.sh'))) return false;
+  return (readText(`/proc/${pid}/environ`) ?? '').split('\0').includes(`CRTOOLS_IMAGE_DIR=${images}`);
+}

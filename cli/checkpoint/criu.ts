@@ -1,0 +1,145 @@
+import { spawn } from 'node:child_process';
+import { accessSync, constants, writeFileSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { UserError } from '../errors.js';
+import { run } from '../system/command.js';
+import { favour } from '../system/priority.js';
+import { stampProcess } from '../system/procfs.js';
+import { projectFile } from '../system/project.js';
+import { CriuSession, HOOK_LOG, INVENTORY, VERDICT } from './criu-session.js';
+
+export { INVENTORY } from './criu-session.js';
+
+/** Where the set-up puts a CRIU of its own, when the distribution's does not pass the proof. */
+const PRIVATE_CRIU = '/usr/local/lib/homeproxy/criu/sbin/criu';
+
+/**
+ * The CRIU to use.
+ * @param configured an absolute path, or `auto`: the private one if it is there, else the first on PATH.
+ * @throws {UserError} `NO_CRIU`, exit 7.
+ */
+export function findCriu(configured: string): string {
+  const candidates =
+    configured === 'auto'
+      ? [PRIVATE_CRIU, ...(process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, 'criu'))]
+      : [configured];
+  for (const path of candidates) {
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // look at the next one
+    }
+  }
+  throw new UserError({
+    code: 'NO_CRIU',
+    message: configured === 'auto' ? 'there is no CRIU on this machine' : `there is no CRIU at ${configured}`,
+    remedy: 'install it with `config/setup.sh`, or set criu.path in the configuration',
+    exitStatus: 7,
+  });
+}
+
+/** For example `4.2.1`. */
+export async function criuVersion(path: string): Promise<string> {
+  const { stdout } = await run(path, ['--version']);
+  return /Version:\s*(\S+)/.exec(stdout)?.[1] ?? stdout.trim();
+}
+
+/** Namespaces and cgroup in which CRIU shall run; in a pod it then sees no foreign namespace. */
+export interface Surroundings {
+  /** Pid of the pod's init, as this node sees it; absent: the node's own namespaces. */
+  readonly podInit?: number;
+  /** cgroup.procs file of the cgroup whose member CRIU, and so the restored tree, becomes. */
+  readonly cgroupProcs?: string;
+}
+
+export interface DumpOptions extends Surroundings {
+  readonly criu: string;
+  /** Root of the tree, as the namespaces in which CRIU runs number it. */
+  readonly pid: number;
+  readonly images: string;
+}
+
+export interface RestoreOptions extends Surroundings {
+  readonly criu: string;
+  readonly images: string;
+}
+
+/*
+ * --network-lock skip: our programs hold the packets; CRIU's own locks cost 44 ms (nftables) and more, and abort at about
+ * 750 connections. --manage-cgroups=ignore: the tree lives in the cgroup where we start CRIU. Logs are kept at the
+ * warnings' level: at -v4 they cost more than the dump.
+ */
+const COMMON = [
+  '--tcp-established',
+  '--network-lock',
+  'skip',
+  '--file-locks',
+  '--ext-unix-sk',
+  '--manage-cgroups=ignore',
+  '-v2',
+];
+
+/** Starts a dump; it stops at `pre-dump` before it touches the process, and at `post-dump` with the tree seized. */
+export async function startDump(options: DumpOptions): Promise<CriuSession> {
+  await makeVerdictFifo(options.images);
+  return start('dump', options, ['-t', String(options.pid), '--ghost-limit', '16M']);
+}
+
+/**
+ * Starts a restore ahead of its images: CRIU has started, entered the pod and probed the kernel (20 to 50 ms that need not be
+ * part of the freeze) when it opens the inventory, the first image that it reads, and that is a FIFO: it waits there until
+ * {@link CriuSession.release}. Then it goes on to `post-restore`, before any task runs.
+ */
+export async function startRestore(options: RestoreOptions): Promise<CriuSession> {
+  await makeVerdictFifo(options.images);
+  await makeFifo(join(options.images, INVENTORY));
+  return start('restore', options, ['--restore-detached']);
+}
+
+async function makeVerdictFifo(images: string): Promise<void> {
+  await makeFifo(join(images, VERDICT));
+}
+
+async function makeFifo(path: string): Promise<void> {
+  await run('mkfifo', ['-m', '0600', path]);
+}
+
+/** Starts CRIU; it is told where to write its log and which script to run at its hooks. */
+function start(verb: 'dump' | 'restore', options: DumpOptions | RestoreOptions, args: readonly string[]): CriuSession {
+  const script = projectFile('config/criu-action.sh');
+  const { criu, images } = options;
+  writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
+  const argv = surround(
+    [criu, verb, '-D', images, '-o', `${verb}.log`, ...COMMON, '--action-script', script, ...args],
+    options,
+  );
+  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
+  favour(child.pid); // it has a session of its own; what it restores gets back its own nice value from the images
+  if (verb === 'dump') spareFromOutOfMemory(child.pid);
+  const exited = new Promise<number | null>((resolve) => {
+    child.once('error', () => resolve(null));
+    child.once('exit', (status) => resolve(status));
+  });
+  return CriuSession.of({ verb, process: stampProcess(child.pid ?? 0), images }, argv.join(' '), exited);
+}
+
+/**
+ * A CRIU that is killed at its hooks, or while it restores, costs nothing. For about a millisecond of a dump it runs code of its own
+ * inside the process, and its death there is the process's: nobody can undo that, so the kernel's choice must not fall on it.
+ */
+function spareFromOutOfMemory(pid: number | undefined): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, '-1000');
+  } catch {
+    // without CAP_SYS_RESOURCE, or it has ended: it is as likely as any other then
+  }
+}
+
+/** CRIU inside its surroundings. The shell gets its words as positional parameters: nothing is ever parsed. */
+function surround(criu: readonly string[], { podInit, cgroupProcs }: Surroundings): string[] {
+  const entered =
+    podInit === undefined ? [...criu] : ['nsenter', '-t', String(podInit), '-m', '-n', '-p', '-w/', '--', ...criu];
+  if (cgroupProcs === undefined) return entered;
+  return ['sh', '-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs, ...entered];
+}

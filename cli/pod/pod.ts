@@ -1,0 +1,191 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { ExternalError } from '../errors.js';
+import { Cgroup, unifiedMount } from '../system/cgroup.js';
+import { run } from '../system/command.js';
+import { type ProcessStamp, readChildren, stampAlive, stampProcess } from '../system/procfs.js';
+
+/** The next hop that a pod knows: link-local, never on any wire (RFC 3927). Its MAC is a permanent neighbour entry. */
+const POD_GATEWAY = '169.254.77.1';
+
+/** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
+export interface PodRecord {
+  /** Names the pod's devices and cgroup. */
+  readonly name: string;
+  /** The pod's init, as this node sees it: it holds all the namespaces. */
+  readonly init: ProcessStamp;
+  readonly hostInterface: string;
+  readonly hostIfindex: number;
+  readonly podMac: string;
+  readonly hostMac: string;
+  readonly cgroup: string;
+}
+
+export interface PodOptions {
+  readonly name: string;
+  /** The home address, which becomes local inside: a restored socket binds to it. */
+  readonly homeAddress: string;
+  /** MTU of the pod's link, in bytes. */
+  readonly mtu: number;
+  /** Bytes that the tunnel adds to what correspondents send: the advertised MSS leaves room for them. */
+  readonly tunnelOverhead: number;
+}
+
+/**
+ * Makes a pod: net, pid and mount namespaces held by an init that reaps orphans, a veth whose far end carries the home
+ * address, and a cgroup. Nothing is left behind when a step fails.
+ * @throws {ExternalError} `POD_FAILED` or what `ip` said.
+ */
+export async function createPod(options: PodOptions): Promise<PodRecord> {
+  const cgroup = new Cgroup(join(podRoot(), options.name)).create();
+  let initPid: number | undefined;
+  try {
+    initPid = await startInit(join(cgroup.path, 'cgroup.procs'));
+    const record: PodRecord = {
+      name: options.name,
+      init: stampProcess(initPid),
+      hostInterface: options.name,
+      podMac: randomMac(),
+      hostMac: randomMac(),
+      cgroup: cgroup.path,
+      hostIfindex: 0,
+    };
+    const hostIfindex = await connect(record, options);
+    return { ...record, hostIfindex };
+  } catch (error) {
+    if (initPid !== undefined) await killInit(initPid);
+    cgroup.kill(); // not the device: one of that name may be somebody else's
+    await cgroup.empty();
+    cgroup.remove();
+    throw error;
+  }
+}
+
+/** Ends everything in a pod and removes it; a pod that is already gone is fine. */
+export async function destroyPod(pod: PodRecord): Promise<void> {
+  await removeLink(pod.hostInterface);
+  if (podAlive(pod)) await killInit(pod.init.pid);
+  const cgroup = new Cgroup(pod.cgroup);
+  if (cgroup.exists && cgroup.frozen) cgroup.setFrozen(false);
+  await cgroup.empty();
+  cgroup.remove();
+}
+
+/** The cgroups of all pods on this node, also of those that no record names. */
+export function podCgroups(): string[] {
+  const root = podRoot();
+  if (!existsSync(root)) return [];
+  const entries = readdirSync(root, { withFileTypes: true });
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(root, name));
+}
+
+/** Ends a pod of which only the cgroup is known: its members, and the init in whose namespaces they are. */
+export async function removePodCgroup(path: string): Promise<void> {
+  const cgroup = new Cgroup(path);
+  cgroup.kill();
+  await removeLink(basename(path));
+  await cgroup.empty();
+  cgroup.remove();
+}
+
+/** Whether the init that holds the pod is still that very process. */
+export function podAlive(pod: PodRecord): boolean {
+  return stampAlive(pod.init);
+}
+
+/**
+ * CRIU restores tasks under pids of its images' choosing; its own, and its children's, must stay clear of them.
+ * Sets the last used pid of the pod's pid namespace (Documentation/admin-guide/sysctl/kernel.rst, ns_last_pid).
+ */
+export async function keepPidsFree(pod: PodRecord, taken: readonly number[]): Promise<void> {
+  const room = 64; // CRIU, its hooks and its children at once
+  let start = 300;
+  const clash = (): number | undefined => taken.find((pid) => pid >= start && pid < start + room);
+  for (let pid = clash(); pid !== undefined; pid = clash()) start = pid + 1;
+  const script = 'echo "$1" >/proc/sys/kernel/ns_last_pid';
+  await run('nsenter', ['-t', String(pod.init.pid), '-m', '-p', '--', 'sh', '-c', script, 'sh', String(start - 1)]);
+}
+
+/** The kernel takes a veth away some time after its namespace has ended; the next pod of that name may come before. */
+async function removeLink(name: string): Promise<void> {
+  await run('ip', ['link', 'delete', 'dev', name]).catch(() => undefined); // gone already
+}
+
+function podRoot(): string {
+  return join(unifiedMount(), 'homeproxy');
+}
+
+async function startInit(cgroupProcs: string): Promise<number> {
+  // A member of the pod's cgroup from the start: that is how a restarted daemon finds it, whatever it had written down.
+  // The inner shell says when the mounts are done, then becomes the init. --fork's parent stays and goes with its child.
+  const enter = ['-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs];
+  const args = ['--net', '--pid', '--mount', '--fork', '--mount-proc', '--propagation', 'private'];
+  const script = 'echo ready; exec catatonit -P </dev/null >/dev/null 2>&1';
+  const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+    cwd: '/',
+  });
+  const said: Buffer[] = [];
+  child.stderr.on('data', (chunk: Buffer) => said.push(chunk));
+  const ready = await new Promise<boolean>((resolve) => {
+    child.stdout.once('data', () => resolve(true));
+    child.once('error', () => resolve(false));
+    child.once('exit', () => resolve(false));
+  });
+  child.stdout.destroy();
+  child.stderr.destroy();
+  child.unref();
+  const init = ready && child.pid !== undefined ? readChildren(child.pid)[0] : undefined;
+  if (init !== undefined) return init;
+  throw new ExternalError({
+    code: 'POD_FAILED',
+    message: "the pod's namespaces could not be made",
+    command: `unshare ${args.join(' ')}`,
+    log: Buffer.concat(said).toString().split('\n').slice(-4),
+    remedy: 'run `homeproxy check` on that host',
+  });
+}
+
+async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
+  const inside = ['-t', String(pod.init.pid), '-n', '--'];
+  await run('ip', ['-batch', '-'], {
+    input: [
+      `link add ${pod.hostInterface} address ${pod.hostMac} mtu ${options.mtu} type veth peer name eth0 address ${pod.podMac} mtu ${options.mtu} netns ${pod.init.pid}`,
+      `link set ${pod.hostInterface} addrgenmode none`,
+      `link set ${pod.hostInterface} up`,
+    ].join('\n'),
+  });
+  const advertisedMss = options.mtu - options.tunnelOverhead - 40; // IPv4 and TCP headers without options (RFC 6691)
+  await run('nsenter', [...inside, 'ip', '-batch', '-'], {
+    input: [
+      'link set lo up',
+      `address add ${options.homeAddress}/32 dev eth0`,
+      'link set eth0 addrgenmode none',
+      'link set eth0 up',
+      `neighbour add ${POD_GATEWAY} lladdr ${pod.hostMac} nud permanent dev eth0`,
+      `route add default via ${POD_GATEWAY} dev eth0 onlink src ${options.homeAddress} advmss ${advertisedMss}`,
+    ].join('\n'),
+  });
+  // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
+  await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
+  const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);
+  const [link] = JSON.parse(stdout) as { ifindex: number }[];
+  return link?.ifindex ?? 0;
+}
+
+async function killInit(pid: number): Promise<void> {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    return; // gone
+  }
+}
+
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02; // locally administered, unicast
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}

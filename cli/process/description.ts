@@ -1,0 +1,47 @@
+import { z } from 'zod';
+
+/** What an inspection says about one property of a process: typed, so that `--json` users can act on it. */
+export const verdictSchema = z.object({
+  outcome: z.enum(['ok', 'will-change', 'refused']),
+  code: z.string(),
+  /** What was looked at: `pid 812`, `fd 3 of pid 812`, `port tcp 6379`. */
+  subject: z.string(),
+  reason: z.string(),
+  remedy: z.string().optional(),
+});
+export type Verdict = z.infer<typeof verdictSchema>;
+
+/** A local port that belongs to the tree, in the home's address space. */
+export const portSchema = z.object({
+  protocol: z.enum(['tcp', 'udp']),
+  address: z.string(),
+  port: z.number().int().min(1).max(65535),
+  /** No process outside the tree has a socket on it: one entry in the datapath stands for all its connections. */
+  exclusive: z.boolean(),
+});
+export type BoundPort = z.infer<typeof portSchema>;
+
+export const flowSchema = z.object({
+  protocol: z.enum(['tcp', 'udp']),
+  local: z.object({ address: z.string(), port: z.number().int() }),
+  remote: z.object({ address: z.string(), port: z.number().int() }),
+});
+export type BoundFlow = z.infer<typeof flowSchema>;
+
+/** A process tree as the migration sees it: plain data, the same on every node. */
+export const descriptionSchema = z.object({
+  /** Pid at home, by which everybody names it. */
+  homePid: z.number().int(),
+  comm: z.string(),
+  commandLine: z.string(),
+  /** Pids at home, the root first. */
+  pids: z.array(z.number().int()),
+  executables: z.array(z.string()),
+  residentBytes: z.number().int(),
+  ports: z.array(portSchema),
+  /** Exact flows on ports that are shared with processes that stay. */
+  flows: z.array(flowSchema),
+  connections: z.number().int(),
+  listeners: z.number().int(),
+});
+export type ProcessDescription = z.infer<typeof descriptionSchema>;

@@ -1,0 +1,293 @@
+import { readlinkSync } from 'node:fs';
+import { UserError } from '../errors.js';
+import {
+  listProcesses,
+  type ProcessIdentity,
+  readCommandLine,
+  readDescriptors,
+  readNamespace,
+  readNamespacePids,
+  readProcess,
+  readTree,
+} from '../system/procfs.js';
+import type { BoundFlow, BoundPort, ProcessDescription, Verdict } from './description.js';
+import { type Endpoint, type InternetSocket, isLoopback, readInternetSockets, readSocketInodes } from './sockets.js';
+
+export interface InspectOptions {
+  /** The address that the process's sockets are bound to, or reached by when they are bound to a wildcard. */
+  readonly homeAddress: string;
+  /** Pids that are homeproxy's own and must never be moved. */
+  readonly ownPids: readonly number[];
+  /** The process lives in a pod of ours: its namespaces differ from this node's, and that is right. */
+  readonly inPod?: boolean;
+}
+
+export interface Inspection {
+  readonly description: ProcessDescription;
+  readonly verdicts: readonly Verdict[];
+  /** Pids as this node sees them, the root first (in a pod they differ from the home's). */
+  readonly localPids: readonly number[];
+}
+
+/**
+ * Looks at a process tree without stopping it: what belongs to it, and what stands in the way of a move.
+ * @param pid as this node sees it.
+ * @throws {UserError} `NO_SUCH_PROCESS`, `KERNEL_THREAD`, `OWN_PROCESS`, `INIT_PROCESS`, `ZOMBIE`: nothing to describe.
+ */
+export function inspectProcess(pid: number, options: InspectOptions): Inspection {
+  const root = requireMovable(pid, options);
+  const localPids = readTree(pid);
+  const inodes = readSocketInodes(localPids);
+  const everySocket = readInternetSockets(pid);
+  const heldOutside = readHeldOutside(localPids);
+  const ours = everySocket.filter((socket) => inodes.has(socket.inode));
+  const verdicts: Verdict[] = [
+    ...(options.inPod === true ? [] : namespaceVerdicts(root)),
+    ...descriptorVerdicts(localPids, heldOutside),
+  ];
+  const { ports, flows } = bindPorts(ours, everySocket, heldOutside, options.homeAddress, verdicts);
+  const description: ProcessDescription = {
+    homePid: homePid(pid, options),
+    comm: root.comm,
+    commandLine: readCommandLine(pid),
+    pids: localPids.map((member) => homePid(member, options)),
+    executables: [...new Set(localPids.map(executableOf).filter((path) => path !== undefined))],
+    residentBytes: localPids.reduce((sum, member) => sum + (readProcess(member)?.residentBytes ?? 0), 0),
+    ports,
+    flows,
+    connections: ours.filter(
+      (socket) => socket.transport.startsWith('tcp') && socket.state !== 'LISTEN' && socket.state !== 'CLOSE',
+    ).length,
+    listeners: ours.filter((socket) => socket.state === 'LISTEN').length,
+  };
+  return { description, verdicts, localPids };
+}
+
+function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
+  const root = readProcess(pid);
+  const refuse = (code: string, message: string, remedy: string): UserError => new UserError({ code, message, remedy });
+  if (root === undefined) {
+    throw refuse(
+      'NO_SUCH_PROCESS',
+      `there is no process ${pid} on this node`,
+      'look it up with ps, or `homeproxy ps` if it is away',
+    );
+  }
+  if (root.kernelThread) {
+    throw refuse('KERNEL_THREAD', `process ${pid} (${root.comm}) is a kernel thread`, 'only user processes can move');
+  }
+  if (pid === 1) {
+    throw refuse(
+      'INIT_PROCESS',
+      "process 1 is this node's init",
+      'move the services that it runs, each by its own pid',
+    );
+  }
+  if (root.state === 'Z' || root.state === 'X') {
+    throw refuse('ZOMBIE', `process ${pid} (${root.comm}) has already ended`, 'there is nothing left to move');
+  }
+  const own = options.ownPids.find((member) => readTree(pid).includes(member));
+  if (own !== undefined) {
+    throw refuse(
+      'OWN_PROCESS',
+      `process ${pid} (${root.comm}) is homeproxy itself or contains it`,
+      'name another process',
+    );
+  }
+  return root;
+}
+
+/** A pod's processes keep their home pids inside the pod's pid namespace: the innermost number. */
+function homePid(pid: number, options: InspectOptions): number {
+  return options.inPod === true ? (readNamespacePids(pid).at(-1) ?? pid) : pid;
+}
+
+function executableOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`);
+  } catch {
+    return undefined; // it ended while we looked
+  }
+}
+
+function namespaceVerdicts(root: ProcessIdentity): Verdict[] {
+  const verdicts: Verdict[] = [];
+  for (const kind of ['net', 'mnt', 'pid', 'user'] as const) {
+    if (readNamespace(root.pid, kind) === readNamespace('self', kind)) continue;
+    verdicts.push({
+      outcome: 'refused',
+      code: 'OTHER_NAMESPACE',
+      subject: `pid ${root.pid}`,
+      reason: `it runs in another ${kind} namespace than this node's daemon: a container or a sandbox`,
+      remedy: 'move processes that run directly on the host',
+    });
+  }
+  return verdicts;
+}
+
+function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<string, number>): Verdict[] {
+  const verdicts: Verdict[] = [];
+  const pipes = new Map<string, string>();
+  let ownsMaster = false;
+  const terminals: { subject: string; target: string }[] = [];
+  for (const pid of pids) {
+    for (const { fd, target } of readDescriptors(pid)) {
+      const subject = `fd ${fd} of pid ${pid}`;
+      if (target.startsWith('pipe:')) pipes.set(target, subject);
+      else if (target === '/dev/ptmx' || target === '/dev/pts/ptmx') ownsMaster = true;
+      else if (/^\/dev\/(pts\/\d+|tty\d*|console)$/.test(target)) terminals.push({ subject, target });
+      else if (target === 'anon_inode:[io_uring]') {
+        verdicts.push({
+          outcome: 'refused',
+          code: 'IO_URING',
+          subject,
+          reason: 'it uses io_uring, whose rings CRIU cannot save',
+          remedy: 'switch io_uring off in the program (most have a setting for it) and restart it',
+        });
+      }
+    }
+  }
+  if (!ownsMaster) {
+    for (const { subject, target } of terminals) {
+      verdicts.push({
+        outcome: 'refused',
+        code: 'FOREIGN_TERMINAL',
+        subject,
+        reason: `it is attached to the terminal ${target}, which somebody outside the process holds`,
+        remedy: 'start the program without a terminal: `setsid PROGRAM </dev/null >/dev/null 2>&1 &`, or as a service',
+      });
+    }
+  }
+  for (const [target, subject] of pipes) {
+    const holder = heldOutside.get(target);
+    if (holder === undefined) continue;
+    verdicts.push({
+      outcome: 'refused',
+      code: 'FOREIGN_PIPE',
+      subject,
+      reason: `the other end of ${target} is held by pid ${holder} (${readProcess(holder)?.comm ?? '?'}), outside the process`,
+      remedy: 'start the program with its output in a file, the journal or /dev/null; or move the whole pipeline',
+    });
+  }
+  return verdicts;
+}
+
+/**
+ * What processes outside the tree hold, as their descriptors' links name it, with one of the holders. Whom even root may not
+ * look into (it has capabilities that we lack) is passed over: such a process gave nothing to one that we may move.
+ */
+function readHeldOutside(tree: readonly number[]): Map<string, number> {
+  const held = new Map<string, number>();
+  const members = new Set(tree);
+  for (const pid of listProcesses()) {
+    if (members.has(pid)) continue;
+    try {
+      for (const { target } of readDescriptors(pid)) held.set(target, pid);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error;
+    }
+  }
+  return held;
+}
+
+const WILDCARDS = new Set(['0.0.0.0', '0:0:0:0:0:0:0:0']);
+
+function bindPorts(
+  ours: readonly InternetSocket[],
+  everySocket: readonly InternetSocket[],
+  heldOutside: ReadonlyMap<string, number>,
+  homeAddress: string,
+  verdicts: Verdict[],
+): { ports: BoundPort[]; flows: BoundFlow[] } {
+  const foreign = everySocket.filter((socket) => isForeign(socket, heldOutside));
+  const sharedPorts = new Set(foreign.map(portName));
+  const sharedSockets = new Set(foreign.map(({ inode }) => inode));
+  const moving = new Set(ours.map(({ inode }) => inode));
+  const inodeOfEnds = new Map(
+    everySocket
+      .filter(({ inode }) => inode !== 0)
+      .map((socket) => [endsOf(socket, socket.local, socket.remote), socket.inode]),
+  );
+  const ports = new Map<string, BoundPort>();
+  const flows: BoundFlow[] = [];
+  for (const socket of ours) {
+    const { address, port } = socket.local;
+    if (port === 0) continue;
+    const peer = inodeOfEnds.get(endsOf(socket, socket.remote, socket.local));
+    if (peer !== undefined && !moving.has(peer)) {
+      verdicts.push(localConnection(socket));
+      continue;
+    }
+    if (isLoopback(address)) continue; // loopback never meets the datapath
+    const name = portName(socket);
+    if (!WILDCARDS.has(address) && address !== homeAddress) {
+      verdicts.push({
+        outcome: 'refused',
+        code: 'NOT_HOME_ADDRESS',
+        subject: `port ${name}`,
+        reason: `a socket is bound to ${address}, and this node forwards for ${homeAddress} only`,
+        remedy: `let the program listen on ${homeAddress} or 0.0.0.0`,
+      });
+      continue;
+    }
+    const protocol = protocolOf(socket);
+    const exclusive = !sharedPorts.has(name);
+    ports.set(name, { protocol, address: homeAddress, port, exclusive });
+    if (exclusive) continue;
+    if (socket.state === 'LISTEN' || socket.remote.port === 0) {
+      verdicts.push({
+        outcome: 'refused',
+        code: 'SHARED_LISTENER',
+        subject: `port ${name}`,
+        reason: 'a process outside the tree has sockets on the port that this one listens on',
+        remedy: 'move the parent that owns the listener, with all its workers',
+      });
+      continue;
+    }
+    if (sharedSockets.has(socket.inode)) {
+      verdicts.push({
+        outcome: 'refused',
+        code: 'SHARED_CONNECTION',
+        subject: `port ${name}`,
+        reason: `its connection with ${socket.remote.address} port ${socket.remote.port} is also open in a process outside the tree`,
+        remedy: 'move the process that both come from',
+      });
+      continue;
+    }
+    flows.push({ protocol, local: { address: homeAddress, port }, remote: socket.remote });
+  }
+  return { ports: [...ports.values()], flows };
+}
+
+/** Names a connection by its two ends, as the one whose `local` it is sees it. */
+function endsOf(socket: InternetSocket, local: Endpoint, remote: Endpoint): string {
+  return `${protocolOf(socket)} ${local.address} ${local.port} ${remote.address} ${remote.port}`;
+}
+
+/** Its packets take the kernel's own short cut from socket to socket, where no program of ours sees them. */
+function localConnection(socket: InternetSocket): Verdict {
+  return {
+    outcome: 'refused',
+    code: 'LOCAL_CONNECTION',
+    subject: `port ${portName(socket)}`,
+    reason: `it has a connection with port ${socket.remote.port} of ${socket.remote.address}, a process of this machine that stays`,
+    remedy: 'end that connection first, or move both (their common parent)',
+  };
+}
+
+/**
+ * Whether a process outside the tree holds a socket, alone or with the tree (a worker has inherited its parent's listener).
+ * The tables are read one after the other, and connections come and go between: what only looks foreign because the tree
+ * opened it a moment ago is held by nobody else.
+ */
+function isForeign({ inode, local }: InternetSocket, heldOutside: ReadonlyMap<string, number>): boolean {
+  return !isLoopback(local.address) && heldOutside.has(`socket:[${inode}]`);
+}
+
+function protocolOf(socket: InternetSocket): 'tcp' | 'udp' {
+  return socket.transport.startsWith('tcp') ? 'tcp' : 'udp';
+}
+
+function portName(socket: InternetSocket): string {
+  return `${protocolOf(socket)} ${socket.local.port}`;
+}

@@ -1,0 +1,114 @@
+import { readDescriptors, readText } from '../system/procfs.js';
+
+export type TransportName = 'tcp' | 'tcp6' | 'udp' | 'udp6';
+
+/** TCP states by their number in /proc/net/tcp (include/net/tcp_states.h). */
+export const TCP_STATES = [
+  'NONE',
+  'ESTABLISHED',
+  'SYN_SENT',
+  'SYN_RECV',
+  'FIN_WAIT1',
+  'FIN_WAIT2',
+  'TIME_WAIT',
+  'CLOSE',
+  'CLOSE_WAIT',
+  'LAST_ACK',
+  'LISTEN',
+  'CLOSING',
+  'NEW_SYN_RECV',
+] as const;
+export type TcpState = (typeof TCP_STATES)[number];
+
+export interface Endpoint {
+  /** Textual address; IPv4 dotted, IPv6 as eight groups. */
+  readonly address: string;
+  readonly port: number;
+}
+
+/** One line of /proc/<pid>/net/{tcp,udp}[6]. */
+export interface InternetSocket {
+  readonly transport: TransportName;
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  readonly state: TcpState;
+  /** For a listener: connections that nobody has accepted yet. */
+  readonly receiveQueue: number;
+  /** 0 when no descriptor belongs to it (TIME_WAIT, SYN_RECV). */
+  readonly inode: number;
+}
+
+/** All internet sockets of the network namespace that `pid` is in. */
+export function readInternetSockets(pid: number | 'self'): InternetSocket[] {
+  const sockets: InternetSocket[] = [];
+  for (const transport of ['tcp', 'tcp6', 'udp', 'udp6'] as const) {
+    const text = readText(`/proc/${pid}/net/${transport}`) ?? '';
+    for (const line of text.split('\n').slice(1)) {
+      const socket = parseSocketLine(transport, line);
+      if (socket !== undefined) sockets.push(socket);
+    }
+  }
+  return sockets;
+}
+
+/** Parses a line of /proc/net/tcp and its siblings (Documentation/networking/proc_net_tcp.rst); undefined for an empty one. */
+export function parseSocketLine(transport: TransportName, line: string): InternetSocket | undefined {
+  const words = line.trim().split(/\s+/);
+  const [, local, remote, state, queues] = words;
+  const inode = words[9];
+  if (
+    local === undefined ||
+    remote === undefined ||
+    state === undefined ||
+    queues === undefined ||
+    inode === undefined
+  ) {
+    return undefined;
+  }
+  return {
+    transport,
+    local: parseEndpoint(local),
+    remote: parseEndpoint(remote),
+    state: TCP_STATES[Number.parseInt(state, 16)] ?? 'NONE',
+    receiveQueue: Number.parseInt(queues.split(':')[1] ?? '0', 16),
+    inode: Number(inode),
+  };
+}
+
+function parseEndpoint(text: string): Endpoint {
+  const [address = '', port = '0'] = text.split(':');
+  return { address: parseAddress(address), port: Number.parseInt(port, 16) };
+}
+
+/** The kernel prints each 32-bit word of a network-order address as a host-order number (little endian on all we support). */
+function parseAddress(hex: string): string {
+  const bytes: number[] = [];
+  for (let word = 0; word < hex.length; word += 8) {
+    for (let byte = 6; byte >= 0; byte -= 2) bytes.push(Number.parseInt(hex.slice(word + byte, word + byte + 2), 16));
+  }
+  if (bytes.length === 4) return bytes.join('.');
+  const groups: string[] = [];
+  for (let index = 0; index < 16; index += 2) {
+    groups.push((((bytes[index] ?? 0) << 8) | (bytes[index + 1] ?? 0)).toString(16));
+  }
+  const text = groups.join(':');
+  const mapped = /^0:0:0:0:0:ffff:/.test(text);
+  return mapped ? bytes.slice(12).join('.') : text;
+}
+
+/** Inodes of all sockets that the processes hold open. */
+export function readSocketInodes(pids: readonly number[]): Set<number> {
+  const inodes = new Set<number>();
+  for (const pid of pids) {
+    for (const descriptor of readDescriptors(pid)) {
+      const match = /^socket:\[(\d+)\]$/.exec(descriptor.target);
+      if (match !== null) inodes.add(Number(match[1]));
+    }
+  }
+  return inodes;
+}
+
+/** Whether an address never leaves the machine. */
+export function isLoopback(address: string): boolean {
+  return address.startsWith('127.') || address === '0:0:0:0:0:0:0:1';
+}
