@@ -1,0 +1,285 @@
+import { UserError } from '../errors.js';
+import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
+import { encodeAddress, encodeMac } from '../forwarding/address.js';
+import type { Datapath } from '../forwarding/datapath.js';
+import type { Neighbours } from '../forwarding/neighbours.js';
+import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
+import type { PodRecord } from '../pod/pod.js';
+import type { ProcessDescription } from '../process/description.js';
+import type { Table } from './journal.js';
+import type { NodeName, ParkCounts } from './messages.js';
+
+/** Bytes that IP-in-IP adds to a packet (RFC 2003). */
+export const TUNNEL_OVERHEAD = 20;
+
+/** What a node forwards with; shared by all its bindings. */
+export interface Forwarding {
+  readonly datapath: Datapath;
+  readonly neighbours: Neighbours;
+  readonly node: NodeName;
+  /** The interface that has the node's address, and its MTU in bytes. */
+  readonly uplinkIfindex: number;
+  readonly uplinkMtu: number;
+  /** Longest park queue, in packets. */
+  readonly parkPackets: number;
+  /** Durable records of the queues that are open, by binding. */
+  readonly queues: Table<ParkQueueRecord>;
+}
+
+interface NewBinding {
+  readonly description: ProcessDescription;
+  readonly epoch: number;
+  /** `home`: an ordinary process of this node. `held`: comes here, neither speaks nor hears yet. */
+  readonly state: 'home' | 'held';
+}
+
+const NO_HOP: NextHopStruct = {
+  ifindex: 0,
+  mtu: 0,
+  resolved: 0,
+  source: Buffer.alloc(6),
+  destination: Buffer.alloc(6),
+};
+
+/** Says what becomes of one process's packets on this node, step by step of a migration. */
+export class BindingControl {
+  private queue: ParkQueue | undefined;
+  private unwatch: (() => void) | undefined;
+  private readonly hops = new Map<string, NextHopStruct>();
+
+  private constructor(
+    private readonly forwarding: Forwarding,
+    readonly id: number,
+    /** Under which this control acts; a newer one in the map fences it. */
+    private epoch: number,
+  ) {}
+
+  /** Makes a binding and gives it the ports of the process. Nothing is left of it when that fails. */
+  static async create(forwarding: Forwarding, { description, epoch, state }: NewBinding): Promise<BindingControl> {
+    const { tables } = forwarding.datapath;
+    const id = freeId(tables.bindings.entries());
+    const control = new BindingControl(forwarding, id, epoch);
+    tables.parkStates.put(id, { parked: 0n, replayed: 0n });
+    tables.putBinding(id, {
+      epoch,
+      action: state === 'home' ? Action.pass : Action.park,
+      egress: state === 'home' ? Egress.open : Egress.hold,
+      draining: 0,
+      hold_new: 0,
+      park_ifindex: 0,
+      uplink_ifindex: forwarding.uplinkIfindex,
+      pod_ifindex: 0,
+      pod_mac: Buffer.alloc(6),
+      host_mac: Buffer.alloc(6),
+      care_of: encodeAddress('0.0.0.0'),
+      node: encodeAddress(forwarding.node.address),
+      next_hop: NO_HOP,
+    });
+    try {
+      control.claim(description);
+      return control;
+    } catch (error) {
+      tables.removeBinding(id);
+      throw error;
+    }
+  }
+
+  /** Takes up a binding of a previous daemon, which has forwarded on by itself, and its queue if one was open. */
+  static async adopt(
+    forwarding: Forwarding,
+    { binding: id, epoch }: { readonly binding: number; readonly epoch: number },
+    away: NodeName | undefined,
+  ): Promise<BindingControl> {
+    const control = new BindingControl(forwarding, id, epoch);
+    const record = forwarding.queues.get(String(id));
+    if (record !== undefined) {
+      control.queue = ParkQueue.adopt(forwarding.datapath, id, record);
+      if (control.queue === undefined) {
+        forwarding.datapath.removeDevice(record.ifindex);
+        forwarding.queues.delete(String(id));
+        if (control.exists && !control.fenced) control.change({ park_ifindex: 0 });
+      }
+    }
+    if (away !== undefined && away.name !== forwarding.node.name && !control.fenced)
+      control.follow(away, await control.resolve(away));
+    return control;
+  }
+
+  /** Gives the binding ports and flows; those that it has already stay. @throws {BugError} when another has one of them. */
+  claim({ ports, flows }: Pick<ProcessDescription, 'ports' | 'flows'>): void {
+    const { tables } = this.forwarding.datapath;
+    tables.claimFlows(flows, this.id);
+    for (const port of ports) tables.claimPort(port, this.id, !port.exclusive);
+  }
+
+  /** Makes the queue ready, before anything is parked. */
+  async openQueue(): Promise<void> {
+    if (this.queue !== undefined) return;
+    const { datapath, parkPackets, queues } = this.forwarding;
+    this.queue = await ParkQueue.create(datapath, this.id, `${PARK_PREFIX}${this.id}`, parkPackets);
+    queues.put(String(this.id), this.queue.record);
+    this.change({ park_ifindex: this.queue.ifindex });
+  }
+
+  /** Finds the next hop to a node ahead of the flip. */
+  async resolve(node: NodeName): Promise<NextHopStruct> {
+    const hop = await this.forwarding.neighbours.resolve(node.address);
+    this.hops.set(node.address, hop);
+    return hop;
+  }
+
+  /** A newer copy is elsewhere: nothing is delivered here, nothing goes out, and no older epoch can change that. */
+  fence(epoch: number): void {
+    this.unwatch?.();
+    this.unwatch = undefined;
+    const { tables } = this.forwarding.datapath;
+    const present = tables.bindings.get(this.id);
+    if (present === undefined) return;
+    const dropping = { action: Action.drop, egress: Egress.shut, draining: 0, hold_new: 0 };
+    tables.putBinding(this.id, { ...present, ...dropping, epoch });
+  }
+
+  /** Whether a newer copy is known elsewhere: nothing that this control does counts any more. */
+  get fenced(): boolean {
+    return (this.forwarding.datapath.tables.bindings.get(this.id)?.epoch ?? 0) > this.epoch;
+  }
+
+  /** From now on only this epoch or a later one may write. */
+  raise(epoch: number): void {
+    this.epoch = epoch;
+    this.change({});
+  }
+
+  /** Parks the starts of new connections, while those that had begun go on. */
+  holdNew(): void {
+    this.change({ hold_new: 1 });
+  }
+
+  /** Parks everything. What this node's copy still has to say may go out. */
+  park(): void {
+    this.change({ action: Action.park, hold_new: 0 });
+  }
+
+  /** Connects the pod's interface. */
+  attachPod(pod: PodRecord): void {
+    this.forwarding.datapath.addDevice(pod.hostIfindex, this.id, 'pod');
+    this.change({
+      pod_ifindex: pod.hostIfindex,
+      pod_mac: encodeMac(pod.podMac),
+      host_mac: encodeMac(pod.hostMac),
+    });
+  }
+
+  /**
+   * Nobody here speaks for the process any more, though what comes to it is still parked: the timers of a frozen socket run
+   * on, and a segment that it retransmits carries a later timestamp than the restored copy's, which its correspondent
+   * would then discard (PAWS, RFC 7323, 5).
+   */
+  silence(): void {
+    this.change({ egress: Egress.shut });
+  }
+
+  /** The copy on this node may speak again, while what comes to it is still parked. */
+  openEgress(): void {
+    this.change({ egress: Egress.open });
+  }
+
+  /** To a node, parked packets first. Nobody here speaks for the process from now on. */
+  async tunnel(to: NodeName): Promise<ParkCounts> {
+    const hop = this.hops.get(to.address) ?? (await this.resolve(to));
+    const counts = await this.flip({
+      action: Action.tunnel,
+      egress: Egress.shut,
+      care_of: encodeAddress(to.address),
+      next_hop: hop,
+    });
+    this.follow(to, hop);
+    return counts;
+  }
+
+  /** Into the pod, parked packets first. */
+  async deliver(): Promise<ParkCounts> {
+    return this.flip({ action: Action.deliver, egress: Egress.open });
+  }
+
+  /** To the local stack, parked packets first. */
+  async pass(): Promise<ParkCounts> {
+    return this.flip({ action: Action.pass, egress: Egress.open });
+  }
+
+  /** Removes everything that the binding has on this node. */
+  async remove(): Promise<void> {
+    this.unwatch?.();
+    const { datapath } = this.forwarding;
+    const binding = datapath.tables.bindings.get(this.id);
+    datapath.tables.removeBinding(this.id);
+    if (binding !== undefined && binding.pod_ifindex !== 0) datapath.removeDevice(binding.pod_ifindex);
+    this.closeQueue();
+  }
+
+  /**
+   * Changes the action and lets the parked packets go: while `draining`, the programs park every new packet behind those
+   * that still wait, so that none overtakes; then the queue is taken away.
+   */
+  private async flip(change: Partial<BindingStruct>): Promise<ParkCounts> {
+    this.unwatch?.();
+    this.unwatch = undefined;
+    const { queue } = this;
+    if (queue === undefined) {
+      this.change({ ...change, draining: 0, hold_new: 0, park_ifindex: 0 });
+      return { parked: 0, replayed: 0, dropped: 0 };
+    }
+    this.change({ ...change, draining: 1, hold_new: 0 });
+    const first = await queue.replay();
+    this.change({ draining: 0 });
+    // A packet that was on its way into the queue at the moment of the change.
+    const last = await queue.replay();
+    const replayed = first.replayed + last.replayed;
+    const parked = Number(this.forwarding.datapath.tables.parkStates.get(this.id)?.parked ?? 0n);
+    this.change({ park_ifindex: 0 });
+    this.closeQueue();
+    return { parked, replayed, dropped: Math.max(0, parked - replayed) };
+  }
+
+  private closeQueue(): void {
+    this.queue?.close();
+    this.queue = undefined;
+    this.forwarding.queues.delete(String(this.id));
+  }
+
+  /** Rewrites the binding whenever the next hop of its care-of address changes. */
+  private follow(to: NodeName, hop: NextHopStruct): void {
+    this.unwatch = this.forwarding.neighbours.watch(to.address, hop, (next) => {
+      if (!this.fenced) this.change({ next_hop: next });
+    });
+  }
+
+  private get exists(): boolean {
+    return this.forwarding.datapath.tables.bindings.get(this.id) !== undefined;
+  }
+
+  private change(change: Partial<BindingStruct>): void {
+    const { tables } = this.forwarding.datapath;
+    const present = tables.bindings.get(this.id);
+    if (present === undefined) return; // removed meanwhile, by a rollback
+    if (present.epoch > this.epoch) throw fenced(this.id, present.epoch, this.epoch);
+    tables.putBinding(this.id, { ...present, ...change, epoch: this.epoch });
+  }
+}
+
+/** The answer of a binding that has heard of a newer epoch than whoever wants to change it. */
+export function fenced(binding: number, newer: number, older: number): UserError {
+  return new UserError({
+    code: 'FENCED',
+    message: `binding ${binding} is at epoch ${newer}: what is at epoch ${older} may not change it`,
+    remedy: 'the process runs elsewhere: `homeproxy ps` on its home says where',
+    exitStatus: 3,
+  });
+}
+
+function freeId(entries: Iterable<[number, unknown]>): number {
+  const used = new Set([...entries].map(([id]) => id));
+  let id = 1;
+  while (used.has(id)) id++;
+  return id;
+}

@@ -1,0 +1,142 @@
+import { UserError } from '../errors.js';
+import type { ProcessDescription } from '../process/description.js';
+import type { DestinationParticipant, NodeName, ParkCounts, SourceParticipant } from './messages.js';
+import type { MigrationRecord, MigrationSummary } from './records.js';
+import { interrupted } from './refusals.js';
+import { Stopwatch } from './stopwatch.js';
+import type { Twin } from './twins.js';
+
+interface CourseParts {
+  readonly migration: string;
+  readonly twin: Twin;
+  /** As it was last looked at. */
+  description: ProcessDescription;
+  readonly source: SourceParticipant;
+  readonly destination: DestinationParticipant;
+  readonly watch: Stopwatch;
+  readonly epoch: number;
+  /** Aborted by the user. */
+  readonly signal: AbortSignal | undefined;
+  readonly maxFreezeMs: number;
+}
+
+/** One migration on its way; the coordinator's steps share it. */
+export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs'> {
+  readonly startedAt: number;
+  bytesMoved: number;
+  frozenAt: number;
+  resumedAt: number;
+  /** The process is stopped now: from here its time is limited. */
+  freezeBegins(): void;
+  /** Result of a step; rejects at once when the user, or the limit of the freeze, ends the migration meanwhile. */
+  unlessStopped<Result>(step: Promise<Result>): Promise<Result>;
+  throwIfStopped(): void;
+  /** Decided, one way or the other: nobody can stop it any more. */
+  settle(): void;
+}
+
+/** A migration that begins now. */
+export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Course {
+  const stopped = new AbortController();
+  const onAbort = (): void => stopped.abort(interrupted());
+  if (signal?.aborted === true) onAbort();
+  signal?.addEventListener('abort', onAbort, { once: true });
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    ...parts,
+    startedAt: wallClock(),
+    bytesMoved: 0,
+    frozenAt: 0,
+    resumedAt: 0,
+    freezeBegins() {
+      this.frozenAt = wallClock();
+      timer = setTimeout(() => stopped.abort(tooLong(maxFreezeMs)), maxFreezeMs);
+    },
+    async unlessStopped(step) {
+      stopped.signal.throwIfAborted();
+      step.catch(() => undefined); // when it is left behind, its failure is no news
+      let give: (reason: unknown) => void = () => undefined;
+      const ended = new Promise<never>((_resolve, reject) => {
+        give = reject;
+      });
+      const onStop = (): void => give(stopped.signal.reason);
+      stopped.signal.addEventListener('abort', onStop, { once: true });
+      try {
+        return await Promise.race([step, ended]);
+      } finally {
+        stopped.signal.removeEventListener('abort', onStop);
+      }
+    },
+    throwIfStopped() {
+      stopped.signal.throwIfAborted();
+    },
+    settle() {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    },
+  };
+}
+
+/** A migration that the journal shows unfinished. */
+export function interruptedByRestart(
+  record: MigrationRecord,
+  twin: Twin,
+  participants: {
+    source(node: NodeName): SourceParticipant;
+    destination(node: NodeName): DestinationParticipant;
+  },
+): Course {
+  const course = startCourse({
+    migration: record.migration,
+    twin,
+    description: record.description,
+    source: participants.source(record.from),
+    destination: participants.destination(record.to),
+    watch: new Stopwatch(undefined),
+    epoch: record.epoch,
+    signal: undefined,
+    maxFreezeMs: 0,
+  });
+  return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
+}
+
+function tooLong(limitMs: number): UserError {
+  return new UserError({
+    code: 'FREEZE_TOO_LONG',
+    message: `it would have stood still for more than ${limitMs} ms`,
+    remedy: 'allow more with --max-freeze or timeouts.maxFreezeMs, or move it when it uses less memory',
+    exitStatus: 6,
+  });
+}
+
+/** The result, from the home's park queue and that of the node it left. */
+export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): MigrationSummary {
+  const phases = course.watch.durations;
+  return {
+    migration: course.migration,
+    pid: course.description.homePid,
+    from: course.source.node.name,
+    to: course.destination.node.name,
+    outcome: 'committed',
+    freezeMs: hundredths(course.resumedAt - course.frozenAt),
+    totalMs: hundredths(Object.values(phases).reduce((sum, ms) => sum + ms, 0)),
+    phases,
+    connections: course.description.connections,
+    parkedPackets: home.parked + away.parked,
+    replayedPackets: home.replayed + away.replayed,
+    droppedPackets: home.dropped + away.dropped,
+    bytesMoved: course.bytesMoved,
+    startedAt: course.startedAt,
+    frozenAt: course.frozenAt,
+    resumedAt: course.resumedAt,
+  };
+}
+
+function hundredths(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}
+
+/** Milliseconds since the epoch, with the resolution of the monotonic clock. */
+export function wallClock(): number {
+  return performance.timeOrigin + performance.now();
+}

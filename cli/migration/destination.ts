@@ -1,0 +1,391 @@
+import { join } from 'node:path';
+import { findCriu, type Surroundings, startRestore } from '../checkpoint/criu.js';
+import { CriuSession } from '../checkpoint/criu-session.js';
+import { type FreezerRecord, scatter } from '../checkpoint/freezer.js';
+import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { BugError, UserError } from '../errors.js';
+import { createPod, destroyPod, keepPidsFree } from '../pod/pod.js';
+import { Cgroup } from '../system/cgroup.js';
+import { BindingControl, TUNNEL_OVERHEAD } from './binding-control.js';
+import { fateOf } from './decision.js';
+import { decodeImages } from './image-stream.js';
+import type {
+  AssessRequest,
+  AssessResponse,
+  DestinationParticipant,
+  FenceRequest,
+  Holding,
+  MigrationRequest,
+  NodeName,
+  PrepareDestinationRequest,
+  PrepareDestinationResponse,
+  RestoreRequest,
+} from './messages.js';
+import { OnceAtATime } from './once-at-a-time.js';
+import type { ArrivalRecord } from './records.js';
+import type { Resident } from './residents.js';
+import { roomVerdicts } from './room-verdicts.js';
+import type { Site } from './site.js';
+import { reached } from './steps.js';
+
+/** A process that is coming to this node. */
+interface Arrival {
+  record: ArrivalRecord;
+  /** Undefined when this node is its home: it becomes an ordinary process here. */
+  resident: Resident | undefined;
+  session: CriuSession | undefined;
+  receiving: boolean;
+  /** Its preparation, while that goes on. */
+  preparing: Promise<void> | undefined;
+}
+
+/** The destination's part of a migration, on the node that the process goes to. */
+export class LocalDestination implements DestinationParticipant {
+  private readonly arrivals = new Map<string, Arrival>();
+  /** Migrations that were aborted: a request of theirs that was on its way meanwhile comes too late. */
+  private readonly aborted = new Set<string>();
+  private readonly acts = new OnceAtATime();
+
+  constructor(private readonly site: Site) {}
+
+  get node(): NodeName {
+    return this.site.node;
+  }
+
+  /** Takes up the arrivals of the journal after a restart. They stay held; only the coordinator decides. */
+  adopt(): void {
+    for (const record of this.site.journal.arrivals.all()) {
+      const { criu, images, request } = record;
+      const session = CriuSession.adopt({ verb: 'restore', process: criu, images });
+      const resident = this.site.residents.find(request.twin);
+      this.arrivals.set(request.migration, { record, session, resident, receiving: false, preparing: undefined });
+    }
+  }
+
+  /** The home node of the process that comes in a migration; undefined when none of that name is known. */
+  homeOf(migration: string): string | undefined {
+    return this.arrivals.get(migration)?.record.request.home.name;
+  }
+
+  async fence({ twin, epoch }: FenceRequest): Promise<void> {
+    this.site.residents.fence(twin, epoch);
+  }
+
+  /** @param home whose processes; default this node's own. */
+  async holding(home = this.node.name): Promise<Holding> {
+    const { journal, residents } = this.site;
+    return {
+      residents: residents
+        .all()
+        .filter((resident) => resident.home.name === home)
+        .map(({ record: { twin, description, epoch, state, migration } }) => ({
+          twin,
+          description,
+          epoch,
+          state,
+          migration,
+        })),
+      departing: journal.departures
+        .all()
+        .filter((record) => record.home === home)
+        .map(({ request: { migration } }) => ({ migration })),
+      arriving: journal.arrivals
+        .all()
+        .filter(({ request }) => request.home.name === home)
+        .map(({ request, outcome }) => ({
+          migration: request.migration,
+          outcome,
+          fromHome: request.source.name === home,
+        })),
+    };
+  }
+
+  async assess({ home, description }: AssessRequest): Promise<AssessResponse> {
+    findCriu(this.site.criuPath);
+    const returning = home.name === this.node.name;
+    return { verdicts: roomVerdicts(description, returning) };
+  }
+
+  async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
+    const { migration } = request;
+    if (this.arrivals.has(migration)) throw new BugError(`${migration} is prepared already`);
+    if (this.aborted.has(migration)) throw gaveUp(migration);
+    const criu = findCriu(this.site.criuPath);
+    const returning = request.home.name === this.node.name;
+    if (!returning) this.refuseStale(request);
+    const verdicts = roomVerdicts(request.description, returning);
+    if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
+    const record: ArrivalRecord = {
+      request,
+      images: join(this.site.imageRoot, `${migration}-restore`),
+      nursery: returning ? homeNursery(request) : { path: '', origins: [] },
+      criu: undefined,
+      received: false,
+      outcome: 'held',
+    };
+    const arrival: Arrival = {
+      record,
+      resident: undefined,
+      session: undefined,
+      receiving: false,
+      preparing: undefined,
+    };
+    this.keep(arrival, {});
+    arrival.preparing = this.makeReady(arrival, criu);
+    try {
+      await arrival.preparing;
+    } catch (error) {
+      arrival.preparing = undefined;
+      await this.abort(request);
+      throw error;
+    }
+    arrival.preparing = undefined;
+    return { verdicts };
+  }
+
+  private async makeReady(arrival: Arrival, criu: string): Promise<void> {
+    const { request, images, nursery } = arrival.record;
+    const { migration } = request;
+    await reached('destination', 'noted', migration);
+    createImageFolder(images);
+    await reached('destination', 'folder-made', migration);
+    if (request.home.name === this.node.name) new Cgroup(nursery.path).create();
+    else {
+      arrival.resident = await this.makeRoom(request);
+      this.keep(arrival, { nursery: { path: arrival.resident.pod.cgroup, origins: [] } });
+    }
+    await reached('destination', 'room-made', migration);
+    const { pod } = arrival.resident ?? {};
+    const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
+    const inside: Surroundings = pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, cgroupProcs };
+    const session = await startRestore({ criu, images, ...inside });
+    arrival.session = session;
+    await reached('destination', 'criu-started', migration);
+    this.keep(arrival, { criu: session.run.process });
+  }
+
+  /** Takes the images that `peer` sends. @throws {UserError} `NOT_EXPECTED` unless it is this migration's source. */
+  async receive(peer: string, migration: string, images: AsyncIterable<Buffer>): Promise<void> {
+    const arrival = this.arrivals.get(migration);
+    if (arrival === undefined || arrival.record.request.source.name !== peer || arrival.receiving) {
+      throw new UserError({
+        code: 'NOT_EXPECTED',
+        message: `${this.node.name} does not expect the images of ${migration} from ${peer}`,
+        remedy: 'start the migration again',
+        exitStatus: 6,
+      });
+    }
+    arrival.receiving = true;
+    await reached('destination', 'receiving', migration);
+    // A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom.
+    const limit = 2 * arrival.record.request.description.residentBytes + (256 << 20);
+    const inventory = await decodeImages(images, arrival.record.images, limit);
+    if (!this.arrivals.has(migration)) throw gaveUp(migration);
+    this.keep(arrival, { received: true });
+    await reached('destination', 'received', migration);
+    await arrival.session?.release(inventory);
+    await reached('destination', 'restoring', migration);
+  }
+
+  async restore({ migration, ports, flows }: RestoreRequest): Promise<void> {
+    const { session, record, resident } = this.arrivals.get(migration) ?? {};
+    resident?.control.claim({ ports, flows });
+    if (session === undefined || record?.received !== true) throw new BugError(`${migration} has no images`);
+    await session.reached('post-restore', this.site.timeouts.restoreMs);
+    await reached('destination', 'restored', migration);
+  }
+
+  /**
+   * Lets the copy here speak, hear and run. It is heard only when nothing can stop it from running any more: what it had
+   * acknowledged before could not be taken back.
+   * @throws {UserError} `COPY_LOST`: it never ran and never will, because CRIU ended before the tasks were let go. The answer
+   * stays the same until the abort.
+   */
+  async commit({ migration }: MigrationRequest): Promise<void> {
+    return this.acts.run(`commit ${migration}`, () => this.becomeTheProcess(migration));
+  }
+
+  private async becomeTheProcess(migration: string): Promise<void> {
+    const arrival = this.arrivals.get(migration);
+    if (arrival === undefined) {
+      if (this.ranHere(migration)) return; // committed before: the answer was lost
+      throw copyLost([]);
+    }
+    const { session } = arrival;
+    const evidence = {
+      restored: session?.passed('post-restore') === true,
+      certain: session?.passed('pre-resume') === true,
+    };
+    const fate = fateOf(arrival.record.outcome, evidence);
+    if (fate === 'lost') throw await this.lost(arrival);
+    if (fate === 'release') await this.release(arrival);
+    await this.letRun(arrival);
+  }
+
+  async abort({ migration }: MigrationRequest): Promise<void> {
+    return this.acts.run(`abort ${migration}`, () => this.giveUp(migration));
+  }
+
+  private async giveUp(migration: string): Promise<void> {
+    this.aborted.add(migration);
+    const arrival = this.arrivals.get(migration);
+    await arrival?.preparing?.catch(() => undefined);
+    if (arrival !== undefined && this.arrivals.has(migration)) await this.remove(arrival);
+  }
+
+  /** Lets CRIU finish what it has restored; it stops once more when the tasks are certain to run. */
+  private async release(arrival: Arrival): Promise<void> {
+    const { session, record } = arrival;
+    const { migration } = record.request;
+    session?.go('post-restore');
+    await reached('destination', 'released', migration);
+    try {
+      await session?.reached('pre-resume', this.site.timeouts.restoreMs);
+    } catch {
+      throw await this.lost(arrival);
+    }
+    await reached('destination', 'about-to-run', migration);
+  }
+
+  private async letRun(arrival: Arrival): Promise<void> {
+    const { session, record } = arrival;
+    const { migration, twin } = record.request;
+    if (record.outcome !== 'running') {
+      this.site.journal.transaction(() => {
+        this.keep(arrival, { outcome: 'running' });
+        if (arrival.resident !== undefined) arrival.resident = this.site.residents.confirm(arrival.resident);
+      });
+    }
+    await reached('destination', 'confirmed', migration);
+    const delivered = arrival.resident?.control.deliver(); // what waits for it goes out first
+    if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
+    await reached('destination', 'speaks', migration);
+    session?.go('pre-resume');
+    await Promise.all([session?.end(this.site.timeouts.restoreMs), delivered]);
+    await reached('destination', 'runs', migration);
+    if (arrival.resident === undefined) scatter(record.nursery);
+    wipeImageFolder(record.images);
+    await reached('destination', 'wiped', migration);
+    this.forget(migration);
+    await reached('destination', 'forgotten', migration);
+  }
+
+  /** A migration that this node has no arrival of (any more) ended well here; at home the journal holds the decision. */
+  private ranHere(migration: string): boolean {
+    if (this.site.journal.migrations.get(migration) !== undefined) return true;
+    return this.site.residents.all().some(({ record }) => record.migration === migration && record.state === 'running');
+  }
+
+  private async lost(arrival: Arrival): Promise<UserError> {
+    const log = arrival.session?.failure().log ?? [];
+    if (arrival.record.outcome !== 'lost') this.keep(arrival, { outcome: 'lost' });
+    await arrival.session?.kill();
+    return copyLost(log);
+  }
+
+  /** A copy that was not committed is in repair mode or cannot be heard: its death says nothing to anybody. */
+  private async remove(arrival: Arrival): Promise<void> {
+    const { session, resident, record } = arrival;
+    const { migration } = record.request;
+    if (session?.passed('post-restore') === true) {
+      session.stop();
+      await session.end(this.site.timeouts.restoreMs);
+    } else await session?.kill();
+    await reached('destination', 'cancelled', migration);
+    const nursery = new Cgroup(record.nursery.path);
+    if (resident === undefined && record.nursery.path !== '' && nursery.exists) {
+      nursery.kill(); // what a CRIU that was killed half way has left
+      await nursery.empty();
+      nursery.remove();
+    }
+    if (resident !== undefined) await this.site.residents.remove(resident);
+    wipeImageFolder(record.images);
+    await reached('destination', 'removed', migration);
+    this.forget(migration);
+  }
+
+  private keep(arrival: Arrival, change: Partial<ArrivalRecord>): void {
+    arrival.record = { ...arrival.record, ...change };
+    const { migration } = arrival.record.request;
+    this.arrivals.set(migration, arrival);
+    this.site.journal.arrivals.put(migration, arrival.record);
+  }
+
+  private forget(migration: string): void {
+    this.arrivals.delete(migration);
+    this.site.journal.arrivals.delete(migration);
+  }
+
+  /**
+   * Epochs fence: what this node has heard of a process is never overtaken by something older.
+   * @throws {UserError} `STALE_EPOCH`, `ALREADY_HERE`.
+   */
+  private refuseStale({ twin, epoch }: PrepareDestinationRequest): void {
+    const { epochs } = this.site.journal;
+    const known = epochs.get(twin) ?? 0;
+    if (epoch <= known) {
+      throw new UserError({
+        code: 'STALE_EPOCH',
+        message: `${this.node.name} knows epoch ${known} of ${twin}; it does not take epoch ${epoch}`,
+        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+        exitStatus: 6,
+      });
+    }
+    if (this.site.residents.find(twin) !== undefined) {
+      throw new UserError({
+        code: 'ALREADY_HERE',
+        message: `a copy of ${twin} is on ${this.node.name} already`,
+        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+        exitStatus: 6,
+      });
+    }
+    epochs.put(twin, epoch);
+  }
+
+  private async makeRoom({ migration, twin, home, description, epoch }: PrepareDestinationRequest): Promise<Resident> {
+    const { forwarding, residents } = this.site;
+    const control = await BindingControl.create(forwarding, { description, epoch, state: 'held' });
+    try {
+      const pod = await createPod({
+        name: `hpp${control.id}`,
+        homeAddress: home.address,
+        mtu: forwarding.uplinkMtu,
+        tunnelOverhead: TUNNEL_OVERHEAD,
+      });
+      try {
+        await control.openQueue();
+        control.attachPod(pod);
+        await keepPidsFree(pod, description.pids);
+        return residents.add(
+          { twin, home, description, binding: control.id, pod, epoch, state: 'held', migration, arrivedAt: Date.now() },
+          control,
+        );
+      } catch (error) {
+        await destroyPod(pod);
+        throw error;
+      }
+    } catch (error) {
+      await control.remove();
+      throw error;
+    }
+  }
+}
+
+/** At home: where CRIU and the tree that it restores are members, so that all of them can be found, and ended, together. */
+function homeNursery({ migration, cgroup = '' }: PrepareDestinationRequest): FreezerRecord {
+  const origin = new Cgroup(cgroup).nearestExisting();
+  return { path: origin.child(`homeproxy-${migration}`).path, origins: [[0, origin.path]] };
+}
+
+function copyLost(log: readonly string[]): UserError {
+  return new UserError({
+    code: 'COPY_LOST',
+    message: ['CRIU ended at the destination before the process ran there', ...log].join('\n  '),
+    exitStatus: 6,
+  });
+}
+
+/** The answer to a request that an abort has overtaken. */
+function gaveUp(migration: string): UserError {
+  return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
+}

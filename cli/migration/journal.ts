@@ -1,0 +1,156 @@
+import { mkdirSync } from 'node:fs';
+import { type Database, open, type RootDatabase } from 'lmdb';
+import { closeOnExec } from '../../addon/lib/index.js';
+import { UserError } from '../errors.js';
+import type { ParkQueueRecord } from '../forwarding/park-queue.js';
+import { readDescriptors } from '../system/procfs.js';
+import type { ArrivalRecord, DepartureRecord, MigrationRecord, ResidentRecord, TwinRecord } from './records.js';
+import type { StepName } from './steps.js';
+
+const KEPT_MIGRATIONS = 1000;
+const COMPLETE = 'complete';
+/** Migrations whose steps are kept at hand while they go on. */
+const OPEN_NOTES = 32;
+
+/**
+ * The node's durable memory: an LMDB in the state folder. A write returns when it is on disk (fdatasync), so that what is
+ * done after it can rely on it: write, sync, then act.
+ */
+export class Journal {
+  private readonly root: RootDatabase;
+  readonly twins: Table<TwinRecord>;
+  readonly residents: Table<ResidentRecord>;
+  readonly departures: Table<DepartureRecord>;
+  readonly arrivals: Table<ArrivalRecord>;
+  readonly queues: Table<ParkQueueRecord>;
+  readonly migrations: Table<MigrationRecord>;
+  /** Of each process that was ever here for another home: the highest epoch that this node has heard of. */
+  readonly epochs: Table<number>;
+  readonly steps: StepTable;
+  private readonly facts: Table<boolean>;
+
+  /** @throws {UserError} `JOURNAL_UNUSABLE` when the folder cannot be made or the store cannot be opened. */
+  constructor(folder: string) {
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      // Without overlapping syncs a synchronous put returns only after the flush.
+      this.root = open({ path: `${folder}/journal.mdb`, maxDbs: 16, overlappingSync: false, encoding: 'json' });
+    } catch (error) {
+      throw new UserError({
+        code: 'JOURNAL_UNUSABLE',
+        message: `the journal in ${folder} cannot be opened: ${(error as Error).message}`,
+        remedy: 'check that the folder is writable and its disk is not full',
+        exitStatus: 7,
+        cause: error,
+      });
+    }
+    keepFromChildren(folder);
+    this.twins = new Table(this.root.openDB({ name: 'twins' }));
+    this.residents = new Table(this.root.openDB({ name: 'residents' }));
+    this.departures = new Table(this.root.openDB({ name: 'departures' }));
+    this.arrivals = new Table(this.root.openDB({ name: 'arrivals' }));
+    this.queues = new Table(this.root.openDB({ name: 'queues' }));
+    this.migrations = new Table(this.root.openDB({ name: 'migrations' }));
+    this.epochs = new Table(this.root.openDB({ name: 'epochs' }));
+    this.steps = new StepTable(this.root.openDB({ name: 'steps' }));
+    this.facts = new Table(this.root.openDB({ name: 'facts' }));
+    this.forgetOldest();
+  }
+
+  /** All writes of `work` become durable together, or none does. */
+  transaction(work: () => void): void {
+    this.root.transactionSync(work);
+  }
+
+  /**
+   * Whether this journal knows of everything that this node has in the kernel. Not so when it was made anew while something was
+   * left: then what it does not name may be needed.
+   */
+  get complete(): boolean {
+    return this.facts.get(COMPLETE) === true;
+  }
+
+  declareComplete(): void {
+    this.facts.put(COMPLETE, true);
+  }
+
+  async close(): Promise<void> {
+    await this.root.close();
+  }
+
+  /** Keeps the last thousand migrations that are over. */
+  private forgetOldest(): void {
+    const over = this.migrations.all().filter(({ state }) => state === 'done' || state === 'rolled-back');
+    for (const { migration } of over.slice(0, Math.max(0, over.length - KEPT_MIGRATIONS))) {
+      this.migrations.delete(migration);
+    }
+    const kept = this.steps.migrations();
+    for (const migration of kept.slice(0, Math.max(0, kept.length - 2 * KEPT_MIGRATIONS))) this.steps.delete(migration);
+  }
+}
+
+/** LMDB opens its file so that children inherit it: CRIU, pods and what lives in them must not hold our journal. */
+function keepFromChildren(folder: string): void {
+  for (const { fd, target } of readDescriptors(process.pid)) if (target.startsWith(`${folder}/`)) closeOnExec(fd);
+}
+
+/** Records of one kind by their id, in the order of ids. */
+export class Table<Value> {
+  constructor(private readonly database: Database<Value, string>) {}
+
+  get(id: string): Value | undefined {
+    return this.database.get(id);
+  }
+
+  put(id: string, value: Value): void {
+    this.database.putSync(id, value);
+  }
+
+  delete(id: string): void {
+    this.database.removeSync(id);
+  }
+
+  ids(): string[] {
+    return [...this.database.getKeys({})];
+  }
+
+  all(): Value[] {
+    return [...this.database.getRange({})].map(({ value }) => value);
+  }
+}
+
+/** A step that a migration came to on this node. */
+export interface StepNote {
+  readonly step: StepName;
+  /** Milliseconds since the epoch, with fractions. */
+  readonly at: number;
+}
+
+/** When each migration came to each step here: for people, so that writing it must not delay the migration. */
+export class StepTable {
+  private readonly open = new Map<string, StepNote[]>();
+
+  constructor(private readonly database: Database<StepNote[], string>) {}
+
+  /** Adds a step; it is on disk a moment later. */
+  append(migration: string, note: StepNote): void {
+    const notes = this.open.get(migration) ?? this.of(migration);
+    notes.push(note);
+    this.open.set(migration, notes);
+    if (this.open.size > OPEN_NOTES) this.open.delete([...this.open.keys()][0] ?? '');
+    this.database.put(migration, notes).catch(() => undefined); // a full disk stops migrations elsewhere, and says so
+  }
+
+  of(migration: string): StepNote[] {
+    return [...(this.database.get(migration) ?? [])];
+  }
+
+  /** The oldest first: their names begin with the time. */
+  migrations(): string[] {
+    return [...this.database.getKeys({})];
+  }
+
+  delete(migration: string): void {
+    this.database.removeSync(migration);
+  }
+}

@@ -1,0 +1,148 @@
+/*
+ * What coordinator and participants say to each other. The same objects serve a participant on this node (called) and one
+ * on another (sent): nothing in the protocol knows the difference.
+ */
+import { z } from 'zod';
+import { descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
+
+export const migrationIdSchema = z.string().regex(/^m-[0-9a-z-]{8,40}$/);
+/** Names a bound process among all nodes: `<home node>-<home pid>-<random>`. */
+export const twinIdSchema = z.string().regex(/^[a-z0-9-]{3,80}$/);
+
+const nodeSchema = z.object({ name: z.string(), address: z.string() });
+export type NodeName = z.infer<typeof nodeSchema>;
+
+/** Source: look at the process. `pid` is its home pid; `twin` is given when it is away, in one of the source's pods. */
+export const inspectRequest = z.object({ pid: z.number().int().positive(), twin: twinIdSchema.optional() });
+export const inspectResponse = z.object({ description: descriptionSchema, verdicts: z.array(verdictSchema) });
+export type InspectRequest = z.infer<typeof inspectRequest>;
+export type InspectResponse = z.infer<typeof inspectResponse>;
+
+/** Source: everything that can be done while the process runs; CRIU then stands ready at its first hook. */
+export const prepareSourceRequest = z.object({
+  migration: migrationIdSchema,
+  twin: twinIdSchema,
+  epoch: z.number().int().positive(),
+  pid: z.number().int().positive(),
+  destination: nodeSchema,
+});
+export type PrepareSourceRequest = z.infer<typeof prepareSourceRequest>;
+
+/** Destination: make room for it: pod, binding that holds, images folder. Nothing runs and nothing is heard yet. */
+export const prepareDestinationRequest = z.object({
+  migration: migrationIdSchema,
+  twin: twinIdSchema,
+  epoch: z.number().int().positive(),
+  home: nodeSchema,
+  source: nodeSchema,
+  description: descriptionSchema,
+  /** Coming home: the cgroup that it left, where it shall be again. Ignored elsewhere. */
+  cgroup: z.string().optional(),
+});
+export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema) });
+export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
+export type PrepareDestinationResponse = z.infer<typeof prepareDestinationResponse>;
+
+/** What a node holds of the asking home's processes. */
+export const holdingResponse = z.object({
+  residents: z.array(
+    z.object({
+      twin: twinIdSchema,
+      description: descriptionSchema,
+      epoch: z.number().int(),
+      state: z.enum(['held', 'running']),
+      migration: migrationIdSchema,
+    }),
+  ),
+  departing: z.array(z.object({ migration: migrationIdSchema })),
+  arriving: z.array(
+    z.object({ migration: migrationIdSchema, outcome: z.enum(['held', 'running', 'lost']), fromHome: z.boolean() }),
+  ),
+});
+export type Holding = z.infer<typeof holdingResponse>;
+
+/** Names a process that lives, or lived, in a pod of the asked node. */
+export const residentRequest = z.object({ twin: twinIdSchema });
+export type ResidentRequest = z.infer<typeof residentRequest>;
+/** The process runs elsewhere under this epoch: an older copy here may neither send nor receive. */
+export const fenceRequest = z.object({ twin: twinIdSchema, epoch: z.number().int().positive() });
+export type FenceRequest = z.infer<typeof fenceRequest>;
+/** Asked of a home node: where its processes are now. */
+export const whereaboutsRequest = z.object({ twins: z.array(twinIdSchema) });
+export const whereaboutsResponse = z.object({
+  known: z.array(z.object({ twin: twinIdSchema, epoch: z.number().int(), location: z.string() })),
+});
+
+/** Destination: would it take the process? Nothing is made. */
+export const assessRequest = z.object({ home: nodeSchema, description: descriptionSchema });
+export const assessResponse = z.object({ verdicts: z.array(verdictSchema) });
+export type AssessRequest = z.infer<typeof assessRequest>;
+export type AssessResponse = z.infer<typeof assessResponse>;
+
+export const migrationRequest = z.object({ migration: migrationIdSchema });
+export type MigrationRequest = z.infer<typeof migrationRequest>;
+
+/** What the process is like now: connections come and go between the inspection and this moment. */
+export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
+export const freezeResponse = z.object({
+  /** Times in milliseconds from the freeze request: parked and CRIU let go, and held at post-dump. */
+  dumpMs: z.number(),
+  bytes: z.number().int(),
+});
+/** Destination: the ports that it had in the end; packets to them are for it once it runs. */
+export const restoreRequest = z.object({
+  migration: migrationIdSchema,
+  ports: z.array(portSchema),
+  flows: z.array(flowSchema),
+});
+export type RestoreRequest = z.infer<typeof restoreRequest>;
+export const transferResponse = z.object({ bytes: z.number().int() });
+export const nothing = z.object({});
+export type DrainResponse = z.infer<typeof drainResponse>;
+export type FreezeResponse = z.infer<typeof freezeResponse>;
+export type TransferResponse = z.infer<typeof transferResponse>;
+
+/** Packets that one node's park queue saw in a migration. */
+export const parkCountsSchema = z.object({
+  parked: z.number().int(),
+  replayed: z.number().int(),
+  dropped: z.number().int(),
+});
+export type ParkCounts = z.infer<typeof parkCountsSchema>;
+
+/** The node that the process leaves. */
+export interface SourceParticipant {
+  readonly node: NodeName;
+  inspect(request: InspectRequest): Promise<InspectResponse>;
+  prepare(request: PrepareSourceRequest): Promise<void>;
+  /** The process has ended: remove what stood for it here. Idempotent. @throws {UserError} `STILL_RUNS` */
+  discard(request: ResidentRequest): Promise<void>;
+  /** New connections are held back by now: wait until those on their way in have been accepted. */
+  drain(request: MigrationRequest): Promise<DrainResponse>;
+  /** Stop it and write its images; ends held at CRIU's `post-dump`. */
+  freeze(request: MigrationRequest): Promise<FreezeResponse>;
+  /** Send the images to the destination. */
+  transfer(request: MigrationRequest): Promise<TransferResponse>;
+  /** The destination's copy is the process: destroy this one silently. Idempotent. */
+  commit(request: MigrationRequest): Promise<ParkCounts>;
+  /** This copy is the process: let it run on. Idempotent. */
+  abort(request: MigrationRequest): Promise<void>;
+  /** No packet for it can come here any more: forget it. Idempotent. */
+  finish(request: MigrationRequest): Promise<void>;
+}
+
+/** The node that the process goes to. */
+export interface DestinationParticipant {
+  readonly node: NodeName;
+  fence(request: FenceRequest): Promise<void>;
+  /** What is here of the asking node's processes, as host, source or destination. */
+  holding(): Promise<Holding>;
+  assess(request: AssessRequest): Promise<AssessResponse>;
+  prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse>;
+  /** Restore from the images that have arrived; ends held at CRIU's `post-restore`. */
+  restore(request: RestoreRequest): Promise<void>;
+  /** This copy is the process: let it speak, hear and run. Idempotent. */
+  commit(request: MigrationRequest): Promise<void>;
+  /** The source's copy is the process: remove everything that was made here. Idempotent. */
+  abort(request: MigrationRequest): Promise<void>;
+}

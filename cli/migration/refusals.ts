@@ -1,0 +1,58 @@
+import { type HomeproxyError, UserError } from '../errors.js';
+import type { Verdict } from '../process/description.js';
+import type { NodeName } from './messages.js';
+
+export function alreadyMoving(pid: number): UserError {
+  return new UserError({
+    code: 'ALREADY_MOVING',
+    message: `process ${pid} is being moved already`,
+    remedy: 'wait for that migration: `homeproxy ps`',
+  });
+}
+
+export function alreadyThere(pid: number, node: NodeName, home: NodeName): UserError {
+  const atHome = node.name === home.name;
+  return new UserError({
+    code: atHome ? 'NOT_AWAY' : 'ALREADY_THERE',
+    message: atHome ? `process ${pid} is not away` : `process ${pid} runs on ${node.name} already`,
+    remedy: 'see `homeproxy ps`',
+  });
+}
+
+export function interrupted(): UserError {
+  return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
+}
+
+/** @throws {UserError} `REFUSED` that lists every verdict against the move. */
+export function refuse(pid: number, verdicts: readonly Verdict[]): void {
+  const refused = verdicts.filter(({ outcome }) => outcome === 'refused');
+  if (refused.length === 0) return;
+  const remedies = refused.map(({ remedy }) => remedy).filter((remedy) => remedy !== undefined);
+  throw new UserError({
+    code: 'REFUSED',
+    message: [
+      `process ${pid} cannot be moved:`,
+      ...refused.map(({ code, subject, reason }) => `  ${subject}: ${reason} (${code})`),
+    ].join('\n'),
+    ...(remedies.length === 0 ? {} : { remedy: [...new Set(remedies)].join('; ') }),
+  });
+}
+
+/**
+ * The final word on a migration that went back.
+ * @param frozen whether the process had been touched; if not, the cause alone is the answer.
+ */
+export function rolledBack(pid: number, at: NodeName, cause: HomeproxyError, frozen: boolean): UserError {
+  const log = 'log' in cause ? (cause.log as readonly string[]) : [];
+  const stopped = cause.code === 'INTERRUPTED';
+  return new UserError({
+    code: frozen && !stopped ? 'ROLLED_BACK' : cause.code,
+    message: [
+      `process ${pid} was not moved, it runs on ${at.name} as before: ${cause.message}`,
+      ...log.map((line) => `  ${line}`),
+    ].join('\n'),
+    ...(cause.remedy === undefined ? {} : { remedy: cause.remedy }),
+    exitStatus: frozen && !stopped ? 6 : cause.exitStatus,
+    cause,
+  });
+}

@@ -1,0 +1,20 @@
+import type { Config } from '../config/schema.js';
+import type { Forwarding } from './binding-control.js';
+import type { Journal } from './journal.js';
+import type { NodeName } from './messages.js';
+import type { Residents } from './residents.js';
+import type { Twins } from './twins.js';
+
+/** What every part of a migration needs of the node that it runs on. */
+export interface Site {
+  readonly node: NodeName;
+  readonly nodes: readonly NodeName[];
+  readonly journal: Journal;
+  readonly forwarding: Forwarding;
+  readonly residents: Residents;
+  readonly twins: Twins;
+  /** Root-only folder, best on a tmpfs, for the images of migrations in progress. */
+  readonly imageRoot: string;
+  readonly criuPath: string;
+  readonly timeouts: Config['timeouts'];
+}

@@ -1,0 +1,380 @@
+import { join } from 'node:path';
+import { findCriu, startDump } from '../checkpoint/criu.js';
+import { CriuSession } from '../checkpoint/criu-session.js';
+import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
+import { createImageFolder, listImages, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { endRepair } from '../checkpoint/repair.js';
+import { BugError, UserError } from '../errors.js';
+import { destroyPod } from '../pod/pod.js';
+import { inspectProcess } from '../process/inspect.js';
+import { isLoopback, readInternetSockets, readSocketInodes } from '../process/sockets.js';
+import { Cgroup } from '../system/cgroup.js';
+import { encodeImages } from './image-stream.js';
+import type {
+  DrainResponse,
+  FreezeResponse,
+  InspectRequest,
+  InspectResponse,
+  MigrationRequest,
+  NodeName,
+  ParkCounts,
+  PrepareSourceRequest,
+  ResidentRequest,
+  SourceParticipant,
+  TransferResponse,
+} from './messages.js';
+import { OnceAtATime } from './once-at-a-time.js';
+import type { DepartureRecord } from './records.js';
+import { refuse } from './refusals.js';
+import type { Resident } from './residents.js';
+import type { Site } from './site.js';
+import { reached } from './steps.js';
+
+/** A process of this node that is leaving. */
+interface Departure {
+  record: DepartureRecord;
+  /** Undefined until CRIU was started. */
+  session: CriuSession | undefined;
+  /** Set when it lives here for another home. */
+  readonly resident: Resident | undefined;
+  /** It is put back: nothing may stop it again. */
+  reverting: boolean;
+  /** Its preparation, while that goes on. */
+  preparing: Promise<void> | undefined;
+}
+
+/** How images reach another node. */
+export interface ImageRoad {
+  /** Opens the connection ahead, so that the freeze need not wait for a handshake. */
+  open(to: NodeName): Promise<void>;
+  send(to: NodeName, migration: string, images: AsyncIterable<Buffer>): Promise<void>;
+}
+
+const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
+
+/** The source's part of a migration, on the node where the process runs. */
+export class LocalSource implements SourceParticipant {
+  private readonly departures = new Map<string, Departure>();
+  /** Migrations that were aborted: a request of theirs that was on its way meanwhile comes too late. */
+  private readonly aborted = new Set<string>();
+  private readonly acts = new OnceAtATime();
+
+  constructor(
+    private readonly site: Site,
+    private readonly road: ImageRoad,
+  ) {}
+
+  get node(): NodeName {
+    return this.site.node;
+  }
+
+  /** Takes up the departures of the journal after a restart. They stand where they stood; only the coordinator decides. */
+  adopt(): void {
+    for (const record of this.site.journal.departures.all()) {
+      const { migration, twin } = record.request;
+      const session = CriuSession.adopt({ verb: 'dump', process: record.criu, images: record.images });
+      const resident = this.site.residents.find(twin);
+      this.departures.set(migration, { record, session, resident, reverting: false, preparing: undefined });
+    }
+  }
+
+  /** The home node of the process that leaves in a migration; undefined when none of that name is known. */
+  homeOf(migration: string): string | undefined {
+    return this.departures.get(migration)?.record.home;
+  }
+
+  async inspect({ pid, twin }: InspectRequest): Promise<InspectResponse> {
+    const resident = twin === undefined ? undefined : this.site.residents.require(twin);
+    const { description, verdicts } = this.look(pid, resident);
+    return { description, verdicts: [...verdicts] };
+  }
+
+  async discard({ twin }: ResidentRequest): Promise<void> {
+    const resident = this.site.residents.find(twin);
+    if (resident === undefined) return;
+    if (resident.runs) {
+      throw new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${this.node.name}`, exitStatus: 3 });
+    }
+    await this.site.residents.remove(resident);
+  }
+
+  async prepare(request: PrepareSourceRequest): Promise<void> {
+    const { migration } = request;
+    if (this.departures.has(migration)) throw new BugError(`${migration} is prepared already`);
+    if (this.aborted.has(migration)) throw tooLate(migration);
+    const resident = this.site.residents.find(request.twin);
+    const { localPids, description } = this.look(request.pid, resident);
+    const criu = findCriu(this.site.criuPath);
+    const root = localPids[0] ?? 0;
+    const record: DepartureRecord = {
+      request,
+      home: (resident?.home ?? this.node).name,
+      criu: undefined,
+      images: join(this.site.imageRoot, `${migration}-dump`),
+      freezer:
+        resident === undefined
+          ? plannedFreezer(root, `homeproxy-${migration}`)
+          : { path: resident.pod.cgroup, origins: [] },
+      localPids,
+      ports: description.ports.map(({ port }) => port),
+    };
+    const departure: Departure = { record, session: undefined, resident, reverting: false, preparing: undefined };
+    this.keep(departure, {});
+    departure.preparing = this.makeReady(departure, criu);
+    try {
+      await departure.preparing;
+    } catch (error) {
+      departure.preparing = undefined;
+      await this.abort(request);
+      throw error;
+    }
+    departure.preparing = undefined;
+  }
+
+  private async makeReady(departure: Departure, criu: string): Promise<void> {
+    const { record, resident } = departure;
+    const { request, images, localPids } = record;
+    const { migration } = request;
+    const root = localPids[0] ?? 0;
+    await reached('source', 'noted', migration);
+    if (resident === undefined) this.keep(departure, { freezer: gather(root, record.freezer) });
+    await reached('source', 'gathered', migration);
+    createImageFolder(images);
+    await resident?.control.openQueue();
+    await reached('source', 'queue-opened', migration);
+    const pid = resident === undefined ? root : request.pid;
+    const inside = resident === undefined ? {} : { podInit: resident.pod.init.pid };
+    departure.session = await startDump({ criu, images, pid, ...inside });
+    await reached('source', 'criu-started', migration);
+    this.keep(departure, { criu: departure.session.run.process });
+    await Promise.all([
+      departure.session.reached('pre-dump', this.site.timeouts.prepareMs),
+      this.road.open(request.destination),
+    ]);
+    await reached('source', 'ready', migration);
+  }
+
+  /**
+   * Waits until handshakes that had begun are over and the process has accepted them: CRIU cannot carry a listener's queue
+   * nor half-open connections. New SYNs are held back, so it must end, unless the process does not accept.
+   */
+  async drain({ migration }: MigrationRequest): Promise<DrainResponse> {
+    const departure = this.require(migration);
+    const { record, resident } = departure;
+    resident?.control.holdNew();
+    try {
+      const waitedMs = await this.emptyAcceptQueues(record);
+      const { description, verdicts, localPids } = this.look(record.request.pid, resident);
+      refuse(record.request.pid, verdicts);
+      this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
+      resident?.control.claim(description);
+      return { waitedMs, description };
+    } finally {
+      await reached('source', 'drained', migration);
+    }
+  }
+
+  /** @returns how long that took, in milliseconds. */
+  private async emptyAcceptQueues(record: DepartureRecord): Promise<number> {
+    const started = performance.now();
+    const root = record.localPids[0] ?? 0;
+    const ports = new Set(record.ports);
+    const inodes = readSocketInodes(record.localPids);
+    for (;;) {
+      const waiting = readInternetSockets(root).filter(
+        (socket) =>
+          (socket.state === 'LISTEN' && inodes.has(socket.inode) && socket.receiveQueue > 0) ||
+          ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ports.has(socket.local.port)),
+      );
+      const waitedMs = performance.now() - started;
+      if (waiting.length === 0) return waitedMs;
+      if (waitedMs > this.site.timeouts.drainMs) {
+        const unaccepted = waiting.find((socket) => socket.state === 'LISTEN');
+        if (unaccepted === undefined) return waitedMs; // a correspondent that does not finish its handshake loses it
+        throw new UserError({
+          code: 'NOT_ACCEPTING',
+          message: `the process does not accept its connections: ${unaccepted.receiveQueue} wait on port ${unaccepted.local.port}`,
+          remedy: 'try again when it is less busy, or raise timeouts.drainMs',
+        });
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1)); // the kernel has no event for an emptied accept queue
+    }
+  }
+
+  async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
+    const departure = this.require(migration);
+    const { record, session, resident } = departure;
+    if (session === undefined) throw new BugError(`${migration} is not prepared`);
+    const started = performance.now();
+    resident?.control.park();
+    await reached('source', 'parked', migration);
+    session.go('pre-dump');
+    await reached('source', 'dumping', migration);
+    await session.seized(record.localPids[0] ?? 0);
+    const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
+    control?.silence();
+    this.requireSamePorts(record); // while CRIU dumps: the process stands still and so do its sockets
+    await session.reached('post-dump', this.site.timeouts.freezeMs);
+    await reached('source', 'dumped', migration);
+    if (departure.reverting) throw tooLate(migration);
+    new Cgroup(record.freezer.path).setFrozen(true);
+    await reached('source', 'frozen', migration);
+    const bytes = listImages(record.images).reduce((sum, { size }) => sum + size, 0);
+    return { dumpMs: performance.now() - started, bytes };
+  }
+
+  async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
+    const { record } = this.require(migration);
+    let bytes = 0;
+    const counted = async function* (): AsyncGenerator<Buffer> {
+      for await (const chunk of encodeImages(record.images)) {
+        bytes += chunk.length;
+        yield chunk;
+      }
+    };
+    await this.road.send(record.request.destination, migration, counted());
+    await reached('source', 'sent', migration);
+    return { bytes };
+  }
+
+  /**
+   * The tree's sockets are in repair mode, so that its death closes them without a FIN or RST; packets that still come
+   * here go on to the destination.
+   */
+  async commit({ migration }: MigrationRequest): Promise<ParkCounts> {
+    return this.acts.run(`commit ${migration}`, () => this.destroyHere(migration));
+  }
+
+  private async destroyHere(migration: string): Promise<ParkCounts> {
+    const departure = this.departures.get(migration);
+    if (departure === undefined) return NONE;
+    const { record, session, resident } = departure;
+    resident?.control.raise(record.request.epoch);
+    const counts = (await resident?.control.tunnel(record.request.destination)) ?? NONE;
+    await reached('source', 'forwarded', migration);
+    session?.go('post-dump');
+    await reached('source', 'let-end', migration);
+    await session?.end(this.site.timeouts.commitMs);
+    await reached('source', 'ended', migration);
+    if (resident !== undefined) await destroyPod(resident.pod);
+    else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
+    wipeImageFolder(record.images);
+    await reached('source', 'wiped', migration);
+    return counts;
+  }
+
+  async abort({ migration }: MigrationRequest): Promise<void> {
+    return this.acts.run(`abort ${migration}`, () => this.runOn(migration));
+  }
+
+  private async runOn(migration: string): Promise<void> {
+    this.aborted.add(migration);
+    const departure = this.departures.get(migration);
+    if (departure === undefined) return;
+    departure.reverting = true;
+    await departure.preparing?.catch(() => undefined);
+    if (!this.departures.has(migration)) return; // its own failure has put it back
+    const { record, session, resident } = departure;
+    const held = session?.passed('pre-dump') === true;
+    session?.stop();
+    const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
+    await reached('source', 'vetoed', migration);
+    if (status === null && held) {
+      // CRIU was killed, perhaps while it held them; or it was adopted, and nobody knows.
+      const freezer = new Cgroup(record.freezer.path);
+      if (freezer.exists) freezer.setFrozen(true);
+      endRepair(record.localPids);
+    }
+    await reached('source', 'repaired', migration);
+    const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
+    control?.openEgress();
+    if (resident === undefined) scatter(record.freezer);
+    else {
+      const pod = new Cgroup(record.freezer.path);
+      if (pod.exists) pod.setFrozen(false);
+      await resident.control.deliver();
+    }
+    await reached('source', 'runs-again', migration);
+    wipeImageFolder(record.images);
+    this.forget(migration);
+  }
+
+  async finish({ migration }: MigrationRequest): Promise<void> {
+    return this.acts.run(`finish ${migration}`, () => this.forgetHere(migration));
+  }
+
+  private async forgetHere(migration: string): Promise<void> {
+    const departure = this.departures.get(migration);
+    if (departure === undefined) return;
+    if (departure.resident !== undefined) await this.site.residents.remove(departure.resident);
+    await reached('source', 'removed', migration);
+    this.forget(migration);
+  }
+
+  /** Kills what is left of a tree that CRIU did not: frozen, in repair mode, so that nothing is said on its connections. */
+  private async destroyTree({ freezer }: DepartureRecord): Promise<void> {
+    const cgroup = new Cgroup(freezer.path);
+    if (!cgroup.exists) return;
+    cgroup.kill();
+    await cgroup.empty();
+    cgroup.remove();
+  }
+
+  private keep(departure: Departure, change: Partial<DepartureRecord>): void {
+    departure.record = { ...departure.record, ...change };
+    const { migration } = departure.record.request;
+    this.departures.set(migration, departure);
+    this.site.journal.departures.put(migration, departure.record);
+  }
+
+  private forget(migration: string): void {
+    this.departures.delete(migration);
+    this.site.journal.departures.delete(migration);
+  }
+
+  /** A port that was opened in the last moment belongs to nobody in the datapath: its packets would be lost. */
+  private requireSamePorts({ localPids, ports }: DepartureRecord): void {
+    const inodes = readSocketInodes(localPids);
+    const known = new Set(ports);
+    const opened = readInternetSockets(localPids[0] ?? 0).find(
+      ({ inode, local }) =>
+        inodes.has(inode) && local.port !== 0 && !isLoopback(local.address) && !known.has(local.port),
+    );
+    if (opened === undefined) return;
+    throw new UserError({
+      code: 'OPENED_MEANWHILE',
+      message: `the process opened port ${opened.local.port} in the very moment in which it was stopped`,
+      remedy: 'try again',
+    });
+  }
+
+  private look(pid: number, resident: Resident | undefined): ReturnType<typeof inspectProcess> {
+    if (resident?.control.fenced === true) {
+      throw new UserError({
+        code: 'FENCED',
+        message: `the copy of ${resident.twin} on ${this.node.name} is an old one: it runs elsewhere`,
+        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+      });
+    }
+    const ownPids = [process.pid];
+    return resident === undefined
+      ? inspectProcess(pid, { homeAddress: this.site.node.address, ownPids })
+      : inspectProcess(resident.localPid(), { homeAddress: resident.home.address, ownPids, inPod: true });
+  }
+
+  private require(migration: string): Departure {
+    const departure = this.departures.get(migration);
+    if (departure !== undefined) return departure;
+    throw new UserError({
+      code: 'UNKNOWN_MIGRATION',
+      message: `${this.node.name} does not know migration ${migration}`,
+      remedy: 'start the migration again',
+      exitStatus: 6,
+    });
+  }
+}
+
+/** The answer to a request that an abort has overtaken. */
+function tooLate(migration: string): UserError {
+  return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
+}

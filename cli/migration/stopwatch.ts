@@ -1,0 +1,28 @@
+import type { Phase, PhaseEvent } from './records.js';
+
+/** Measures the phases of one migration on the monotonic clock; one phase ends where the next begins. */
+export class Stopwatch {
+  private readonly started = performance.now();
+  private readonly measured: Partial<Record<Phase, number>> = {};
+  private current: { readonly phase: Phase; readonly since: number } | undefined;
+
+  constructor(private readonly onPhase: ((event: PhaseEvent) => void) | undefined) {}
+
+  begin(phase: Phase): void {
+    this.end();
+    const now = performance.now();
+    this.current = { phase, since: now };
+    this.onPhase?.({ phase, atMs: now - this.started });
+  }
+
+  end(): void {
+    if (this.current === undefined) return;
+    this.measured[this.current.phase] = Math.round((performance.now() - this.current.since) * 100) / 100;
+    this.current = undefined;
+  }
+
+  /** Milliseconds of each finished phase. */
+  get durations(): Partial<Record<Phase, number>> {
+    return { ...this.measured };
+  }
+}

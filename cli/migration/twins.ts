@@ -1,0 +1,129 @@
+import { randomBytes } from 'node:crypto';
+import type { ProcessDescription } from '../process/description.js';
+import { Cgroup } from '../system/cgroup.js';
+import { BindingControl, type Forwarding } from './binding-control.js';
+import type { Journal } from './journal.js';
+import type { TwinRecord } from './records.js';
+
+/** What stands in at home for a process that is away, or about to leave: its binding and its durable record. */
+export class Twin {
+  constructor(
+    public record: TwinRecord,
+    readonly control: BindingControl,
+  ) {}
+
+  get id(): string {
+    return this.record.twin;
+  }
+  get homePid(): number {
+    return this.record.description.homePid;
+  }
+}
+
+type RebuiltTwin = Pick<TwinRecord, 'twin' | 'description' | 'epoch' | 'location'>;
+
+/** The twins of a home node, by the home pids of their processes. */
+export class Twins {
+  private readonly byPid = new Map<number, Twin>();
+
+  constructor(
+    private readonly journal: Journal,
+    private readonly forwarding: Forwarding,
+  ) {}
+
+  /** Takes up what the journal says, after a restart: maps and pins have forwarded on without us. */
+  async adopt(): Promise<void> {
+    for (const record of this.journal.twins.all()) {
+      const control = await BindingControl.adopt(this.forwarding, record, record.location);
+      this.byPid.set(record.description.homePid, new Twin(record, control));
+    }
+  }
+
+  all(): Twin[] {
+    return [...this.byPid.values()];
+  }
+
+  find(homePid: number): Twin | undefined {
+    return this.byPid.get(homePid);
+  }
+
+  /** The twin of that name. */
+  byId(id: string): Twin | undefined {
+    return this.all().find((twin) => twin.id === id);
+  }
+
+  /** A twin for a process that still runs here as an ordinary one: its packets pass. */
+  async create(description: ProcessDescription): Promise<Twin> {
+    const { node } = this.forwarding;
+    const control = await BindingControl.create(this.forwarding, { description, epoch: 1, state: 'home' });
+    const record: TwinRecord = {
+      twin: `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`,
+      description,
+      binding: control.id,
+      location: node,
+      epoch: 1,
+      departedAt: Date.now(),
+      cgroup: Cgroup.of(description.homePid).path,
+    };
+    const twin = new Twin(record, control);
+    this.journal.twins.put(record.twin, record);
+    this.byPid.set(description.homePid, twin);
+    return twin;
+  }
+
+  /** Stands in again for a process that lives elsewhere and of which this node's memory was lost. */
+  async rebuild({ twin: id, description, epoch: told, location }: RebuiltTwin): Promise<Twin> {
+    const left = this.bindingOf(description);
+    // An attempt that was rolled back may have raised the epoch here, and nowhere else.
+    const epoch = left === undefined ? told : Math.max(told, this.epochOf(left));
+    const control =
+      left === undefined
+        ? await BindingControl.create(this.forwarding, { description, epoch, state: 'home' })
+        : await BindingControl.adopt(this.forwarding, { binding: left, epoch }, undefined);
+    const record: TwinRecord = {
+      twin: id,
+      description,
+      binding: control.id,
+      location,
+      epoch,
+      departedAt: Date.now(),
+      cgroup: '',
+    };
+    const twin = new Twin(record, control);
+    this.journal.twins.put(id, record);
+    this.byPid.set(description.homePid, twin);
+    control.raise(epoch);
+    await control.tunnel(location);
+    return twin;
+  }
+
+  private epochOf(binding: number): number {
+    return this.forwarding.datapath.tables.bindings.get(binding)?.epoch ?? 0;
+  }
+
+  /** A binding in the kernel that still has the ports of a process, though no record names it. */
+  private bindingOf({ ports }: ProcessDescription): number | undefined {
+    const named = new Set(this.all().map(({ record }) => record.binding));
+    const { tables } = this.forwarding.datapath;
+    const wanted = new Set(ports.map(({ protocol, port }) => `${protocol} ${port}`));
+    return [...tables.bindings.entries()]
+      .map(([id]) => id)
+      .find(
+        (id) => !named.has(id) && tables.portsOf(id).some(({ protocol, port }) => wanted.has(`${protocol} ${port}`)),
+      );
+  }
+
+  /** Records durably where the process is, and under which epoch. */
+  update(twin: Twin, change: Partial<Pick<TwinRecord, 'location' | 'epoch' | 'departedAt' | 'description'>>): void {
+    twin.record = { ...twin.record, ...change };
+    this.journal.twins.put(twin.id, twin.record);
+  }
+
+  /** The process is an ordinary one of this node again, or has ended. */
+  async remove(twin: Twin): Promise<void> {
+    // The record first: the binding's number may be given away as soon as it is gone. What a crash leaves, a restart sweeps.
+    this.journal.twins.delete(twin.id);
+    this.byPid.delete(twin.homePid);
+    await twin.control.remove();
+  }
+}
