@@ -1,0 +1,190 @@
+import ipaddr from 'ipaddr.js';
+import { z } from 'zod';
+
+export const DEFAULT_PEER_PORT = 7077;
+
+const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+const INTERFACE = /^[^\s/:]{1,15}$/;
+
+const nodeName = z
+  .string()
+  .regex(NAME, 'must be a name of small letters, digits and inner hyphens, at most 63 characters');
+
+const address = z
+  .string()
+  .refine(isNodeAddress, 'must be an IPv4 or IPv6 address of one machine, without prefix length and zone')
+  .transform((text) => (ipaddr.isValid(text) ? ipaddr.parse(text).toString() : text));
+
+const absolutePath = z
+  .string()
+  .regex(/^\/[^\0]*$/, 'must be an absolute path')
+  .max(4096);
+
+function milliseconds(defaultValue: number, description: string) {
+  return z
+    .int('must be a whole number of milliseconds')
+    .min(1, 'must be at least 1 (milliseconds)')
+    .max(86_400_000, 'must be at most 86400000 (milliseconds, one day)')
+    .default(defaultValue)
+    .describe(`${description} Milliseconds, default ${defaultValue}.`);
+}
+
+const nodeEntry = z.strictObject({
+  name: nodeName.describe("The node's name: it is the CN and the DNS name of the node's certificate."),
+  address: address.describe('The address at which the other nodes reach it (IPv4 or IPv6), also its care-of address.'),
+  port: z
+    .int('must be a whole number')
+    .min(1, 'must be between 1 and 65535')
+    .max(65_535, 'must be between 1 and 65535')
+    .default(DEFAULT_PEER_PORT)
+    .describe(`TCP port of its daemon. Default ${DEFAULT_PEER_PORT}.`),
+});
+
+const uplinkEntry = z.strictObject({
+  interface: z
+    .string()
+    .regex(INTERFACE, 'must be the name of a network interface (1 to 15 characters)')
+    .describe('Network interface through which correspondents and nodes are reached.'),
+  attach: z
+    .enum(['auto', 'xdp', 'xdp-generic', 'tc'], 'must be auto, xdp, xdp-generic or tc')
+    .default('auto')
+    .describe('Where the programs attach. Default auto: native XDP where the driver has it, else tc.'),
+});
+
+/** The configuration file as it may be written. Every default is stated in the description of its field. */
+export const configSchema = z
+  .strictObject({
+    node: nodeName.describe("This machine's name; must be one of `nodes`."),
+    nodes: z
+      .array(nodeEntry)
+      .min(1, 'must name at least this machine')
+      .max(1024)
+      .describe('Every node, this one included; the same list on every node.'),
+    uplinks: z
+      .array(uplinkEntry)
+      .max(64)
+      .default([])
+      .describe("Interfaces to attach to. Default: the interface that has this node's address, attach auto."),
+    tls: z
+      .strictObject({
+        ca: absolutePath
+          .default('/etc/homeproxy/ca.pem')
+          .describe('Certificate of the authority that signed every node. Default /etc/homeproxy/ca.pem.'),
+        certificate: absolutePath
+          .default('/etc/homeproxy/node.pem')
+          .describe("This node's certificate. Default /etc/homeproxy/node.pem."),
+        key: absolutePath
+          .default('/etc/homeproxy/node.key')
+          .describe('Its key, readable by root only (mode 0600). Default /etc/homeproxy/node.key.'),
+      })
+      .prefault({})
+      .describe('Files for the mutual TLS between nodes; `homeproxy ca issue` makes them.'),
+    paths: z
+      .strictObject({
+        run: absolutePath
+          .default('/run/homeproxy')
+          .describe(
+            'Control socket, and checkpoint images on their way: a tmpfs with room for the memory of what moves. Default /run/homeproxy.',
+          ),
+        state: absolutePath
+          .default('/var/lib/homeproxy')
+          .describe('Journal of migrations: must survive a reboot. Default /var/lib/homeproxy.'),
+        bpf: absolutePath
+          .default('/sys/fs/bpf/homeproxy')
+          .describe('Folder of a mounted bpffs for pinned programs, links and maps. Default /sys/fs/bpf/homeproxy.'),
+      })
+      .prefault({})
+      .describe('Where this node keeps its files.'),
+    criu: z
+      .strictObject({
+        path: z
+          .string()
+          .regex(/^(auto|\/[^\0]*)$/, 'must be auto or an absolute path')
+          .max(4096)
+          .default('auto')
+          .describe("CRIU's program. Default auto: the private prefix's if it is there, else criu on PATH."),
+      })
+      .prefault({})
+      .describe('Checkpoint and restore.'),
+    park: z
+      .strictObject({
+        packets: z
+          .int('must be a whole number of packets')
+          .min(1, 'must be at least 1 (packets)')
+          .max(1_000_000, 'must be at most 1000000 (packets)')
+          .default(10_000)
+          .describe(
+            'How many packets are held for one frozen process; more are dropped and counted. Packets, default 10000.',
+          ),
+      })
+      .prefault({})
+      .describe('Packets that arrive while a process is frozen.'),
+    timeouts: z
+      .strictObject({
+        connectMs: milliseconds(3000, 'For a connection to another node, handshake included.'),
+        prepareMs: milliseconds(10_000, 'For the destination to build the pod, before anything is frozen.'),
+        drainMs: milliseconds(1000, 'For connections that the process has not accepted yet to leave its queue.'),
+        freezeMs: milliseconds(10_000, 'From the freeze until the checkpoint is on disk.'),
+        transferMs: milliseconds(60_000, 'For the checkpoint to travel to the destination.'),
+        maxFreezeMs: milliseconds(30_000, 'For the whole freeze, from the moment that the process stands still.'),
+        restoreMs: milliseconds(30_000, 'For the destination to restore it.'),
+        commitMs: milliseconds(10_000, 'For the destination to answer that it runs the process after the commit.'),
+      })
+      .prefault({})
+      .describe('How long a phase of a migration may take before it is rolled back (after the commit: repeated).'),
+  })
+  .superRefine((config, context) => {
+    duplicates(config.nodes, (node) => node.name).forEach(([index, name]) => {
+      context.addIssue({ code: 'custom', path: ['nodes', index, 'name'], message: `is used twice: "${name}"` });
+    });
+    duplicates(config.nodes, (node) => endpoint(node.address, node.port)).forEach(([index, text]) => {
+      context.addIssue({ code: 'custom', path: ['nodes', index, 'address'], message: `is used twice: ${text}` });
+    });
+    duplicates(config.uplinks, (uplink) => uplink.interface).forEach(([index, name]) => {
+      context.addIssue({ code: 'custom', path: ['uplinks', index, 'interface'], message: `is used twice: "${name}"` });
+    });
+    if (!config.nodes.some((node) => node.name === config.node)) {
+      context.addIssue({ code: 'custom', path: ['node'], message: `"${config.node}" is not one of the nodes` });
+    }
+  });
+
+/** A checked configuration: every field is there. */
+export type Config = z.output<typeof configSchema>;
+export type NodeEntry = Config['nodes'][number];
+export type Uplink = Config['uplinks'][number];
+
+/** Whether a text may be the name of a node. */
+export function isNodeName(text: string): boolean {
+  return NAME.test(text);
+}
+
+/** This machine's own entry in `nodes`. */
+export function ownNode(config: Config): NodeEntry {
+  const own = config.nodes.find((node) => node.name === config.node);
+  if (own === undefined) throw new TypeError(`${config.node} is not in nodes`); // the schema refuses such a file
+  return own;
+}
+
+function endpoint(nodeAddress: string, port: number): string {
+  return nodeAddress.includes(':') ? `[${nodeAddress}]:${port}` : `${nodeAddress}:${port}`;
+}
+
+function isNodeAddress(text: string): boolean {
+  if (text.includes('%') || text.includes('/')) return false;
+  // ipaddr.js also takes "10", "0x0a000001" and octal parts, which no administrator means.
+  if (!text.includes(':') && !ipaddr.IPv4.isValidFourPartDecimal(text)) return false;
+  if (!ipaddr.isValid(text)) return false;
+  const range = ipaddr.parse(text).range();
+  return range !== 'unspecified' && range !== 'multicast' && range !== 'broadcast';
+}
+
+function duplicates<T>(items: readonly T[], keyOf: (item: T) => string): [number, string][] {
+  const seen = new Set<string>();
+  const repeated: [number, string][] = [];
+  items.forEach((item, index) => {
+    const key = keyOf(item);
+    if (seen.has(key)) repeated.push([index, key]);
+    seen.add(key);
+  });
+  return repeated;
+}

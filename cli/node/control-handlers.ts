@@ -1,0 +1,152 @@
+import { asHomeproxyError } from '../errors.js';
+import type { ProcessDescription } from '../process/description.js';
+import { packageVersion } from '../system/project.js';
+import {
+  assessMethod,
+  downMethod,
+  type HostRow,
+  hostsMethod,
+  inspectMethod,
+  journalMethod,
+  migrateMethod,
+  type ProcessRow,
+  psMethod,
+  type RecoverReport,
+  recoverMethod,
+  type StatusReport,
+  statusMethod,
+} from './control-methods.js';
+import {
+  type ControlContext,
+  type EventMethodHandler,
+  type MethodHandler,
+  serve,
+  serveEvents,
+} from './control-transport.js';
+import type { Daemon } from './daemon.js';
+import { journalOf } from './journal-report.js';
+import { ping } from './peer-transport.js';
+
+export interface ControlHandlers {
+  readonly methods: readonly MethodHandler<ControlContext>[];
+  readonly eventMethods: readonly EventMethodHandler<ControlContext>[];
+}
+
+/** The daemon's answers to the commands of this machine. */
+export function controlHandlers(daemon: Daemon): ControlHandlers {
+  return {
+    methods: [
+      serve(statusMethod, async () => status(daemon)),
+      serve(psMethod, async () => ({ processes: processes(daemon) })),
+      serve(hostsMethod, async () => ({ hosts: await hosts(daemon) })),
+      serve(inspectMethod, async ({ pid }) => daemon.coordinator.inspect(pid)),
+      serve(assessMethod, async ({ pid, to }) => daemon.coordinator.assess(pid, to ?? daemon.site.node.name)),
+      serve(recoverMethod, async () => recover(daemon)),
+      serve(journalMethod, async (request) => journalOf(daemon.site, request)),
+      serve(downMethod, async ({ force }) => {
+        const removed = await daemon.detach(force);
+        daemon.requestStop();
+        return { removed };
+      }),
+    ],
+    eventMethods: [
+      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs }, { signal }, emit) =>
+        daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
+          signal,
+          onPhase: emit,
+          ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+        }),
+      ),
+    ],
+  };
+}
+
+function status(daemon: Daemon): StatusReport {
+  const { site, twins, coordinator } = daemon;
+  const { datapath } = site.forwarding;
+  return {
+    node: site.node.name,
+    address: site.node.address,
+    version: packageVersion(),
+    pid: process.pid,
+    startedAt: daemon.startedAt,
+    uplinks: [...datapath.status()],
+    bindings: [...datapath.tables.bindings.entries()].length,
+    departed: twins.all().length,
+    residents: site.residents.all().length,
+    moving: coordinator.movingPids(),
+    counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
+      hook,
+      reason,
+      packets: Number(packets),
+      bytes: Number(bytes),
+    })),
+  };
+}
+
+function processes(daemon: Daemon): ProcessRow[] {
+  const { site, twins, coordinator } = daemon;
+  const moving = new Set(coordinator.movingPids());
+  const rowOf = (description: ProcessDescription, binding: number) => ({
+    pid: description.homePid,
+    comm: description.comm,
+    commandLine: description.commandLine,
+    ports: description.ports.map(({ protocol, port }) => `${protocol} ${port}`),
+    counters: Object.fromEntries(
+      Object.entries(site.forwarding.datapath.bindingCounters(binding)).map(([reason, { packets, bytes }]) => [
+        reason,
+        { packets: Number(packets), bytes: Number(bytes) },
+      ]),
+    ),
+  });
+  const departed = twins.all().map(({ record, homePid, control }) => ({
+    ...rowOf(record.description, control.id),
+    home: site.node.name,
+    location: record.location.name,
+    role: moving.has(homePid) ? ('moving' as const) : ('departed' as const),
+    since: record.departedAt,
+    epoch: record.epoch,
+  }));
+  const residents = site.residents.all().map(({ record, control }) => ({
+    ...rowOf(record.description, control.id),
+    home: record.home.name,
+    location: site.node.name,
+    role: 'resident' as const,
+    since: record.arrivedAt,
+    epoch: record.epoch,
+  }));
+  return [...departed, ...residents];
+}
+
+async function hosts({ config, site, clients, twins }: Daemon): Promise<HostRow[]> {
+  return Promise.all(
+    config.nodes.map(async ({ name, address, port }): Promise<HostRow> => {
+      const row = {
+        name,
+        address,
+        port,
+        self: name === site.node.name,
+        departedHere: twins.all().filter((twin) => twin.record.location.name === name).length,
+      };
+      const client = clients.get(name);
+      if (client === undefined) return { ...row, reachable: true };
+      const started = performance.now();
+      try {
+        await client.call(ping, {}, { timeoutMs: config.timeouts.connectMs });
+        return { ...row, reachable: true, roundTripMs: Math.round((performance.now() - started) * 100) / 100 };
+      } catch (error) {
+        const { code, message } = asHomeproxyError(error);
+        return { ...row, reachable: false, error: { code, message } };
+      }
+    }),
+  );
+}
+
+async function recover({ coordinator }: Daemon): Promise<RecoverReport> {
+  const { processes, migrations, unreachable } = await coordinator.rebuild();
+  return {
+    processes: processes.map(({ error, ...row }) => ({ ...row, ...(error === undefined ? {} : { error }) })),
+    migrations: [...migrations],
+    unreachable: [...unreachable],
+  };
+}

@@ -1,0 +1,157 @@
+/* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
+import { z } from 'zod';
+import { verdictSchema } from '../process/description.js';
+import { defineEventMethod, defineMethod } from './control-transport.js';
+
+const packetCounts = z.object({ packets: z.number(), bytes: z.number() });
+
+export const processRow = z.object({
+  pid: z.number().int(),
+  comm: z.string(),
+  commandLine: z.string(),
+  home: z.string(),
+  location: z.string(),
+  /** `departed`: ours, away. `resident`: another home's, here. `moving`: on its way now. */
+  role: z.enum(['departed', 'resident', 'moving']),
+  since: z.number(),
+  epoch: z.number().int(),
+  ports: z.array(z.string()),
+  /** By reason: tunnelled, delivered, sent, parked, guarded, ... */
+  counters: z.record(z.string(), packetCounts),
+});
+export type ProcessRow = z.infer<typeof processRow>;
+
+export const hostRow = z.object({
+  name: z.string(),
+  address: z.string(),
+  port: z.number().int(),
+  self: z.boolean(),
+  reachable: z.boolean(),
+  roundTripMs: z.number().optional(),
+  error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** Our processes that run there. */
+  departedHere: z.number().int(),
+});
+export type HostRow = z.infer<typeof hostRow>;
+
+export const statusReport = z.object({
+  node: z.string(),
+  address: z.string(),
+  version: z.string(),
+  pid: z.number().int(),
+  startedAt: z.number(),
+  uplinks: z.array(z.object({ interface: z.string(), ifindex: z.number(), mode: z.string(), reason: z.string() })),
+  bindings: z.number().int(),
+  departed: z.number().int(),
+  residents: z.number().int(),
+  moving: z.array(z.number().int()),
+  counters: z.array(z.object({ hook: z.string(), reason: z.string(), packets: z.number(), bytes: z.number() })),
+});
+export type StatusReport = z.infer<typeof statusReport>;
+
+const phases = z.record(z.string(), z.number());
+export const migrationSummary = z.object({
+  migration: z.string(),
+  pid: z.number().int(),
+  from: z.string(),
+  to: z.string(),
+  outcome: z.literal('committed'),
+  freezeMs: z.number(),
+  totalMs: z.number(),
+  phases,
+  connections: z.number().int(),
+  parkedPackets: z.number().int(),
+  replayedPackets: z.number().int(),
+  droppedPackets: z.number().int(),
+  bytesMoved: z.number().int(),
+  startedAt: z.number(),
+  frozenAt: z.number(),
+  resumedAt: z.number(),
+});
+
+const nothing = z.object({});
+const pid = z.number().int().positive();
+
+export const statusMethod = defineMethod({ name: 'status', request: nothing, response: statusReport });
+export const psMethod = defineMethod({
+  name: 'ps',
+  request: nothing,
+  response: z.object({ processes: z.array(processRow) }),
+});
+export const hostsMethod = defineMethod({
+  name: 'hosts',
+  request: nothing,
+  response: z.object({ hosts: z.array(hostRow) }),
+});
+export const inspectMethod = defineMethod({
+  name: 'inspect',
+  request: z.object({ pid }),
+  response: z.object({ verdicts: z.array(verdictSchema) }),
+});
+/** `to` absent: back home. */
+export const migrateMethod = defineEventMethod({
+  name: 'migrate',
+  request: z.object({ pid, to: z.string().optional(), maxFreezeMs: z.number().int().positive().optional() }),
+  event: z.object({ phase: z.string(), atMs: z.number() }),
+  response: migrationSummary,
+});
+/** Detaches and removes everything that the daemon owns, then ends it. */
+export const downMethod = defineMethod({
+  name: 'down',
+  request: z.object({ force: z.boolean() }),
+  response: z.object({ removed: z.array(z.string()) }),
+});
+
+const journalRow = z.object({
+  migration: z.string(),
+  /** Of the coordinator; `taken-part` when this node was source or destination for another home. */
+  state: z.enum(['preparing', 'freezing', 'committed', 'reverting', 'reverted', 'done', 'rolled-back', 'taken-part']),
+  pid: z.number().int().optional(),
+  comm: z.string().optional(),
+  from: z.string().optional(),
+  to: z.string().optional(),
+  epoch: z.number().int().optional(),
+  startedAt: z.number().optional(),
+  error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** What happened on this node, and when (milliseconds since the epoch). */
+  steps: z.array(z.object({ step: z.string(), at: z.number() })),
+});
+export type JournalRow = z.infer<typeof journalRow>;
+export const journalReport = z.object({
+  node: z.string(),
+  migrations: z.array(journalRow),
+  /** Migrations whose end this node waits for, as a participant. */
+  departing: z.array(z.string()),
+  arriving: z.array(z.string()),
+});
+export type JournalReport = z.infer<typeof journalReport>;
+/** The last `last` migrations, or one by its name. */
+export const journalMethod = defineMethod({
+  name: 'journal',
+  request: z.object({ last: z.number().int().positive().max(200).default(20), migration: z.string().optional() }),
+  response: journalReport,
+});
+/** Every verdict on a move; nothing is touched. */
+export const assessMethod = defineMethod({
+  name: 'assess',
+  request: z.object({ pid, to: z.string().optional() }),
+  response: z.object({ from: z.string(), verdicts: z.array(verdictSchema) }),
+});
+
+const errorText = z.object({ code: z.string(), message: z.string() });
+export const recoverReport = z.object({
+  processes: z.array(
+    z.object({
+      pid: z.number().int(),
+      comm: z.string(),
+      location: z.string(),
+      outcome: z.enum(['known', 'rebuilt', 'failed']),
+      error: errorText.optional(),
+    }),
+  ),
+  migrations: z.array(z.object({ migration: z.string(), outcome: z.enum(['rolled-forward', 'rolled-back']) })),
+  unreachable: z.array(z.object({ node: z.string(), error: errorText })),
+});
+export type RecoverReport = z.infer<typeof recoverReport>;
+/** For a node that was rebuilt: stands in again for its processes on the hosts. */
+export const recoverMethod = defineMethod({ name: 'recover', request: nothing, response: recoverReport });

@@ -1,0 +1,191 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { findCriu } from '../checkpoint/criu.js';
+import { type Config, ownNode } from '../config/load.js';
+import { UserError } from '../errors.js';
+import { loadCredentials } from '../identity/credentials.js';
+import type { Forwarding } from '../migration/binding-control.js';
+import { Coordinator, type Participants } from '../migration/coordinator.js';
+import { LocalDestination } from '../migration/destination.js';
+import { Journal } from '../migration/journal.js';
+import type { NodeName } from '../migration/messages.js';
+import { Residents } from '../migration/residents.js';
+import type { Site } from '../migration/site.js';
+import { LocalSource } from '../migration/source.js';
+import { observeSteps } from '../migration/steps.js';
+import { sweep } from '../migration/sweep.js';
+import { Twins } from '../migration/twins.js';
+import { askWhereabouts } from './ask-whereabouts.js';
+import { controlHandlers } from './control-handlers.js';
+import { type ControlServer, createControlServer } from './control-transport.js';
+import { openForwarding } from './forwarding-setup.js';
+import { imagesUpload, participantHandlers } from './peer-methods.js';
+import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
+import { rehearsalHandler, rehearse } from './rehearsal.js';
+import { remoteDestination, remoteSource } from './remote-participants.js';
+
+/** The daemon of one node: everything that it owns, made in order and closed in the opposite order. */
+export class Daemon {
+  readonly startedAt = Date.now();
+  readonly stopped: Promise<void>;
+  private stop: () => void = () => undefined;
+  private servers: { readonly peer: PeerServer; readonly control: ControlServer } | undefined;
+
+  private constructor(
+    readonly config: Config,
+    readonly site: Site,
+    readonly twins: Twins,
+    readonly coordinator: Coordinator,
+    readonly clients: ReadonlyMap<string, PeerClient>,
+    private readonly forwarding: Forwarding,
+    private readonly endNotes: () => void,
+  ) {
+    this.stopped = new Promise((resolve) => {
+      this.stop = resolve;
+    });
+  }
+
+  /**
+   * Loads or adopts the datapath, takes up the journal and listens.
+   * @throws {UserError} what is wrong with the configuration, the credentials or this machine.
+   */
+  static async start(config: Config, logger: Logger): Promise<Daemon> {
+    const self = ownNode(config);
+    const node: NodeName = { name: self.name, address: self.address };
+    const credentials = await loadCredentials(config.tls, self.name);
+    mkdirSync(config.paths.run, { recursive: true, mode: 0o700 });
+    warnWithoutCriu(config, logger);
+    const journal = new Journal(config.paths.state);
+    const forwarding = await openForwarding(config, node, journal, logger);
+    const residents = new Residents(journal, forwarding);
+    const twins = new Twins(journal, forwarding);
+    const site: Site = {
+      node,
+      nodes: config.nodes.map(({ name, address }) => ({ name, address })),
+      journal,
+      forwarding,
+      residents,
+      twins,
+      imageRoot: join(config.paths.run, 'images'),
+      criuPath: config.criu.path,
+      timeouts: config.timeouts,
+    };
+    const swept = await sweep(journal, forwarding, site.imageRoot);
+    if (swept === undefined) logger.warn('the journal was lost while processes are bound: run `homeproxy recover`');
+    else if (swept.length > 0) logger.warn({ swept }, 'removed what a killed daemon had left without a record');
+    await residents.adopt();
+    await twins.adopt();
+    const endNotes = observeSteps((step, migration) => {
+      journal.steps.append(migration, { step, at: performance.timeOrigin + performance.now() });
+    });
+
+    const clients = new Map(
+      config.nodes
+        .filter(({ name }) => name !== self.name)
+        .map((peer) => [peer.name, new PeerClient({ credentials, node: peer, connectMs: config.timeouts.connectMs })]),
+    );
+    const destination = new LocalDestination(site);
+    const source = new LocalSource(site, {
+      open: async (to) => requireClient(clients, to).warm({ timeoutMs: config.timeouts.connectMs }),
+      send: async (to, migration, images) => {
+        const { transferMs } = config.timeouts;
+        await requireClient(clients, to).stream(imagesUpload, migration, images, { timeoutMs: transferMs });
+      },
+    });
+    const participants: Participants = {
+      source: (at) => (at.name === node.name ? source : remoteSource(at, requireClient(clients, at), config.timeouts)),
+      destination: (at) =>
+        at.name === node.name ? destination : remoteDestination(at, requireClient(clients, at), config.timeouts),
+    };
+    source.adopt();
+    destination.adopt();
+    const coordinator = new Coordinator(site, twins, participants);
+    const daemon = new Daemon(config, site, twins, coordinator, clients, forwarding, endNotes);
+    const transportLogger = logger.child({ part: 'transport' });
+    const { methods, uploads } = participantHandlers({ source, destination, residents, twins });
+    const peer = await createPeerServer({
+      credentials,
+      nodes: config.nodes,
+      address: self.address,
+      port: self.port,
+      logger: transportLogger,
+      methods,
+      uploads: [...uploads, rehearsalHandler(node.name, site.imageRoot)],
+    });
+    const control = await createControlServer({
+      path: join(config.paths.run, 'control.sock'),
+      logger: transportLogger,
+      ...controlHandlers(daemon),
+    });
+    daemon.servers = { peer, control };
+    coordinator.recover((record, outcome, error) => {
+      const fields = { migration: record.migration, pid: record.pid, from: record.from.name, to: record.to.name };
+      logger.warn({ ...fields, err: error }, `a migration that a crash had cut short: ${outcome}`);
+    });
+    askWhereabouts(site, clients, (twin) =>
+      logger.warn({ twin }, 'fenced: its home says that it runs elsewhere'),
+    ).catch((error: unknown) => logger.warn({ err: error }, 'not every home could be asked for its processes'));
+    const mirror = new PeerClient({ credentials, node: self, connectMs: config.timeouts.connectMs });
+    rehearse(mirror, site.imageRoot).catch((error: unknown) => logger.warn({ err: error }, 'the rehearsal failed'));
+    logger.info({ node: node.name, address: node.address, uplinks: forwarding.datapath.status() }, 'up');
+    return daemon;
+  }
+
+  /** Asks the daemon to end; `stopped` resolves when somebody has. */
+  requestStop(): void {
+    this.stop();
+  }
+
+  /** Detaches the datapath and removes its pins, maps and counters; refuses while a process depends on it. */
+  async detach(force: boolean): Promise<string[]> {
+    const dependent = [
+      ...this.twins.all().map((twin) => `process ${twin.homePid} is away on ${twin.record.location.name}`),
+      ...this.site.residents
+        .all()
+        .map((resident) => `process ${resident.description.homePid} of ${resident.home.name} runs here`),
+    ];
+    if (dependent.length > 0 && !force) {
+      throw new UserError({
+        code: 'STILL_NEEDED',
+        message: `the datapath is still needed: ${dependent.join('; ')}`,
+        remedy: 'recall or move those processes first (`homeproxy ps`); --force cuts their connections',
+      });
+    }
+    return this.forwarding.datapath.detach();
+  }
+
+  /** Ends listening and closes files. The datapath stays attached: forwarding goes on without us. */
+  async close(): Promise<void> {
+    this.coordinator.close();
+    await this.servers?.control.close();
+    await this.servers?.peer.close();
+    for (const client of this.clients.values()) client.close();
+    this.forwarding.neighbours.close();
+    this.forwarding.datapath.close();
+    this.endNotes();
+    await this.site.journal.close();
+  }
+}
+
+function requireClient(clients: ReadonlyMap<string, PeerClient>, node: NodeName): PeerClient {
+  const client = clients.get(node.name);
+  if (client !== undefined) return client;
+  throw new UserError({
+    code: 'UNKNOWN_HOST',
+    message: `there is no node "${node.name}" in the configuration of this one`,
+    remedy: 'the list of nodes must be the same everywhere',
+  });
+}
+
+/** A node without CRIU can still be the home of processes that are away: it starts, and says what it cannot do. */
+function warnWithoutCriu(config: Config, logger: Logger): void {
+  try {
+    findCriu(config.criu.path);
+  } catch (error) {
+    logger.warn(
+      { remedy: (error as UserError).remedy },
+      `${(error as Error).message}: no process can leave or come here`,
+    );
+  }
+}

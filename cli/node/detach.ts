@@ -1,0 +1,29 @@
+import { existsSync } from 'node:fs';
+import { type Config, ownNode } from '../config/load.js';
+import { UserError } from '../errors.js';
+import { Journal } from '../migration/journal.js';
+import { interfaceOf } from '../system/ip.js';
+import { openDatapath } from './forwarding-setup.js';
+
+/** What `homeproxy down` does when no daemon runs: the same, on what a daemon left attached. */
+export async function detachWithoutDaemon(config: Config, force: boolean): Promise<string[]> {
+  if (!existsSync(config.paths.bpf)) return [];
+  const journal = new Journal(config.paths.state);
+  try {
+    const needed = journal.twins.all().length + journal.residents.all().length;
+    if (needed > 0 && !force) {
+      throw new UserError({
+        code: 'STILL_NEEDED',
+        message: `${needed} processes are away or live here for another home: the datapath is still needed`,
+        remedy: 'start the daemon (`homeproxy up`) and recall them; --force cuts their connections',
+      });
+    }
+  } finally {
+    await journal.close();
+  }
+  const self = ownNode(config);
+  const datapath = await openDatapath(config, self, (await interfaceOf(self.address)) ?? '');
+  const removed = await datapath.detach();
+  datapath.close();
+  return removed;
+}

@@ -1,0 +1,64 @@
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { Config } from '../config/load.js';
+import { UserError } from '../errors.js';
+import { Datapath } from '../forwarding/datapath.js';
+import { Neighbours } from '../forwarding/neighbours.js';
+import type { Forwarding } from '../migration/binding-control.js';
+import type { Journal } from '../migration/journal.js';
+import type { NodeName } from '../migration/messages.js';
+import { interfaceOf, readLink } from '../system/ip.js';
+import { projectFile } from '../system/project.js';
+
+/** Opens or adopts the datapath as the configuration says, and registers the nodes that may tunnel to us. */
+export async function openForwarding(
+  config: Config,
+  node: NodeName,
+  journal: Journal,
+  logger: Logger,
+): Promise<Forwarding> {
+  const home = await interfaceOf(node.address);
+  if (home === undefined) {
+    throw new UserError({
+      code: 'ADDRESS_NOT_HERE',
+      message: `no interface of this machine has the address ${node.address} of node "${node.name}"`,
+      remedy: 'correct `node` or its address in the configuration, or configure the interface',
+      exitStatus: 7,
+    });
+  }
+  const datapath = await openDatapath(config, node, home);
+  datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name).map(({ address }) => address));
+  for (const uplink of datapath.status()) logger.info({ ...uplink }, 'attached');
+  const { ifindex, mtu } = await readLink(home);
+  return {
+    datapath,
+    neighbours: new Neighbours(),
+    node,
+    uplinkIfindex: ifindex,
+    uplinkMtu: mtu,
+    parkPackets: config.park.packets,
+    queues: journal.queues,
+  };
+}
+
+/**
+ * When it fails, nothing is pinned that was not before: `homeproxy down` could not open it either.
+ * @param home the interface that has the node's address: attached to even when `uplinks` names none.
+ */
+export async function openDatapath(config: Config, node: NodeName, home: string): Promise<Datapath> {
+  const uplinks = config.uplinks.length > 0 ? config.uplinks : [{ interface: home, attach: 'auto' as const }];
+  const pinned = existsSync(config.paths.bpf);
+  try {
+    return await Datapath.open({
+      objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
+      pins: config.paths.bpf,
+      run: join(config.paths.run, 'datapath'),
+      nodeAddress: node.address,
+      uplinks,
+    });
+  } catch (error) {
+    if (!pinned) rmSync(config.paths.bpf, { recursive: true, force: true });
+    throw error;
+  }
+}

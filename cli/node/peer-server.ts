@@ -1,0 +1,222 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+import type { BaseLogger } from 'pino';
+import { z } from 'zod';
+import { BugError, type HomeproxyError, UserError } from '../errors.js';
+import type { Credentials } from '../identity/credentials.js';
+import { nodeNameOf } from '../identity/node-name.js';
+import { defineMethod, type MethodHandler, serve, UPLOAD_ID, type UploadHandler } from './method.js';
+import {
+  answerError,
+  answerJson,
+  decodeRequest,
+  encodeAnswer,
+  goneSignal,
+  PROTOCOL,
+  Refusal,
+  readBody,
+  requestError,
+  unknownMethod,
+} from './wire.js';
+
+export type TransportLogger = Pick<BaseLogger, 'debug' | 'warn' | 'error'>;
+
+/** What a handler knows of the call that it answers. */
+export interface PeerContext {
+  /** The calling node, proven by its certificate. */
+  readonly peer: string;
+  /** Aborted when the caller goes away before it got its answer. */
+  readonly signal: AbortSignal;
+}
+
+export interface PeerServerOptions {
+  readonly credentials: Credentials;
+  /** Who may call: the names of the configuration's nodes. */
+  readonly nodes: readonly { readonly name: string }[];
+  readonly address: string;
+  /** 0 takes any free port. */
+  readonly port: number;
+  readonly methods?: readonly MethodHandler<PeerContext>[];
+  readonly uploads?: readonly UploadHandler<PeerContext>[];
+  readonly logger?: TransportLogger;
+  /** For a handshake, a request's head, a JSON body, and the longest pause within an upload. Default 10 000 ms. */
+  readonly receiveTimeoutMs?: number;
+  /** Default 512. */
+  readonly maxConnections?: number;
+}
+
+export interface PeerServer {
+  readonly port: number;
+  /** Takes no more calls, lets the running ones end for `graceMs` (default 2000), then cuts them off. */
+  close(graceMs?: number): Promise<void>;
+}
+
+/** Answered by every server: is somebody there, who, and does he trust me? */
+export const ping = defineMethod({
+  name: 'ping',
+  request: z.object({}),
+  response: z.object({ peer: z.string() }),
+});
+
+/**
+ * Listens for the other nodes: HTTP over mutual TLS 1.3. A caller without a certificate of our authority gets no further
+ * than the handshake; one whose certificate names no node of the configuration gets 403 `PEER_UNKNOWN`.
+ * @throws {UserError} `PORT_IN_USE`, `ADDRESS_NOT_HERE` (exit 7)
+ */
+export async function createPeerServer(options: PeerServerOptions): Promise<PeerServer> {
+  const { credentials, logger } = options;
+  const receiveTimeoutMs = options.receiveTimeoutMs ?? 10_000;
+  const builtin = serve(ping, async (_request, context: PeerContext) => ({ peer: context.peer }));
+  const methods = new Map([builtin, ...(options.methods ?? [])].map((handler) => [handler.method.name, handler]));
+  const uploads = new Map((options.uploads ?? []).map((handler) => [handler.upload.name, handler]));
+  const nodes = new Set(options.nodes.map((node) => node.name));
+
+  const server = createServer({
+    ca: credentials.ca,
+    cert: credentials.cert,
+    key: credentials.key,
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.3',
+    handshakeTimeout: receiveTimeoutMs,
+    headersTimeout: receiveTimeoutMs,
+    requestTimeout: 0, // uploads may take long: readBody and the pause in an upload are timed instead
+    connectionsCheckingInterval: Math.min(1000, receiveTimeoutMs),
+    keepAliveTimeout: 75_000,
+    maxHeaderSize: 8192,
+    noDelay: true,
+    keepAlive: true, // a caller that lost its power is noticed after about 15 s
+    keepAliveInitialDelay: 5000,
+  });
+  server.maxConnections = options.maxConnections ?? 512;
+  server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
+    const reason = socket.authorizationError ?? error.code ?? error.message;
+    logger?.warn({ from: socket.remoteAddress, reason: String(reason) }, 'refused a connection: no trusted peer');
+    socket.destroy();
+  });
+  server.on('clientError', (_error, socket) => socket.destroy());
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    answer(request, response).catch((error: unknown) => {
+      logger?.error({ err: error }, 'answering failed');
+      response.destroy();
+    });
+  });
+
+  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    response.on('error', () => undefined);
+    let peer: string | undefined;
+    try {
+      peer = identify(request, nodes);
+      const gone = goneSignal(response, peer);
+      const text = await dispatch(request, { peer, signal: gone.signal });
+      answerJson(response, 200, text);
+    } catch (thrown) {
+      const error = answerError(request, response, thrown);
+      report(logger, error, { peer, request: `${request.method} ${request.url}` });
+    }
+  }
+
+  async function dispatch(request: IncomingMessage, context: PeerContext): Promise<string> {
+    const path = request.url ?? '';
+    const [, protocol, name = '', id, ...rest] = path.split('/');
+    if (protocol !== PROTOCOL || rest.length > 0) throw unknownMethod(path);
+    if (request.method === 'POST' && id === undefined) {
+      const handler = methods.get(name);
+      if (handler === undefined) throw unknownMethod(path);
+      const asked = decodeRequest(handler.method, await readBody(request, receiveTimeoutMs));
+      return encodeAnswer(handler.method.response, name, await handler.handle(asked, context));
+    }
+    if (request.method === 'PUT' && id !== undefined) {
+      const handler = uploads.get(name);
+      if (handler === undefined) throw unknownMethod(path);
+      if (!UPLOAD_ID.test(id)) throw new Refusal(400, requestError('REQUEST_INVALID', 'the id has other characters'));
+      const stopWatching = watchPauses(request, receiveTimeoutMs);
+      try {
+        return encodeAnswer(handler.upload.response, name, await handler.handle(id, request, context));
+      } finally {
+        stopWatching();
+      }
+    }
+    throw unknownMethod(`${request.method} ${path}`);
+  }
+
+  await listen(server, options.address, options.port);
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: async (graceMs = 2000) => {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeIdleConnections();
+      const timer = setTimeout(() => server.closeAllConnections(), graceMs);
+      await closed;
+      clearTimeout(timer);
+    },
+  };
+}
+
+function identify(request: IncomingMessage, nodes: ReadonlySet<string>): string {
+  const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
+  const name = certificate === undefined ? undefined : nodeNameOf(certificate);
+  if (name !== undefined && nodes.has(name)) return name;
+  throw new Refusal(
+    403,
+    new UserError({
+      code: 'PEER_UNKNOWN',
+      message: name === undefined ? 'the certificate names no node' : `"${name}" is not one of my nodes`,
+      remedy: 'list the calling node under `nodes` in the configuration of the called one, and restart its daemon',
+      exitStatus: 4,
+    }),
+  );
+}
+
+/** Cuts off an upload whose sender pauses for too long (not one whose reader here is slow: then something is buffered). */
+function watchPauses(request: IncomingMessage, limitMs: number): () => void {
+  let bytes = request.socket.bytesRead;
+  const timer = setInterval(() => {
+    const stalled = request.socket.bytesRead === bytes && request.readableLength === 0;
+    bytes = request.socket.bytesRead;
+    if (stalled && !request.readableEnded) {
+      request.destroy(requestError('REQUEST_TIMEOUT', `the upload paused for more than ${limitMs} ms`, 4));
+    }
+  }, limitMs);
+  return () => clearInterval(timer);
+}
+
+async function listen(server: ReturnType<typeof createServer>, address: string, port: number): Promise<void> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ host: address, port }, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EADDRINUSE') {
+      throw new UserError({
+        code: 'PORT_IN_USE',
+        message: `another program listens on ${address} port ${port}`,
+        remedy: `ss -ltnp 'sport = :${port}' names it; or give this node another port in the configuration`,
+        exitStatus: 7,
+        cause: error,
+      });
+    }
+    if (code === 'EADDRNOTAVAIL') {
+      throw new UserError({
+        code: 'ADDRESS_NOT_HERE',
+        message: `no interface of this machine has the address ${address}`,
+        remedy: 'correct the address of this node in the configuration: `ip -brief address` lists the present ones',
+        exitStatus: 7,
+        cause: error,
+      });
+    }
+    throw new BugError(`cannot listen on ${address} port ${port}: ${(error as Error).message}`, error);
+  }
+}
+
+function report(logger: TransportLogger | undefined, error: HomeproxyError, about: object): void {
+  if (error.kind === 'bug') logger?.error({ ...about, err: error }, 'a call failed by a bug');
+  else logger?.warn({ ...about, code: error.code, reason: error.message }, 'a call was refused');
+}

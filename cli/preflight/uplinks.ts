@@ -1,0 +1,50 @@
+import { programInfo, xdpQuery } from '../../addon/lib/index.js';
+import { type Config, ownNode } from '../config/load.js';
+import { TUNNEL_OVERHEAD } from '../migration/binding-control.js';
+import { interfaceOf, readLink } from '../system/ip.js';
+import { type Finding, failed, ok, warning } from './finding.js';
+import { reversePathFilter } from './machine.js';
+
+/** What the interfaces of the configuration are like: address, MTU, reverse-path filter, foreign programs. */
+export async function checkUplinks(config: Config): Promise<Finding[]> {
+  const self = ownNode(config);
+  const home = await interfaceOf(self.address);
+  const findings: Finding[] = [
+    home === undefined
+      ? failed('address', `no interface has ${self.address}`, `configure it, or correct the address of "${self.name}"`)
+      : ok('address', `${self.address} on ${home}`),
+  ];
+  const named = config.uplinks.map((uplink) => uplink.interface);
+  const names = named.length > 0 ? named : [home].filter((name) => name !== undefined);
+  for (const name of names) findings.push(...(await checkUplink(name)));
+  return findings;
+}
+
+async function checkUplink(name: string): Promise<Finding[]> {
+  try {
+    const link = await readLink(name);
+    const inner = link.mtu - TUNNEL_OVERHEAD;
+    return [
+      ok(
+        `uplink-mtu:${name}`,
+        `${link.mtu}; packets of up to ${inner} bytes fit into the tunnel, larger ones are answered`,
+      ),
+      xdpOwner(name, link.ifindex),
+      reversePathFilter(name),
+    ];
+  } catch {
+    return [failed(`uplink:${name}`, 'there is no such interface', 'correct `uplinks` in the configuration')];
+  }
+}
+
+function xdpOwner(name: string, ifindex: number): Finding {
+  const present = xdpQuery(ifindex);
+  if (present === undefined) return ok(`xdp:${name}`, 'free');
+  const program = programInfo(present.programId).name;
+  if (program.startsWith('hp_')) return ok(`xdp:${name}`, `ours (${present.mode})`);
+  return warning(
+    `xdp:${name}`,
+    `taken by "${program}" (id ${present.programId}), which we never replace`,
+    'set `attach: tc` for that interface',
+  );
+}

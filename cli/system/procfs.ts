@@ -1,0 +1,147 @@
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+
+/** One line of /proc/<pid>/status and /proc/<pid>/stat, as far as this product needs it. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  readonly comm: string;
+  readonly state: string;
+  readonly parent: number;
+  readonly session: number;
+  /** Clock ticks since boot: with the pid it names a process for ever (proc(5), field 22). */
+  readonly startTime: bigint;
+  readonly kernelThread: boolean;
+  readonly residentBytes: number;
+  readonly threads: number;
+}
+
+/** Names one process for ever: a pid alone may be reused. Plain data for the journal. */
+export interface ProcessStamp {
+  readonly pid: number;
+  readonly startTime: string;
+}
+
+/** The stamp of a process that exists now; its start time is `0` when it has ended already. */
+export function stampProcess(pid: number): ProcessStamp {
+  return { pid, startTime: String(readProcess(pid)?.startTime ?? 0) };
+}
+
+/** Whether that very process still exists and is no zombie. */
+export function stampAlive({ pid, startTime }: ProcessStamp): boolean {
+  const found = readProcess(pid);
+  return found !== undefined && found.state !== 'Z' && String(found.startTime) === startTime;
+}
+
+const PF_KTHREAD = 0x00200000; // include/linux/sched.h
+const PAGE_BYTES = 4096;
+
+/** Reads a process's identity; undefined when there is no such process. */
+export function readProcess(pid: number): ProcessIdentity | undefined {
+  const text = readText(`/proc/${pid}/stat`);
+  if (text === undefined) return undefined;
+  const open = text.indexOf('(');
+  const close = text.lastIndexOf(')'); // comm may itself hold parentheses and spaces
+  const fields = text.slice(close + 2).split(' ');
+  const field = (number: number): string => fields[number - 3] ?? '0';
+  return {
+    pid,
+    comm: text.slice(open + 1, close),
+    state: field(3),
+    parent: Number(field(4)),
+    session: Number(field(6)),
+    kernelThread: (Number(field(9)) & PF_KTHREAD) !== 0,
+    threads: Number(field(20)),
+    startTime: BigInt(field(22)),
+    residentBytes: Number(field(24)) * PAGE_BYTES,
+  };
+}
+
+/** The command line, arguments joined by spaces; the comm in brackets when it has none. */
+export function readCommandLine(pid: number): string {
+  const text = readText(`/proc/${pid}/cmdline`) ?? '';
+  const words = text.split('\0').filter((word) => word !== '');
+  return words.length > 0 ? words.join(' ') : `[${readProcess(pid)?.comm ?? '?'}]`;
+}
+
+/** Direct children of a process, over all its threads (needs CONFIG_PROC_CHILDREN, as CRIU does). */
+export function readChildren(pid: number): number[] {
+  const children: number[] = [];
+  for (const thread of list(`/proc/${pid}/task`)) {
+    const text = readText(`/proc/${pid}/task/${thread}/children`) ?? '';
+    for (const word of text.split(' ')) if (word.trim() !== '') children.push(Number(word));
+  }
+  return children;
+}
+
+/** A process and all its descendants, parents before children. */
+export function readTree(root: number): number[] {
+  const tree = [root];
+  for (let index = 0; index < tree.length; index++) {
+    const pid = tree[index];
+    if (pid !== undefined) tree.push(...readChildren(pid));
+  }
+  return tree;
+}
+
+export interface OpenDescriptor {
+  readonly fd: number;
+  /** What the link says: a path, `socket:[inode]`, `pipe:[inode]`, `anon_inode:...`. */
+  readonly target: string;
+}
+
+/** Open descriptors of a process; those that close while we look are left out. */
+export function readDescriptors(pid: number): OpenDescriptor[] {
+  const result: OpenDescriptor[] = [];
+  for (const name of list(`/proc/${pid}/fd`)) {
+    const target = readLink(`/proc/${pid}/fd/${name}`);
+    if (target !== undefined) result.push({ fd: Number(name), target });
+  }
+  return result;
+}
+
+/** Identity of a namespace, for example `net:[4026531840]`; undefined when the process is gone. */
+export function readNamespace(
+  pid: number | 'self',
+  kind: 'net' | 'mnt' | 'pid' | 'user' | 'ipc' | 'uts',
+): string | undefined {
+  return readLink(`/proc/${pid}/ns/${kind}`);
+}
+
+/** The pid that a process has in each pid namespace it is in, outermost (ours) first (proc(5), NSpid). */
+export function readNamespacePids(pid: number): number[] {
+  const line = /^NSpid:\s+(.*)$/m.exec(readText(`/proc/${pid}/status`) ?? '');
+  return (line?.[1] ?? '')
+    .split(/\s+/)
+    .filter((word) => word !== '')
+    .map(Number);
+}
+
+/** All pids that /proc shows. */
+export function listProcesses(): number[] {
+  return list('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
+}
+
+/** Text of a file, or undefined when it or its process is gone. Other failures are thrown. */
+export function readText(path: string): string | undefined {
+  return absent(() => readFileSync(path, 'utf8'));
+}
+
+function readLink(path: string): string | undefined {
+  return absent(() => readlinkSync(path));
+}
+
+function list(path: string): string[] {
+  return absent(() => readdirSync(path)) ?? [];
+}
+
+function absent<Result>(read: () => Result): Result | undefined {
+  try {
+    return read();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    // ENODEV: a cgroup that was removed between the opening and the reading of one of its files
+    if (code === 'ENOENT' || code === 'ESRCH' || code === 'ENODEV') return undefined;
+    throw error;
+  }
+}
