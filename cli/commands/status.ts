@@ -1,0 +1,29 @@
+import { join } from 'node:path';
+import { ConfiguredCommand } from '../base-command.js';
+import { type StatusReport, statusMethod } from '../node/control-methods.js';
+import { callControl } from '../node/control-transport.js';
+
+export default class Status extends ConfiguredCommand {
+  static override summary = "Show what this node's daemon does: interfaces, bindings, packets by reason.";
+  static override description = 'Exit status: 0; 7 no daemon.';
+  static override examples = ['<%= config.bin %> <%= command.id %>', '<%= config.bin %> <%= command.id %> --json'];
+
+  async run(): Promise<StatusReport> {
+    const config = await this.loadConfig();
+    const report = await callControl(join(config.paths.run, 'control.sock'), statusMethod, {});
+    this.log(
+      `${report.node} (${report.address}), homeproxy ${report.version}, daemon ${report.pid}, up since ${new Date(report.startedAt).toISOString()}`,
+    );
+    for (const uplink of report.uplinks) this.log(`  ${uplink.interface}: ${uplink.mode} (${uplink.reason})`);
+    this.log(
+      `  ${report.departed} away, ${report.residents} here for another home, ${report.moving.length} moving, ${report.bindings} bindings`,
+    );
+    const counted = report.counters.filter(({ packets }) => packets > 0);
+    for (const { hook, reason, packets, bytes } of counted) {
+      this.log(
+        `  ${hook.padEnd(8)} ${reason.padEnd(22)} ${String(packets).padStart(12)} packets ${String(bytes).padStart(15)} bytes`,
+      );
+    }
+    return report;
+  }
+}

@@ -1,0 +1,112 @@
+import { join } from 'node:path';
+import { Args, Flags } from '@oclif/core';
+import { ConfiguredCommand } from './base-command.js';
+import { UserError } from './errors.js';
+import type { MigrationSummary } from './migration/records.js';
+import { refuse } from './migration/refusals.js';
+import { assessMethod, migrateMethod } from './node/control-methods.js';
+import { callControl, streamControl } from './node/control-transport.js';
+import type { Verdict } from './process/description.js';
+
+/** The process argument of every command that names one. oclif's own integer throws what cannot be told from a bug. */
+export const pidArgument = Args.custom<number>({
+  parse: async (input) => {
+    if (/^[1-9]\d{0,9}$/.test(input)) return Number(input);
+    throw new UserError({
+      code: 'USAGE',
+      message: `a process id is a whole number, 1 or more, not "${input}"`,
+      remedy: 'look it up with ps, or `homeproxy ps` if it is away',
+      exitStatus: 2,
+    });
+  },
+})({ required: true, description: 'process id at home' });
+
+/** The flags of every command that moves a process. */
+export const movingFlags = {
+  'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
+  'max-freeze': Flags.integer({
+    description: 'roll back when the process would stand still for longer (default: timeouts.maxFreezeMs)',
+    min: 1,
+    helpValue: 'MS',
+    exclusive: ['dry-run'],
+  }),
+};
+
+export interface MovingFlags {
+  readonly 'dry-run': boolean;
+  readonly 'max-freeze': number | undefined;
+}
+
+/** The answer to `--dry-run` when nothing stands in the way. */
+export interface DryRun {
+  readonly pid: number;
+  readonly from: string;
+  readonly outcome: 'possible';
+  readonly verdicts: readonly Verdict[];
+}
+
+/** What `migrate` and `recall` share: ask the daemon, show the phases live, end with the summary. */
+export abstract class MigratingCommand extends ConfiguredCommand {
+  /** @param to name of a node; undefined: back home. */
+  protected async move(pid: number, to: string | undefined, flags: MovingFlags): Promise<MigrationSummary | DryRun> {
+    const config = await this.loadConfig();
+    const socket = join(config.paths.run, 'control.sock');
+    if (flags['dry-run']) return this.assess(socket, pid, to);
+    const maxFreezeMs = flags['max-freeze'];
+    let running: { readonly phase: string; readonly atMs: number } | undefined;
+    const summary = await this.interruptible(async (signal) => {
+      try {
+        return await streamControl(
+          socket,
+          migrateMethod,
+          {
+            pid,
+            ...(to === undefined ? {} : { to }),
+            ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+          },
+          (event) => {
+            if (running !== undefined) this.progress.done(running.phase, milliseconds(event.atMs - running.atMs));
+            this.progress.start(event.phase);
+            running = event;
+          },
+          signal,
+        );
+      } catch (error) {
+        if (running !== undefined) this.progress.failed(running.phase);
+        throw error;
+      }
+    });
+    if (running !== undefined) this.progress.done(running.phase, milliseconds(summary.phases[running.phase] ?? 0));
+    this.render(summary);
+    return summary as MigrationSummary;
+  }
+
+  /** Says every verdict on a move; nothing is touched. @throws {UserError} `REFUSED` when one is against it. */
+  private async assess(socket: string, pid: number, to: string | undefined): Promise<DryRun> {
+    const { from, verdicts } = await callControl(socket, assessMethod, { pid, ...(to === undefined ? {} : { to }) });
+    for (const { outcome, subject, reason, code } of verdicts)
+      this.log(`${outcome.padEnd(10)}${subject}: ${reason} (${code})`);
+    refuse(pid, verdicts as readonly Verdict[]);
+    this.log(`process ${pid} can be moved from ${from} to ${to ?? 'its home'}; nothing was touched`);
+    return { pid, from, verdicts: verdicts as readonly Verdict[], outcome: 'possible' };
+  }
+
+  private render(summary: Omit<MigrationSummary, 'outcome'>): void {
+    this.log(`process ${summary.pid} moved from ${summary.from} to ${summary.to}`);
+    const { parkedPackets, replayedPackets, droppedPackets } = summary;
+    const phases = Object.entries(summary.phases).map(([phase, ms]) => `${phase} ${ms.toFixed(1)}`);
+    const facts = {
+      frozen: milliseconds(summary.freezeMs),
+      total: milliseconds(summary.totalMs),
+      connections: String(summary.connections),
+      packets: `${parkedPackets} parked, ${replayedPackets} replayed, ${droppedPackets} dropped`,
+      moved: `${(summary.bytesMoved / (1 << 20)).toFixed(1)} MiB`,
+      phases: `${phases.join(', ')} ms`,
+    };
+    for (const [fact, value] of Object.entries(facts)) this.log(`  ${fact.padEnd(12)}${value}`);
+  }
+}
+
+function milliseconds(ms: number): string {
+  return `${ms.toFixed(1)} ms`;
+}
