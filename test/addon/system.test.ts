@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync, readlinkSync, writeFileSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import {
+  flock,
+  getsockopt,
+  pidfdGetfd,
+  pidfdOpen,
+  pidfdSendSignal,
+  pollReadable,
+  setns,
+  setsockopt,
+  tcpRepair,
+  tcpRepairState,
+  withNetworkNamespace,
+} from '../../addon/lib/index.js';
+import { until } from './fixture.js';
+import { folder } from './private-namespaces.js';
+
+const test = suite('system');
+const code = (expected: string) => (error: NodeJS.ErrnoException) => error.code === expected;
+const ownNamespace = () => readlinkSync('/proc/thread-self/ns/net');
+const children: ChildProcess[] = [];
+
+function start(command: string, ...parameters: string[]): ChildProcess {
+  const child = spawn(command, parameters, { stdio: ['pipe', 'pipe', 'inherit'] });
+  children.push(child);
+  return child;
+}
+
+/** A process in a network namespace of its own. */
+async function stranger(): Promise<ChildProcess & { pid: number }> {
+  const child = start('unshare', '--net', 'sh', '-c', 'echo ready; read line');
+  if (child.stdout !== null) await once(child.stdout, 'data');
+  return child as ChildProcess & { pid: number };
+}
+
+test.after.each(() => {
+  for (const child of children.splice(0)) child.kill('SIGKILL');
+});
+
+test('withNetworkNamespace: the body is inside, and afterwards we are back, also after an error', async () => {
+  const { pid } = await stranger();
+  const path = `/proc/${pid}/ns/net`;
+  const home = ownNamespace();
+  const inside = withNetworkNamespace(path, () => ownNamespace());
+  assert.is(inside, readlinkSync(path));
+  assert.is.not(inside, home);
+  assert.is(ownNamespace(), home);
+  assert.throws(
+    () =>
+      withNetworkNamespace(path, () => {
+        throw new Error('mine');
+      }),
+    /^mine$/,
+  );
+  assert.is(ownNamespace(), home);
+  assert.throws(() => withNetworkNamespace('/nowhere', () => 1), code('ENOENT'));
+  assert.throws(() => withNetworkNamespace(path, async () => 1), /must not be asynchronous/);
+  assert.is(ownNamespace(), home);
+});
+
+test('setns refuses a descriptor that is no namespace of that kind', () => {
+  const file = openSync('/proc/thread-self/ns/uts', 'r');
+  assert.throws(() => setns(file, 0x40000000), code('EINVAL'));
+  closeSync(file);
+  assert.throws(
+    () => setns(-1),
+    (error: NodeJS.ErrnoException) => error.code === 'EBADF' && error.syscall === 'setns',
+  );
+});
+
+test('a pidfd signals its process, becomes readable when that ends, and never means another', async () => {
+  const child = await stranger();
+  const pidfd = pidfdOpen(child.pid);
+  pidfdSendSignal(pidfd, 0);
+  let ended = 0;
+  const watch = pollReadable(pidfd, () => {
+    ended++;
+    watch.close();
+    watch.close();
+  });
+  pidfdSendSignal(pidfd, 'SIGKILL');
+  const [, signal] = await once(child, 'exit');
+  assert.is(signal, 'SIGKILL');
+  await until(() => ended === 1, 'the watch saw it');
+  await delay(20);
+  assert.is(ended, 1);
+  assert.throws(() => pidfdSendSignal(pidfd, 'SIGTERM'), code('ESRCH'));
+  closeSync(pidfd);
+  assert.throws(() => pidfdOpen(child.pid), code('ESRCH'));
+});
+
+test('pidfdGetfd takes a descriptor of another process, and shares the file', async () => {
+  const path = join(folder, 'shared');
+  writeFileSync(path, '');
+  const child = start('sh', '-c', `exec 9>>${path}; echo ready; read line; echo theirs >&9; echo done; read line`);
+  if (child.stdout !== null) await once(child.stdout, 'data');
+  const pidfd = pidfdOpen(child.pid as number);
+  const fd = pidfdGetfd(pidfd, 9);
+  assert.is(readlinkSync(`/proc/self/fd/${fd}`), path);
+  assert.throws(() => pidfdGetfd(pidfd, 77), code('EBADF'));
+  closeSync(fd);
+  closeSync(pidfd);
+});
+
+/** A child that is connected to us; `fd` is its end of the connection, taken from it. */
+async function connectedChild(): Promise<{ fd: number; socket: Socket; server: Server; child: ChildProcess }> {
+  const server = createServer().unref();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  const connection = once(server, 'connection') as Promise<[Socket]>;
+  const child = start('bash', '-c', `exec 9<>/dev/tcp/127.0.0.1/${address.port}; echo ready; read line`);
+  const ready = child.stdout === null ? undefined : once(child.stdout, 'data');
+  const [socket] = await connection;
+  await ready;
+  socket.on('error', () => undefined).unref();
+  const pidfd = pidfdOpen(child.pid as number);
+  const fd = pidfdGetfd(pidfd, 9);
+  closeSync(pidfd);
+  return { fd, socket, server, child };
+}
+
+test('TCP repair on the socket of another process: on, readable, off without a window probe', async () => {
+  const { fd, socket, server } = await connectedChild();
+  assert.is(tcpRepairState(fd), 'off');
+  tcpRepair(fd, 'on');
+  assert.is(tcpRepairState(fd), 'on');
+  tcpRepair(fd, 'off-no-window-probe');
+  assert.is(tcpRepairState(fd), 'off');
+  tcpRepair(fd, 'on');
+  tcpRepair(fd, 'off');
+  assert.is(tcpRepairState(fd), 'off');
+  assert.throws(() => tcpRepair(0x7fffffff, 'on'), code('EBADF'));
+  socket.destroy();
+  server.close();
+  closeSync(fd);
+});
+
+for (const silent of [true, false]) {
+  test(`a process killed ${silent ? 'in' : 'outside'} repair mode says ${silent ? 'nothing' : 'FIN'} to its peer`, async () => {
+    const { fd, socket, server, child } = await connectedChild();
+    let end = false;
+    socket.on('end', () => (end = true)).resume();
+    if (silent) tcpRepair(fd, 'on');
+    closeSync(fd);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    await delay(100);
+    assert.is(end, !silent);
+    socket.destroy();
+    server.close();
+  });
+}
+
+test('socket options are read and written as bytes', async () => {
+  const { fd, socket, server } = await connectedChild();
+  const SOL_SOCKET = 1;
+  const SO_KEEPALIVE = 9;
+  const value = Buffer.alloc(4);
+  assert.equal(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 4), value);
+  value.writeInt32LE(1);
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, value);
+  assert.equal(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 64), value);
+  assert.throws(() => getsockopt(fd, SOL_SOCKET, 9999, 4), code('ENOPROTOOPT'));
+  assert.throws(() => setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, 'x' as unknown as Uint8Array), TypeError);
+  socket.destroy();
+  server.close();
+  closeSync(fd);
+});
+
+test('flock: an exclusive lock excludes, shared ones do not, unlocking and closing let go', () => {
+  const path = join(folder, 'lock');
+  const [first, second] = [openSync(path, 'w'), openSync(path, 'w')];
+  assert.is(flock(first, 'exclusive'), true);
+  assert.is(flock(second, 'exclusive', true), false);
+  assert.is(flock(second, 'shared', true), false);
+  flock(first, 'unlock');
+  assert.is(flock(second, 'shared', true), true);
+  assert.is(flock(first, 'shared', true), true);
+  assert.is(flock(first, 'exclusive', true), false);
+  closeSync(second);
+  assert.is(flock(first, 'exclusive', true), true);
+  closeSync(first);
+  assert.throws(() => flock(first, 'exclusive'), code('EBADF'));
+});
+
+test('flock is seen by the flock program', () => {
+  const path = join(folder, 'lock-between');
+  const fd = openSync(path, 'w');
+  flock(fd, 'exclusive');
+  assert.throws(() => execFileSync('flock', ['--nonblock', path, 'true']));
+  flock(fd, 'unlock');
+  execFileSync('flock', ['--nonblock', path, 'true']);
+  closeSync(fd);
+});
+
+test('pollReadable refuses what cannot be watched', () => {
+  const file = openSync(join(folder, 'plain'), 'w');
+  assert.throws(() => pollReadable(file, () => undefined), code('EPERM'));
+  closeSync(file);
+  assert.throws(() => pollReadable(-1, () => undefined), /EBADF/);
+});
+
+test.run();

@@ -1,0 +1,104 @@
+import { type Role, STEPS, type StepName } from '../../cli/migration/steps.js';
+import type { DaemonNode } from './fault-lab.js';
+
+export interface Direction {
+  readonly from: DaemonNode;
+  readonly to: DaemonNode;
+}
+
+/** In this order one follows from the other. */
+export const DIRECTIONS: readonly Direction[] = [
+  { from: 'home', to: 'host1' },
+  { from: 'host1', to: 'host2' },
+  { from: 'host2', to: 'home' },
+];
+
+/** What is done while a daemon stands at a step. */
+export const VICTIMS = [
+  'home-daemon',
+  'source-daemon',
+  'destination-daemon',
+  'criu-at-source',
+  'criu-at-destination',
+  'cli',
+  'control-cut',
+  'data-cut',
+] as const;
+export type Victim = (typeof VICTIMS)[number];
+
+/** What makes a migration fail by itself, on the whole way. */
+export const OBSTACLES = ['disk-full', 'restore-fails'] as const;
+export type Obstacle = (typeof OBSTACLES)[number];
+
+export interface FaultCase extends Direction {
+  /** Undefined: only the obstacle is in the way. */
+  readonly step: StepName | undefined;
+  readonly victim: Victim | undefined;
+  readonly obstacle: Obstacle | undefined;
+}
+
+/** Steps that only a migration that goes back comes to: it is given a destination where CRIU fails. */
+const GOING_BACK = new Set<string>([
+  'coordinator:reverting',
+  'coordinator:source-aborted',
+  'coordinator:put-back',
+  'coordinator:reverted',
+  'coordinator:destination-aborted',
+  'coordinator:rolled-back',
+  'source:vetoed',
+  'source:repaired',
+  'source:runs-again',
+  'destination:cancelled',
+  'destination:removed',
+]);
+
+export function allSteps(): StepName[] {
+  return (Object.keys(STEPS) as Role[]).flatMap((role) => STEPS[role].map((step) => `${role}:${step}` as StepName));
+}
+
+/** The node whose daemon comes to a step. */
+export function nodeOf(step: StepName, { from, to }: Direction): DaemonNode {
+  if (step.startsWith('coordinator:')) return 'home';
+  return step.startsWith('source:') ? from : to;
+}
+
+/** The daemons that a victim names; two names of the same daemon are one case. */
+export function daemonOf(victim: Victim | undefined, { from, to }: Direction): DaemonNode | undefined {
+  if (victim === 'home-daemon') return 'home';
+  if (victim === 'source-daemon') return from;
+  return victim === 'destination-daemon' ? to : undefined;
+}
+
+export function obstacleOf(step: StepName): Obstacle | undefined {
+  return GOING_BACK.has(step) ? 'restore-fails' : undefined;
+}
+
+/** Every step with every victim in every direction, and every obstacle alone, in an order that wanders with the process. */
+export function wholeMatrix(): FaultCase[] {
+  const cases: FaultCase[] = [];
+  for (const direction of DIRECTIONS) {
+    for (const obstacle of OBSTACLES) cases.push({ ...direction, step: undefined, victim: undefined, obstacle });
+    for (const step of allSteps()) {
+      for (const victim of VICTIMS) {
+        const daemon = daemonOf(victim, direction);
+        const again = victim !== 'home-daemon' && daemon === 'home';
+        if (!again) cases.push({ ...direction, step, victim, obstacle: obstacleOf(step) });
+      }
+    }
+  }
+  return cases;
+}
+
+/** Each step once, with the daemon that stands at it, in directions that take turns. */
+export function reducedMatrix(): FaultCase[] {
+  return allSteps().map((step, index) => {
+    const direction = DIRECTIONS[index % DIRECTIONS.length] as Direction;
+    const node = nodeOf(step, direction);
+    const victim = node === 'home' ? 'home-daemon' : node === direction.from ? 'source-daemon' : 'destination-daemon';
+    return { ...direction, step, victim, obstacle: obstacleOf(step) };
+  });
+}
+
+export function nameOf({ from, to, step, victim, obstacle }: FaultCase): string {
+  return [`${from} -> ${to}`, step ?? '', victim ?? '', obstacle ?? ''].filter((word) => word !== '').join(', ');
+}

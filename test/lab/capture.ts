@@ -1,0 +1,36 @@
+import { readFileSync } from 'node:fs';
+import type { LabNode } from '../../cli/lab/lab-node.js';
+import { NodeCommand } from './node-command.js';
+import { type Frame, readPcap } from './pcap.js';
+
+const FILE = '/tmp/capture.pcap';
+
+/** tcpdump on a node's interface: everything that it sends and receives, whole. */
+export class Capture {
+  private constructor(
+    private readonly node: LabNode,
+    private readonly command: NodeCommand,
+  ) {}
+
+  static async start(node: LabNode): Promise<Capture> {
+    const buffer = String(64 << 10); // KiB
+    // Immediately: else what came in the last second before the end is still in the kernel and missing from the file.
+    const how = ['--immediate-mode', '-Z', 'root', '-i', 'eth0', '-s', '0', '-B', buffer, '-w', FILE];
+    const command = new NodeCommand(node, ['tcpdump', ...how]);
+    await command.printed(/listening on/);
+    return new Capture(node, command);
+  }
+
+  /** Ends the capture and returns its frames. @throws {Error} when tcpdump missed one */
+  async stop(): Promise<Frame[]> {
+    this.command.kill('SIGINT');
+    const { status, stderr } = await this.command.ended;
+    if (status !== 0 || !/^0 packets dropped by kernel$/m.test(stderr)) throw new Error(`tcpdump: ${stderr}`);
+    return readPcap(readFileSync(this.node.path(FILE)));
+  }
+}
+
+/** The MAC address of a node's eth0. */
+export async function macOf(node: LabNode): Promise<string> {
+  return (await node.run(['cat', '/sys/class/net/eth0/address'])).stdout.trim();
+}

@@ -1,0 +1,248 @@
+import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
+import { Action, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
+import { projectFile } from '../../cli/system/project.js';
+import { Protocol } from './packets.js';
+
+export type ProgramName = 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_replay';
+export type ReasonName = Exclude<keyof typeof Reason, 'count'>;
+export type Verdict = 'aborted' | 'drop' | 'pass' | 'tx' | 'redirect' | `unknown ${number}`;
+
+const HOOKS: Record<ProgramName, number> = {
+  hp_xdp: Hook.xdp,
+  hp_ingress: Hook.ingress,
+  hp_egress: Hook.egress,
+  hp_pod: Hook.pod,
+  hp_replay: Hook.replay,
+};
+const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
+const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
+
+/** The interface that test runs arrive on: the namespace's loopback. */
+export const ARRIVAL_IFINDEX = 1;
+export const OTHER_IFINDEX = 77;
+
+export interface BindingFields {
+  readonly action: keyof typeof Action;
+  readonly egress?: keyof typeof Egress;
+  readonly draining?: boolean;
+  readonly holdNew?: boolean;
+  readonly parkIfindex?: number;
+  readonly careOf?: string;
+  readonly node?: string;
+  readonly mtu?: number;
+  readonly resolved?: boolean;
+  readonly nextHopIfindex?: number;
+}
+
+export interface Outcome {
+  readonly verdict: Verdict;
+  readonly reason: ReasonName;
+  readonly frame: Buffer;
+  /** What was counted for the binding, by reason. */
+  readonly binding: ReadonlyMap<ReasonName, number>;
+}
+
+function addressWords(text: string): number[] {
+  const bytes = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...text.split('.').map(Number)]);
+  return [0, 4, 8, 12].map(
+    (offset) => new Uint32Array(Uint8Array.from(bytes.subarray(offset, offset + 4)).buffer)[0] ?? 0,
+  );
+}
+
+function u32(value: number): Buffer {
+  return Buffer.from(new Uint32Array([value]).buffer);
+}
+
+function mac(text: string): Buffer {
+  return Buffer.from(text.replaceAll(':', ''), 'hex');
+}
+
+/** The datapath's programs with maps of their own, run on single packets. */
+export class Bench {
+  private readonly object: BpfObject;
+  private readonly programs = new Map<ProgramName, BpfProgram>();
+
+  constructor(readonly node: string) {
+    const bytes = Buffer.from(new Uint32Array(addressWords(node)).buffer);
+    this.object = BpfObject.open(projectFile('bpf/build/homeproxy.bpf.o'), {
+      rodata: { node_address: bytes },
+      mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
+    }).load();
+  }
+
+  bind(id: number, fields: BindingFields): this {
+    const address = (text: string) => ({ word: addressWords(text) });
+    this.set('bindings', u32(id), 'binding', {
+      epoch: 1,
+      action: Action[fields.action],
+      egress: Egress[fields.egress ?? 'open'],
+      draining: fields.draining ? 1 : 0,
+      hold_new: fields.holdNew ? 1 : 0,
+      park_ifindex: fields.parkIfindex ?? OTHER_IFINDEX,
+      uplink_ifindex: ARRIVAL_IFINDEX,
+      pod_ifindex: OTHER_IFINDEX,
+      pod_mac: mac('02:00:00:00:0f:01'),
+      host_mac: mac('02:00:00:00:0f:02'),
+      care_of: address(fields.careOf ?? '10.0.0.3'),
+      node: address(fields.node ?? this.node),
+      next_hop: {
+        ifindex: fields.nextHopIfindex ?? ARRIVAL_IFINDEX,
+        mtu: fields.mtu ?? 1500,
+        resolved: fields.resolved === false ? 0 : 1,
+        source: mac('02:00:00:00:00:02'),
+        destination: mac('02:00:00:00:00:03'),
+      },
+    });
+    return this;
+  }
+
+  claim(id: number, address: string, port: number, options: { protocol?: number; shared?: boolean } = {}): this {
+    const { protocol = Protocol.tcp, shared = false } = options;
+    const key = { local: { word: addressWords(address) }, port: htons(port), protocol };
+    this.map('ports', (map) =>
+      map.set(this.encode('port_key', key), this.encode('port_entry', { binding: id, shared: shared ? 1 : 0 })),
+    );
+    this.map('port_filter', (map) => {
+      const bit = port + (protocol === Protocol.udp ? 65536 : 0);
+      const word = map.get(u32(Math.floor(bit / 64))) ?? Buffer.alloc(8);
+      word[Math.floor((bit % 64) / 8)] = (word[Math.floor((bit % 64) / 8)] ?? 0) | (1 << (bit % 8));
+      map.set(u32(Math.floor(bit / 64)), word);
+    });
+    return this;
+  }
+
+  flow(id: number, local: [string, number], remote: [string, number], protocol: number = Protocol.tcp): this {
+    const key = {
+      local: { word: addressWords(local[0]) },
+      remote: { word: addressWords(remote[0]) },
+      local_port: htons(local[1]),
+      remote_port: htons(remote[1]),
+      protocol,
+    };
+    this.set('flows', this.encode('flow_key', key), 'flow_entry', { binding: id });
+    return this;
+  }
+
+  allow(...nodes: readonly string[]): this {
+    nodes.forEach((node, index) => {
+      this.set('nodes', Buffer.from(new Uint32Array(addressWords(node)).buffer), 'node_entry', { id: index + 1 });
+    });
+    return this;
+  }
+
+  device(ifindex: number, id: number, role: number): this {
+    this.set('devices', u32(ifindex), 'device', { binding: id, role });
+    return this;
+  }
+
+  setParkState(id: number, parked: number, replayed: number): this {
+    this.set('park_states', u32(id), 'park_state', { parked, replayed });
+    return this;
+  }
+
+  parkState(id: number): { parked: number; replayed: number } {
+    const bytes = this.map('park_states', (map) => map.get(u32(id)));
+    if (bytes === undefined) throw new Error(`binding ${id} has no park state`);
+    const { parked, replayed } = new StructCodec(this.object.btf, 'park_state').decode(bytes);
+    return { parked: Number(parked), replayed: Number(replayed) };
+  }
+
+  /**
+   * Runs one packet. Throws unless it was counted exactly once: one reason of the program's own hook, with all its bytes.
+   * `mark` and `gsoSize` are the skb's; tc only.
+   */
+  run(
+    name: ProgramName,
+    data: Uint8Array,
+    skb: { mark?: number; gsoSize?: number; gsoSegments?: number } = {},
+  ): Outcome {
+    const before = this.counters();
+    const beforeBinding = this.bindingCounters();
+    const ctx = Object.keys(skb).length > 0 ? skBuff(skb) : undefined;
+    const { retval, data: frame } = this.program(name).testRun({ data, ...(ctx === undefined ? {} : { ctx }) });
+    const counted = [...this.counters()].flatMap(([index, { packets, bytes }]) => {
+      const more = packets - (before.get(index)?.packets ?? 0);
+      return more === 0 ? [] : [{ index, packets: more, bytes: bytes - (before.get(index)?.bytes ?? 0) }];
+    });
+    const [only] = counted;
+    if (only === undefined || counted.length > 1 || only.packets !== 1) {
+      throw new Error(`${name} must count a packet exactly once, counted ${JSON.stringify(counted)}`);
+    }
+    if (only.bytes !== data.length) throw new Error(`${name} counted ${only.bytes} bytes of a frame of ${data.length}`);
+    const reasons = Object.keys(Reason) as ReasonName[];
+    if (Math.floor(only.index / Reason.count) !== HOOKS[name]) throw new Error(`${name} counted under another hook`);
+    const verdict = name === 'hp_xdp' ? XDP_VERDICTS[retval] : TC_VERDICTS[retval];
+    const binding = new Map<ReasonName, number>();
+    for (const [reason, packets] of this.bindingCounters()) {
+      const more = packets - (beforeBinding.get(reason) ?? 0);
+      if (more !== 0) binding.set(reasons[reason] ?? 'malformed', more);
+    }
+    const reason = reasons[only.index % Reason.count] ?? 'malformed';
+    return { verdict: verdict ?? `unknown ${retval}`, reason, frame, binding };
+  }
+
+  close(): void {
+    for (const program of this.programs.values()) program.close();
+    this.object.close();
+  }
+
+  private program(name: ProgramName): BpfProgram {
+    const known = this.programs.get(name);
+    if (known !== undefined) return known;
+    const opened = this.object.program(name);
+    this.programs.set(name, opened);
+    return opened;
+  }
+
+  private counters(): Map<number, { packets: number; bytes: number }> {
+    return this.map('counters', (map) => {
+      const sums = new Map<number, { packets: number; bytes: number }>();
+      for (const [key, values] of map.entriesPerCpu()) {
+        const [packets, bytes] = [0, 8].map((offset) =>
+          values.reduce((sum, value) => sum + Number(value.readBigUInt64LE(offset)), 0),
+        );
+        if (packets) sums.set(key.readUInt32LE(0), { packets, bytes: bytes ?? 0 });
+      }
+      return sums;
+    });
+  }
+
+  /** Packets of all bindings by reason. */
+  private bindingCounters(): Map<number, number> {
+    return this.map('binding_counters', (map) => {
+      const sums = new Map<number, number>();
+      for (const [key, values] of map.entriesPerCpu()) {
+        const packets = values.reduce((sum, value) => sum + Number(value.readBigUInt64LE(0)), 0);
+        const reason = key.readUInt32LE(4);
+        sums.set(reason, (sums.get(reason) ?? 0) + packets);
+      }
+      return sums;
+    });
+  }
+
+  private encode(struct: string, values: Parameters<StructCodec['encode']>[0]): Buffer {
+    return new StructCodec(this.object.btf, struct).encode(values);
+  }
+
+  private set(map: string, key: Uint8Array, struct: string, values: Parameters<StructCodec['encode']>[0]): void {
+    this.map(map, (opened) => opened.set(key, this.encode(struct, values)));
+  }
+
+  private map<R>(name: string, use: (map: ReturnType<BpfObject['map']>) => R): R {
+    const map = this.object.map(name);
+    try {
+      return use(map);
+    } finally {
+      map.close();
+    }
+  }
+}
+
+/** struct __sk_buff of linux/bpf.h with the fields that a test run takes. */
+function skBuff(fields: { mark?: number; gsoSize?: number; gsoSegments?: number }): Buffer {
+  const ctx = Buffer.alloc(192);
+  ctx.writeUInt32LE(fields.mark ?? 0, 8);
+  ctx.writeUInt32LE(fields.gsoSegments ?? 0, 164);
+  ctx.writeUInt32LE(fields.gsoSize ?? 0, 176);
+  return ctx;
+}

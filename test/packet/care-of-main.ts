@@ -1,0 +1,62 @@
+/**
+ * The other node of the live tests, in a network namespace of its own: `node care-of-main.js <attach> <folder> <bpffs>`.
+ * Delivers what comes tunnelled for the home address into the pod behind `pod0`. On the end of its input it says what it
+ * counted, and takes everything away.
+ */
+import { join } from 'node:path';
+import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import type { AttachChoice } from '../../cli/forwarding/attachments.js';
+import { Datapath } from '../../cli/forwarding/datapath.js';
+import { readLink } from '../../cli/system/ip.js';
+import { projectFile } from '../../cli/system/project.js';
+import { CARE_OF, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
+
+const [attach = 'tc', folder = '', bpffs = ''] = process.argv.slice(2);
+const ID = 3;
+
+const datapath = await Datapath.open({
+  objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
+  pins: join(bpffs, 'care-of'),
+  run: join(folder, 'care-of'),
+  nodeAddress: CARE_OF,
+  uplinks: [{ interface: 'up0', attach: attach as AttachChoice }],
+});
+const [uplink, pod] = [await readLink('up0'), await readLink('pod0')];
+const { tables } = datapath;
+tables.setNodes([HOME]);
+tables.parkStates.put(ID, { parked: 0n, replayed: 0n });
+tables.putBinding(ID, {
+  epoch: 1,
+  action: Action.deliver,
+  egress: Egress.open,
+  draining: 0,
+  hold_new: 0,
+  park_ifindex: 0,
+  uplink_ifindex: uplink.ifindex,
+  pod_ifindex: pod.ifindex,
+  pod_mac: encodeMac(POD_MAC),
+  host_mac: encodeMac(POD_HOST_MAC),
+  care_of: encodeAddress('0.0.0.0'),
+  node: encodeAddress(CARE_OF),
+  next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
+});
+for (const protocol of ['tcp', 'udp'] as const) tables.claimPort({ protocol, address: HOME, port: PORT }, ID, false);
+datapath.addDevice(pod.ifindex, ID, 'pod');
+
+const say = (event: object): void => {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+};
+say({ event: 'ready' });
+process.stdin.resume();
+process.stdin.on('end', () => {
+  const counted = Object.entries(datapath.bindingCounters(ID)).map(([reason, { packets }]) => [
+    reason,
+    Number(packets),
+  ]);
+  say({ event: 'counted', reasons: Object.fromEntries(counted) });
+  void datapath.detach().then(() => {
+    datapath.close();
+    say({ event: 'gone' });
+  });
+});

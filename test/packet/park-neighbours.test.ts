@@ -1,0 +1,130 @@
+/** The park queue's bounds, and next hops found ahead of the packets. */
+
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import { Datapath } from '../../cli/forwarding/datapath.js';
+import { Neighbours } from '../../cli/forwarding/neighbours.js';
+import { ParkQueue } from '../../cli/forwarding/park-queue.js';
+import { readLink } from '../../cli/system/ip.js';
+import { projectFile } from '../../cli/system/project.js';
+import { bpffs, folder } from '../addon/private-namespaces.js';
+import { CORRESPONDENT, HOME, PORT } from './live-addresses.js';
+import { joinLan, Machine } from './network.js';
+
+const ID = 2;
+const own = Machine.own();
+const correspondent = await Machine.create();
+const lan = await joinLan({ [CORRESPONDENT]: correspondent, [HOME]: own });
+const datapath = await Datapath.open({
+  objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
+  pins: join(bpffs, 'park'),
+  run: join(folder, 'park'),
+  nodeAddress: HOME,
+  uplinks: [{ interface: 'up0', attach: 'tc' }],
+});
+const { ifindex } = await readLink('up0');
+const noHop: NextHopStruct = { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) };
+const binding: BindingStruct = {
+  epoch: 1,
+  action: Action.park,
+  egress: Egress.shut,
+  draining: 0,
+  hold_new: 0,
+  park_ifindex: 0,
+  uplink_ifindex: ifindex,
+  pod_ifindex: 0,
+  pod_mac: Buffer.alloc(6),
+  host_mac: Buffer.alloc(6),
+  care_of: encodeAddress('0.0.0.0'),
+  node: encodeAddress(HOME),
+  next_hop: noHop,
+};
+datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);
+
+async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  for (const end = Date.now() + 3000; !(await holds()); ) {
+    if (Date.now() > end) throw new Error(`waited in vain until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+const park = suite('park queue');
+
+park('it holds so many packets, and says how many it lost beyond that', async () => {
+  const queue = await ParkQueue.create(datapath, ID, 'small', 50);
+  datapath.tables.putBinding(ID, { ...binding, park_ifindex: queue.ifindex });
+  const sender = correspondent.start('stream', HOME, PORT, 200);
+  const { packets } = await sender.next('sent');
+  await until(() => queue.pending === packets, 'all have been counted');
+  datapath.tables.putBinding(ID, { ...binding, action: Action.pass, egress: Egress.open, draining: 1 });
+  const { replayed, lost } = await queue.replay();
+  assert.is(replayed + lost, packets);
+  assert.ok(replayed >= 50 && replayed <= 64, `${replayed} were held`); // the kernel rounds rings up
+  queue.close();
+  sender.close();
+});
+
+park('the kernel puts nothing of its own into it', async () => {
+  const queue = await ParkQueue.create(datapath, ID, 'quiet', 50);
+  await new Promise((resolve) => setTimeout(resolve, 300)); // router solicitations and the like would come at once
+  assert.equal(await queue.replay(), { replayed: 0, lost: 0 });
+  queue.close();
+});
+
+park('closing it removes the TAP and its holder', async () => {
+  const queue = await ParkQueue.create(datapath, ID, 'gone', 50);
+  assert.is((await readLink('gone')).ifindex, queue.ifindex);
+  queue.close();
+  queue.close();
+  await until(
+    () =>
+      readLink('gone').then(
+        () => false,
+        () => true,
+      ),
+    'the TAP is gone',
+  );
+  assert.is(datapath.tables.devices.get(queue.ifindex), undefined);
+});
+
+const neighbours = suite('neighbours');
+
+neighbours('a neighbour is resolved before the first packet', async () => {
+  const known = new Neighbours();
+  const hop = await known.resolve(CORRESPONDENT);
+  const [mac] = /link\/ether (\S+)/.exec(correspondent.run('ip', 'link', 'show', 'up0'))?.slice(1) ?? [];
+  assert.equal(hop.destination, encodeMac(mac ?? ''));
+  assert.equal([hop.resolved, hop.ifindex, hop.mtu], [1, ifindex, 1500]);
+  known.close();
+});
+
+neighbours('one that does not answer is left to tc', async () => {
+  const known = new Neighbours();
+  const hop = await known.resolve('10.0.0.200');
+  assert.equal([hop.resolved, hop.ifindex], [0, ifindex]);
+  known.close();
+});
+
+neighbours('a neighbour that changes its MAC is told of', async () => {
+  const known = new Neighbours();
+  const hop = await known.resolve(CORRESPONDENT);
+  const seen: NextHopStruct[] = [];
+  known.watch(CORRESPONDENT, hop, (next) => seen.push(next));
+  const changed = '02:00:00:00:00:aa';
+  own.ip(`neighbour replace ${CORRESPONDENT} lladdr ${changed} dev up0 nud reachable`);
+  await until(() => seen.some((next) => Buffer.compare(next.destination, encodeMac(changed)) === 0), 'told');
+  known.close();
+});
+
+neighbours.after(async () => {
+  await datapath.detach();
+  datapath.close();
+  lan.close();
+  correspondent.close();
+});
+
+park.run();
+neighbours.run();

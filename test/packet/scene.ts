@@ -1,0 +1,70 @@
+import { Bench } from './bench.js';
+import { type Ecn, ethernet, type Ipv4Fields, icmp, ipip, ipv4, MAC, tcp } from './packets.js';
+
+/** The cast: a correspondent talks to a service on a home address; two other nodes; a stranger. */
+export const CORRESPONDENT = '10.0.0.1';
+export const HOME = '10.0.0.2';
+export const CARE_OF = '10.0.0.3';
+export const OTHER_NODE = '10.0.0.4';
+export const STRANGER = '10.0.0.99';
+export const SERVICE_PORT = 6379;
+export const CLIENT_PORT = 40_000;
+export const BINDING = 7;
+
+export interface TcpOptions extends Partial<Ipv4Fields> {
+  readonly port?: number;
+  readonly fromPort?: number;
+  readonly flags?: string;
+  readonly payload?: Uint8Array;
+}
+
+/** What the correspondent sends to the service: an IP packet. */
+export function request(options: TcpOptions = {}): Buffer {
+  const {
+    port = SERVICE_PORT,
+    fromPort = CLIENT_PORT,
+    flags = 'PA',
+    payload = Buffer.from('INCR a\r\n'),
+    ...ip
+  } = options;
+  const segment = tcp({ sourcePort: fromPort, destinationPort: port, flags, payload });
+  return ipv4({ source: CORRESPONDENT, destination: HOME, ...ip }, segment);
+}
+
+/** What the service sends to the correspondent: an IP packet. */
+export function reply(options: TcpOptions = {}): Buffer {
+  const { port = CLIENT_PORT, fromPort = SERVICE_PORT, flags = 'PA', payload = Buffer.from(':1\r\n'), ...ip } = options;
+  const segment = tcp({ sourcePort: fromPort, destinationPort: port, flags, payload });
+  return ipv4({ source: HOME, destination: CORRESPONDENT, ...ip }, segment);
+}
+
+/** The packet as a node puts it into a tunnel (RFC 2003). */
+export function tunnelled(inner: Buffer, outer: Partial<Ipv4Fields> = {}): Buffer {
+  return ipv4({ source: HOME, destination: CARE_OF, ttl: 64, tos: inner[1] ?? 0, id: 0, ...outer }, ipip(inner));
+}
+
+/** "Port unreachable" or another error about a packet; only the 8 bytes of its transport header that RFC 792 promises. */
+export function icmpError(about: Buffer, fields: Ipv4Fields, bytesQuoted = 8): Buffer {
+  const header = ((about[0] ?? 0) & 15) * 4;
+  return ipv4(fields, icmp(3, 3, 0, about.subarray(0, header + bytesQuoted)));
+}
+
+export const frame = (packet: Uint8Array): Buffer => ethernet({}, packet);
+/** As it leaves towards the next hop of the care-of address. */
+export const onward = (packet: Uint8Array): Buffer => ethernet({ source: MAC.home, destination: MAC.careOf }, packet);
+export const intoPod = (packet: Uint8Array): Buffer => ethernet({ source: MAC.podHost, destination: MAC.pod }, packet);
+
+/** The same packet with other ECN bits. */
+export function withEcn(packet: Buffer, ecn: (typeof Ecn)[keyof typeof Ecn]): number {
+  return ((packet[1] ?? 0) & 0xfc) | ecn;
+}
+
+/** A home node with one bound service, its binding to be set by the test. */
+export function homeBench(): Bench {
+  return new Bench(HOME).claim(BINDING, HOME, SERVICE_PORT).allow(CARE_OF, OTHER_NODE);
+}
+
+/** A care-of host of the same service. */
+export function careOfBench(): Bench {
+  return new Bench(CARE_OF).claim(BINDING, HOME, SERVICE_PORT).allow(HOME, OTHER_NODE);
+}

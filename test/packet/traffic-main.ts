@@ -1,0 +1,130 @@
+/**
+ * One end of the live tests, run in a namespace of its own: `node traffic-main.js <role> <address> <port> [more]`.
+ * Prints one line of JSON per event; those that would go on for ever end with their standard input.
+ */
+import { createHash } from 'node:crypto';
+import { createSocket } from 'node:dgram';
+import { connect, createServer } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+
+const [role, address = '', portText = '', more = '0'] = process.argv.slice(2);
+const port = Number(portText);
+const say = (event: object): void => {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+};
+
+/** Takes connections; says how much came and its hash, and sends as much back. */
+function sink(): void {
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    const hash = createHash('sha256');
+    let bytes = 0;
+    socket.on('data', (chunk) => {
+      hash.update(chunk);
+      bytes += chunk.length;
+    });
+    socket.on('error', (error) => say({ event: 'error', message: error.message }));
+    socket.on('end', () => {
+      const digest = hash.digest('hex');
+      say({ event: 'received', bytes, digest });
+      socket.end(pattern(bytes));
+    });
+  });
+  server.listen(port, address, () => say({ event: 'ready' }));
+}
+
+/** Sends so many bytes and reads as many back. */
+function source(): void {
+  const data = pattern(Number(more));
+  const socket = connect({ host: address, port, allowHalfOpen: true });
+  const hash = createHash('sha256');
+  let bytes = 0;
+  socket.on('connect', () => socket.end(data));
+  socket.on('data', (chunk) => {
+    hash.update(chunk);
+    bytes += chunk.length;
+  });
+  const expected = createHash('sha256').update(data).digest('hex');
+  socket.on('error', (error: NodeJS.ErrnoException) => say({ event: 'failed', code: error.code }));
+  socket.on('end', () => say({ event: 'done', bytes, intact: hash.digest('hex') === expected }));
+}
+
+/** Tries to connect for so many milliseconds. */
+function probe(): void {
+  const socket = connect({ host: address, port });
+  const timer = setTimeout(() => finish('silence'), Number(more));
+  const finish = (outcome: string): void => {
+    clearTimeout(timer);
+    socket.destroy();
+    say({ event: 'probed', outcome });
+  };
+  socket.on('connect', () => finish('connected'));
+  socket.on('error', (error: NodeJS.ErrnoException) => finish(error.code ?? 'error'));
+}
+
+/** Sends one datagram and waits so many milliseconds for the ICMP error that says nobody is there. */
+function probeUdp(): void {
+  const socket = createSocket('udp4');
+  const finish = (outcome: string): void => {
+    clearTimeout(timer);
+    socket.close();
+    say({ event: 'probed', outcome });
+  };
+  const timer = setTimeout(() => finish('silence'), Number(more));
+  socket.once('error', (error: NodeJS.ErrnoException) => finish(error.code ?? 'error'));
+  socket.connect(port, address, () => socket.send('x'));
+}
+
+/** Sends one datagram of so many bytes. */
+function datagram(): void {
+  const socket = createSocket('udp4');
+  socket.send(Buffer.alloc(Number(more)), port, address, () => {
+    socket.close();
+    say({ event: 'sent' });
+  });
+}
+
+/** Takes numbered datagrams; says at the end how many came, how many were missing below the last, and out of order. */
+function count(): void {
+  const socket = createSocket({ type: 'udp4', recvBufferSize: 8 << 20 });
+  const seen: number[] = [];
+  socket.on('message', (message) => seen.push(message.readUInt32BE(0)));
+  socket.bind(port, address, () => say({ event: 'ready' }));
+  process.stdin.on('end', () => {
+    const late = seen.filter((number, index) => index > 0 && number < (seen[index - 1] ?? 0)).length;
+    say({ event: 'counted', received: seen.length, distinct: new Set(seen).size, late });
+    socket.close();
+  });
+}
+
+/** Sends numbered datagrams, ten every millisecond, until told to end or so many are out. */
+async function stream(): Promise<void> {
+  const socket = createSocket('udp4');
+  const payload = Buffer.alloc(64);
+  let next = 0;
+  let ended = false;
+  process.stdin.on('end', () => {
+    ended = true;
+  });
+  while (!ended && next < Number(more)) {
+    for (let burst = 0; burst < 10; burst++) {
+      payload.writeUInt32BE(next++, 0);
+      socket.send(Buffer.from(payload), port, address);
+    }
+    await pause(1);
+  }
+  await pause(50); // what is still in the socket's hands
+  socket.close();
+  say({ event: 'sent', packets: next });
+}
+
+/** Bytes that tell where they belong: a shifted or repeated piece changes the hash. */
+function pattern(bytes: number): Buffer {
+  const data = Buffer.alloc(bytes);
+  for (let i = 0; i + 4 <= bytes; i += 4) data.writeUInt32BE(i, i);
+  return data;
+}
+
+const roles: Record<string, () => unknown> = { sink, source, probe, 'probe-udp': probeUdp, datagram, count, stream };
+if (role === 'sink') process.stdin.on('end', () => process.exit(0));
+if (role === 'sink' || role === 'count' || role === 'stream') process.stdin.resume();
+await roles[role ?? '']?.();

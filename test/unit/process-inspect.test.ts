@@ -1,0 +1,339 @@
+// limit: 120 s
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { UserError } from '../../cli/errors.js';
+import type { Verdict } from '../../cli/process/description.js';
+import { type Inspection, inspectProcess } from '../../cli/process/inspect.js';
+import { listProcesses, readProcess, readTree } from '../../cli/system/procfs.js';
+import { skip } from '../skip.js';
+import { endSubjects, enterPrivateWorld, ip, Subject, until } from './private-world.js';
+
+const test = suite('inspection of real processes');
+const entered = enterPrivateWorld({ processes: false });
+
+const HOME = '10.77.0.2';
+const ANOTHER = '10.77.9.9';
+const REMOTE = '10.77.0.1';
+let remoteMachine: Subject | undefined;
+
+/** Binds sockets by words like `tcp 10.77.0.2 6379`, holds them, and sleeps. */
+const PRELUDE = `
+import os, socket, sys, time
+def bound(kind, address, port):
+    s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind((address, port))
+    if kind == 'tcp': s.listen(8)
+    return s
+def ready():
+    with open('/proc/self/comm', 'w') as comm: comm.write('ready')
+    time.sleep(3600)
+`;
+
+function listening(...sockets: readonly string[]): string {
+  const calls = sockets.map((words) => {
+    const [kind, address, port] = words.split(' ');
+    return `bound('${kind}', '${address}', ${port})`;
+  });
+  return `${PRELUDE}\nheld = [${calls.join(', ')}]\nready()`;
+}
+
+async function start(source: string): Promise<Subject> {
+  const subject = Subject.silent(source);
+  await until('the program is ready', () => readProcess(subject.pid)?.comm === 'ready');
+  return subject;
+}
+
+function inspect(pid: number, ownPids: readonly number[] = [process.pid]): Inspection {
+  return inspectProcess(pid, { homeAddress: HOME, ownPids });
+}
+
+const codes = (verdicts: readonly Verdict[]): string[] => verdicts.map(({ code }) => code);
+
+/** Runs a body with one program, and ends it after. */
+function about(what: string, source: string, body: (pid: number) => void | Promise<void>): void {
+  test(what, async () => {
+    const subject = await start(source);
+    try {
+      await body(subject.pid);
+    } finally {
+      subject.kill();
+    }
+  });
+}
+
+function refusedWith(code: string, pid: number, ownPids?: readonly number[]): void {
+  assert.throws(
+    () => inspect(pid, ownPids),
+    (error: unknown) => error instanceof UserError && error.code === code && error.exitStatus === 3,
+  );
+}
+
+test.before(async () => {
+  remoteMachine = await start(`${PRELUDE}\nimport ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0\nready()`);
+  ip('link add away0 type veth peer name away1', `address add ${HOME}/24 dev away0`);
+  ip(`address add ${ANOTHER}/32 dev away0`, 'link set away0 up', 'link set away1 up');
+  ip(`link set away1 netns ${remoteMachine.pid}`);
+  const there = ['-t', String(remoteMachine.pid), '-n', '--', 'ip'];
+  execFileSync('nsenter', [...there, 'address', 'add', `${REMOTE}/24`, 'dev', 'away1']);
+  execFileSync('nsenter', [...there, 'link', 'set', 'away1', 'up']);
+});
+test.after(endSubjects);
+
+about(
+  'a server alone on its ports moves with them, and one entry stands for each',
+  listening(`tcp ${HOME} 6379`, `udp ${HOME} 5353`),
+  (pid) => {
+    const { description, verdicts, localPids } = inspect(pid);
+    assert.equal(verdicts, []);
+    assert.equal(localPids, [pid]);
+    assert.equal(description.ports, [
+      { protocol: 'tcp', address: HOME, port: 6379, exclusive: true },
+      { protocol: 'udp', address: HOME, port: 5353, exclusive: true },
+    ]);
+    assert.equal(description.flows, []);
+    assert.is(description.listeners, 1);
+    assert.is(description.connections, 0);
+    assert.is(description.comm, 'ready');
+    assert.match(description.commandLine, /python3? .*-c/);
+    assert.ok(description.executables[0]?.startsWith('/'));
+    assert.ok(description.residentBytes > 1e6, `${description.residentBytes} bytes`);
+  },
+);
+
+about(
+  'a wildcard, IPv4 or IPv6, is the port at the home address',
+  listening('tcp 0.0.0.0 7001', 'tcp :: 7002'),
+  (pid) => {
+    const { description, verdicts } = inspect(pid);
+    assert.equal(verdicts, []);
+    assert.equal(
+      description.ports.map(({ address, port }) => `${address} ${port}`),
+      [`${HOME} 7001`, `${HOME} 7002`],
+    );
+  },
+);
+
+about('a listener on loopback needs nothing forwarded', listening('tcp 127.0.0.1 7003', 'tcp ::1 7004'), (pid) => {
+  const { description, verdicts } = inspect(pid);
+  assert.equal(verdicts, []);
+  assert.equal(description.ports, []);
+  assert.is(description.listeners, 2);
+});
+
+about('an address that is not the home address is refused, by name', listening(`tcp ${ANOTHER} 7005`), (pid) => {
+  const { verdicts, description } = inspect(pid);
+  assert.equal(codes(verdicts), ['NOT_HOME_ADDRESS']);
+  assert.is(verdicts[0]?.subject, 'port tcp 7005');
+  assert.match(verdicts[0]?.reason ?? '', new RegExp(ANOTHER));
+  assert.equal(description.ports, []);
+});
+
+test('a listener of two processes that bound the same port is refused', async () => {
+  const [one, other] = await Promise.all([start(listening(`tcp ${HOME} 7010`)), start(listening(`tcp ${HOME} 7010`))]);
+  try {
+    const { verdicts, description } = inspect(one.pid);
+    assert.equal(codes(verdicts), ['SHARED_LISTENER']);
+    assert.equal(description.ports, [{ protocol: 'tcp', address: HOME, port: 7010, exclusive: false }]);
+  } finally {
+    one.kill();
+    other.kill();
+  }
+});
+
+const PREFORK = `${PRELUDE}
+listener = bound('tcp', '${HOME}', 7011)
+if os.fork() == 0: ready()
+ready()`;
+
+about(
+  "a worker that has inherited its parent's listener is refused; the parent with its worker may go",
+  PREFORK,
+  async (pid) => {
+    const worker = (): number => inspect(pid).localPids[1] ?? 0;
+    await until('the worker is ready', () => readProcess(worker())?.comm === 'ready');
+    assert.equal(codes(inspect(worker()).verdicts), ['SHARED_LISTENER']);
+    const family = inspect(pid);
+    assert.equal(family.verdicts, []);
+    assert.is(family.localPids.length, 2);
+    assert.equal(
+      family.description.ports.map(({ exclusive }) => exclusive),
+      [true],
+    );
+  },
+);
+
+/** A correspondent on another machine: connects from the namespace of that process, and waits. */
+const CORRESPONDENT = `${PRELUDE}
+import ctypes
+assert ctypes.CDLL(None).setns(os.open(f'/proc/{sys.argv[1]}/ns/net', os.O_RDONLY), 0x40000000) == 0
+while True:
+    try:
+        held = socket.create_connection(('${HOME}', int(sys.argv[2])))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.01)
+ready()`;
+
+/** A server whose child serves the one connection alone, on the port that the parent goes on to listen on. */
+const CHILD_SERVES = `${PRELUDE}
+listener = bound('tcp', '${HOME}', 7012)
+served = listener.accept()[0]
+if os.fork() == 0:
+    listener.close()
+    ready()
+served.close()
+ready()`;
+
+/** A server with a remote correspondent, and the child that it has for it. */
+async function serving(source: string, port: number, body: (child: number) => void): Promise<void> {
+  const server = Subject.silent(source);
+  const correspondent = Subject.silent(CORRESPONDENT, String(remoteMachine?.pid), String(port));
+  try {
+    const child = (): number => readTree(server.pid)[1] ?? 0;
+    await until('the child is ready', () => readProcess(child())?.comm === 'ready');
+    await until('the parent is ready', () => readProcess(server.pid)?.comm === 'ready');
+    body(child());
+  } finally {
+    server.kill();
+    correspondent.kill();
+  }
+}
+
+test("a child with a connection of its own on the parent's port takes exactly that flow", () =>
+  serving(CHILD_SERVES, 7012, (child) => {
+    const { description, verdicts } = inspect(child);
+    assert.equal(verdicts, []);
+    assert.equal(
+      description.ports.map(({ port, exclusive }) => ({ port, exclusive })),
+      [{ port: 7012, exclusive: false }],
+    );
+    assert.is(description.flows.length, 1);
+    assert.equal(description.flows[0]?.local, { address: HOME, port: 7012 });
+    assert.is(description.flows[0]?.remote.address, REMOTE);
+    assert.is(description.connections, 1);
+  }));
+
+test('a connection that a process outside holds too is refused', () =>
+  serving(CHILD_SERVES.replace('served.close()\nready()', 'ready()').replaceAll('7012', '7013'), 7013, (child) => {
+    assert.equal(codes(inspect(child).verdicts), ['SHARED_CONNECTION']);
+  }));
+
+/** Two processes of one machine that talk: the parent has one end, its child the other. */
+const TALKING = (address: string, port: number): string => `${PRELUDE}
+listener = bound('tcp', '${address}', ${port})
+client = socket.create_connection(('${address}', ${port}), source_address=('${address}', 0))
+served = listener.accept()[0]
+if os.fork() == 0:
+    listener.close()
+    client.close()
+    ready()
+served.close()
+ready()`;
+
+for (const [words, address, port] of [
+  ['loopback', '127.0.0.1', 7014],
+  ["the node's own address", HOME, 7015],
+  ['another address of this machine', ANOTHER, 7016],
+] as const) {
+  about(
+    `a connection over ${words} with a process that stays is refused; with both ends in the tree it moves`,
+    TALKING(address, port),
+    async (pid) => {
+      const child = (): number => inspect(pid).localPids[1] ?? 0;
+      await until('the child is ready', () => readProcess(child())?.comm === 'ready');
+      const { verdicts } = inspect(child());
+      assert.ok(codes(verdicts).includes('LOCAL_CONNECTION'), codes(verdicts).join(' '));
+      assert.is(verdicts[0]?.subject, `port tcp ${port}`);
+      assert.not.ok(codes(inspect(pid).verdicts).includes('LOCAL_CONNECTION'));
+    },
+  );
+}
+
+const FOREIGN_PIPE = `${PRELUDE}
+end, other = os.pipe()
+if os.fork() == 0:
+    os.close(other)
+    ready()
+os.close(end)
+ready()`;
+
+about('a pipe to a process that stays is refused and named; within the tree it moves', FOREIGN_PIPE, async (pid) => {
+  const child = (): number => inspect(pid).localPids[1] ?? 0;
+  await until('the child is ready', () => readProcess(child())?.comm === 'ready');
+  const { verdicts } = inspect(child());
+  assert.equal(codes(verdicts), ['FOREIGN_PIPE']);
+  assert.match(verdicts[0]?.subject ?? '', new RegExp(`^fd \\d+ of pid ${child()}$`));
+  assert.match(verdicts[0]?.reason ?? '', new RegExp(`pid ${pid} \\(ready\\)`));
+  assert.equal(inspect(pid).verdicts, []);
+});
+
+const TERMINAL = `${PRELUDE}
+import pty
+pid, master = pty.fork()
+ready()`;
+
+about(
+  'a terminal that somebody outside holds is refused; with its holder in the tree it moves',
+  TERMINAL,
+  async (pid) => {
+    const child = (): number => inspect(pid).localPids[1] ?? 0;
+    await until('the child is ready', () => readProcess(child())?.comm === 'ready');
+    const { verdicts } = inspect(child());
+    assert.equal([...new Set(codes(verdicts))], ['FOREIGN_TERMINAL']);
+    assert.equal(
+      verdicts.map(({ subject }) => subject),
+      [0, 1, 2].map((fd) => `fd ${fd} of pid ${child()}`),
+    );
+    assert.equal(inspect(pid).verdicts, []);
+  },
+);
+
+about(
+  'another network namespace is refused',
+  `${PRELUDE}\nimport ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0\nready()`,
+  (pid) => {
+    const { verdicts } = inspect(pid);
+    assert.equal(codes(verdicts), ['OTHER_NAMESPACE']);
+    assert.match(verdicts[0]?.reason ?? '', /another net namespace/);
+  },
+);
+
+about(
+  'one that has ended but was not reaped is no process to move',
+  `${PRELUDE}\nif os.fork() == 0: os._exit(0)\nready()`,
+  async (pid) => {
+    const zombie = (): number => inspect(pid).localPids[1] ?? 0;
+    await until('the child has ended', () => readProcess(zombie())?.state === 'Z');
+    refusedWith('ZOMBIE', zombie());
+  },
+);
+
+test('pid 1, the daemon itself and what contains it are refused', () => {
+  refusedWith('INIT_PROCESS', 1);
+  refusedWith('OWN_PROCESS', process.pid);
+  refusedWith('OWN_PROCESS', process.ppid);
+});
+
+test('a number that no process has is refused', async () => {
+  const subject = await start(listening());
+  subject.kill();
+  await subject.ended();
+  refusedWith('NO_SUCH_PROCESS', subject.pid);
+});
+
+test('a kernel thread is refused, also one that is not pid 2', () => {
+  const threads = listProcesses().filter((pid) => readProcess(pid)?.kernelThread === true);
+  if (threads.length === 0) {
+    assert.ok(/docker|lxc|container/.test(readFileSync('/proc/1/environ', 'utf8')), 'neither threads nor a container');
+    return;
+  }
+  refusedWith('KERNEL_THREAD', threads[0] ?? 0);
+  refusedWith('KERNEL_THREAD', threads.at(-1) ?? 0);
+});
+
+if (!entered) skip(test, 'inspection of real processes', 'needs root');
+test.run();

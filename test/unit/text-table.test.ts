@@ -1,0 +1,34 @@
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { textTable } from '../../cli/text-table.js';
+
+test('columns are aligned under capital heads, without lines, colours or spaces at the end', () => {
+  assert.is(
+    textTable(
+      ['pid', 'command', 'where'],
+      [
+        [1, 'redis-server', 'home'],
+        [31337, 'sh', ''],
+      ],
+    ),
+    ['PID    COMMAND       WHERE', '1      redis-server  home', '31337  sh'].join('\n'),
+  );
+});
+
+test('a table without rows is its head', () => {
+  assert.is(textTable(['node', 'address'], []), 'NODE  ADDRESS');
+});
+
+test('every row is one line that can be split at double spaces', () => {
+  const rows = Array.from({ length: 50 }, (_, index) => [index, 'x'.repeat(index), `end${index}`]);
+  const lines = textTable(['a', 'b', 'c'], rows).split('\n');
+  assert.is(lines.length, 51);
+  for (const [index, line] of lines.slice(1).entries()) {
+    assert.equal(
+      line.split(/\s{2,}/).filter(Boolean),
+      [String(index), 'x'.repeat(index), `end${index}`].filter(Boolean),
+    );
+  }
+});
+
+test.run();
