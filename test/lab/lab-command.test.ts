@@ -61,9 +61,10 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
 
 exec('on a terminal leaves Ctrl-C to the command', async () => {
   const script = 'trap "echo had it; exit 4" INT; echo ready; while :; do sleep 0.02; done';
-  // script(1) runs it on a pseudo terminal, which turns the byte 3 on its own input into SIGINT.
+  // script(1) runs it on a pseudo terminal, which turns the byte 3 on its own input into SIGINT. `exec`: its shell ($SHELL,
+  // else sh) is in the foreground group too, and dash, which does not replace itself by its only command, would die of it.
   const words = [process.execPath, projectFile('cli/bin/run.js'), ...inNode('home', 'sh', '-c', script)];
-  const line = words.map((word) => `'${word}'`).join(' ');
+  const line = `exec ${words.map((word) => `'${word}'`).join(' ')}`;
   const terminal = spawn('script', ['--quiet', '--return', '--command', line, '/dev/null'], { stdio: 'pipe' });
   let printed = '';
   terminal.stdout.on('data', (chunk: Buffer) => {
