@@ -4,6 +4,7 @@
       'target_name': 'homeproxy',
       'sources': [
         'src/addon.cc',
+        'src/batch.cc',
         'src/btf.cc',
         'src/descriptor.cc',
         'src/failure.cc',

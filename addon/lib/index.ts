@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+export { CHANGE_ROW, runBatch } from './batch.js';
 export { BpfError } from './bpf-error.js';
 export { Btf, type Variable } from './btf.js';
 export { htons, ntohs } from './integer.js';

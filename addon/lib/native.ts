@@ -83,6 +83,17 @@ export interface Native {
     ctxOut: Uint8Array | null,
     repeat: number,
   ): [retval: number, dataSize: number, durationNs: number, ctxSize: number];
+  runBatch(
+    fd: number,
+    packets: Uint8Array,
+    lengths: Uint32Array,
+    contexts: Uint8Array | null,
+    outputs: Uint8Array,
+    contextsOut: Uint8Array | null,
+    verdicts: Int32Array,
+    sizes: Uint32Array,
+    watched: readonly (readonly [fd: number, bytes: number, rows: Uint32Array])[],
+  ): number;
   linkCreateXdp(program: number, ifindex: number, flags: number): Descriptor;
   linkUpdate(link: number, program: number): void;
   linkDetach(link: number): void;

@@ -38,6 +38,7 @@ export class BpfObject {
     const object = new BpfObject(path, options);
     try {
       for (const [map, entries] of Object.entries(options.mapSizes ?? {})) object.#open.setMaxEntries(map, entries);
+      for (const [name, map] of Object.entries(options.maps ?? {})) object.#open.reuseMap(name, map.fd);
       for (const program of options.skipPrograms ?? []) object.#open.skipProgram(program);
       const variables = options.rodata ?? {};
       if (Object.keys(variables).length > 0) writeConstants(object.#open, object.btf, variables);

@@ -19,6 +19,8 @@ export interface OpenOptions {
   readonly pinDirectory?: string;
   /** max_entries by map name. */
   readonly mapSizes?: Readonly<Record<string, number>>;
+  /** Maps to be used instead of the object's own, by name. Whether they serve its programs is the verifier's business. */
+  readonly maps?: Readonly<Record<string, { readonly fd: number }>>;
   /** Programs that `load()` leaves out, by name. */
   readonly skipPrograms?: readonly string[];
 }
@@ -79,6 +81,36 @@ export interface TestRunResult {
   readonly durationNs: number;
   /** The context afterwards, when one was given. */
   readonly ctx?: Buffer;
+}
+
+/** Something of many packets: the i-th of everything belongs to the i-th packet. */
+export interface BatchOptions {
+  /** The packets, one behind the other. */
+  readonly packets: Uint8Array;
+  /** Of each, in bytes. */
+  readonly lengths: Uint32Array;
+  /** One struct xdp_md or struct __sk_buff for each, one behind the other. */
+  readonly contexts?: Uint8Array;
+  /** Takes the packets that come out, one behind the other. */
+  readonly outputs: Uint8Array;
+  /** Takes the contexts afterwards; as large as `contexts`. */
+  readonly contextsOut?: Uint8Array;
+  /** Arrays with BPF_F_MMAPABLE whose changes are to be told for each packet. */
+  readonly watch?: readonly { readonly fd: number; readonly valueSize: number; readonly maxEntries: number }[];
+}
+
+export interface BatchResult {
+  /** How many packets were run: fewer than all when `outputs` had no room for what may come out of the next. */
+  readonly count: number;
+  /** What the program returned, or a negative errno when the kernel took no such packet. */
+  readonly verdicts: Int32Array;
+  /** Bytes that came out of each. */
+  readonly sizes: Uint32Array;
+  /**
+   * For each watched map rows of `CHANGE_ROW` words, one for each packet: how many words of 8 bytes it changed, then index of
+   * the word in the map and difference (modulo 2^32) of the first four.
+   */
+  readonly changes: readonly Uint32Array[];
 }
 
 /** 'auto': native where the driver has it, else generic; the kernel chooses. */

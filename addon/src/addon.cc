@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <napi.h>
 
+#include "batch.h"
 #include "btf.h"
 #include "descriptor.h"
 #include "environment.h"
@@ -31,6 +32,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   environment->btf_class = Napi::Persistent(types);
   exports["setErrorClass"] = Napi::Function::New(env, SetErrorClass, "setErrorClass");
   exports["Btf"] = types;
+  ExportBatch(env, exports);
   ExportMap(env, exports);
   ExportProgram(env, exports);
   ExportNetwork(env, exports);
