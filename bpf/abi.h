@@ -99,6 +99,15 @@ struct park_state {
 	__u64 replayed;
 };
 
+/*
+ * How much of `replayed` has left this node's programs for good: hp_replay counts a frame before the kernel carries it on, and
+ * another CPU that took the queue for empty then would let the next packet overtake it. The controller writes it when it
+ * finds the queue empty: its writes into the TAP return after the frame went on.
+ */
+struct park_release {
+	__u64 replayed;
+};
+
 /* A device that belongs to one binding, by ifindex. */
 enum device_role {
 	DEVICE_POD = 0,  /* host end of a pod's veth: what enters was sent by the process */

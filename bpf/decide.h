@@ -37,8 +37,9 @@ static __always_inline int must_wait(const struct found *found, const struct tup
 	if (!binding->draining)
 		return 0;
 	struct park_state *state = bpf_map_lookup_elem(&park_states, &found->id);
+	struct park_release *release = bpf_map_lookup_elem(&park_releases, &found->id);
 
-	return state && state->parked != state->replayed;
+	return state && state->parked != (release ? release->replayed : 0);
 }
 
 static __always_inline struct decision act(struct found found, const struct tuple *inner, __u8 tunnelled, int waits)

@@ -109,6 +109,10 @@ export type ParkStateStruct = {
   replayed: bigint;
 };
 
+export type ParkReleaseStruct = {
+  replayed: bigint;
+};
+
 export type DeviceStruct = {
   binding: number;
   role: number;

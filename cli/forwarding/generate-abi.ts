@@ -16,6 +16,7 @@ const STRUCTS = [
   'flow_key',
   'flow_entry',
   'park_state',
+  'park_release',
   'device',
   'node_entry',
   'counter',

@@ -56,6 +56,7 @@ export class ParkQueue {
       });
       datapath.addDevice(ifindex, binding, 'park');
       datapath.tables.parkStates.put(binding, { parked: 0n, replayed: 0n });
+      datapath.tables.parkReleases.put(binding, { replayed: 0n });
       const record = { name, ifindex, holder: startHolder(fd) };
       return new ParkQueue(datapath, binding, record, fd);
     } catch (error) {
@@ -97,6 +98,7 @@ export class ParkQueue {
       for (let burst = 0; burst < BURST; burst++) {
         const length = readFrame(this.fd, frame);
         if (length < 0) {
+          this.release();
           if (this.pending <= 0) return { replayed, lost: 0 };
           // XDP counts a frame before the driver hands the batch to the TAP: give it a moment before we call it lost
           emptySince ??= performance.now();
@@ -118,6 +120,11 @@ export class ParkQueue {
     this.datapath.removeDevice(this.ifindex);
     closeSync(this.fd);
     if (stampAlive(this.record.holder)) process.kill(this.record.holder.pid, 'SIGKILL');
+  }
+
+  /** Every write has returned, so every replayed frame is on its way: what is not parked behind one may go directly. */
+  private release(): void {
+    this.datapath.tables.parkReleases.put(this.binding, { replayed: this.counts().replayed });
   }
 
   private counts(): { parked: bigint; replayed: bigint } {

@@ -7,6 +7,7 @@ import type {
   FlowEntryStruct,
   FlowKeyStruct,
   NodeEntryStruct,
+  ParkReleaseStruct,
   ParkStateStruct,
   PortEntryStruct,
   PortKeyStruct,
@@ -63,6 +64,7 @@ export class Tables {
   readonly bindings: RecordMap<BindingStruct>;
   readonly devices: RecordMap<DeviceStruct>;
   readonly parkStates: RecordMap<ParkStateStruct>;
+  readonly parkReleases: RecordMap<ParkReleaseStruct>;
   readonly counters: BpfMap;
   readonly bindingCounters: BpfMap;
   readonly counterCodec: StructCodec;
@@ -82,6 +84,7 @@ export class Tables {
     this.bindings = new RecordMap(object.map('bindings'), codec('binding'));
     this.devices = new RecordMap(object.map('devices'), codec('device'));
     this.parkStates = new RecordMap(object.map('park_states'), codec('park_state'));
+    this.parkReleases = new RecordMap(object.map('park_releases'), codec('park_release'));
     this.counters = object.map('counters');
     this.bindingCounters = object.map('binding_counters');
     this.filter = object.map('port_filter');
@@ -128,6 +131,7 @@ export class Tables {
     }
     this.bindings.delete(id);
     this.parkStates.delete(id);
+    this.parkReleases.delete(id);
     for (const key of [...this.bindingCounters.keys()]) if (key.readUInt32LE() === id) this.bindingCounters.delete(key);
   }
 
@@ -180,6 +184,7 @@ export class Tables {
       this.bindings,
       this.devices,
       this.parkStates,
+      this.parkReleases,
       this.counters,
       this.bindingCounters,
       this.filter,

@@ -227,6 +227,15 @@ const rows: readonly Row[] = [
     reason: 'parked',
   },
   {
+    description: 'parks behind the last parked packet until that one is surely on its way',
+    at: 'home',
+    binding: { ...away, draining: true },
+    prepare: (bench) => bench.setParkState(BINDING, 5, 5, 4),
+    input: frame(request()),
+    ...redirect,
+    reason: 'parked',
+  },
+  {
     description: 'goes on at once when the queue has been drained',
     at: 'home',
     binding: { ...away, draining: true },

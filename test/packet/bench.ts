@@ -135,8 +135,9 @@ export class Bench {
     return this;
   }
 
-  setParkState(id: number, parked: number, replayed: number): this {
+  setParkState(id: number, parked: number, replayed: number, released = replayed): this {
     this.set('park_states', u32(id), 'park_state', { parked, replayed });
+    this.set('park_releases', u32(id), 'park_release', { replayed: released });
     return this;
   }
 

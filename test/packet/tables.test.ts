@@ -58,7 +58,7 @@ const flow = (local: number, remote: number): Flow => ({
 
 /** Entries of the pinned maps that belong to bindings, by map. */
 function entries(): Record<string, number> {
-  const names = ['ports', 'flows', 'bindings', 'park_states', 'binding_counters'];
+  const names = ['ports', 'flows', 'bindings', 'park_states', 'park_releases', 'binding_counters'];
   return Object.fromEntries(
     names.map((name) => {
       const map = BpfMap.openPinned(join(pins, 'maps', name));
@@ -103,13 +103,14 @@ test('an older epoch never wins; the same or a later one does', () => {
 test('removing a binding leaves nothing of it', () => {
   tables.putBinding(1, binding);
   tables.parkStates.put(1, { parked: 5n, replayed: 5n });
+  tables.parkReleases.put(1, { replayed: 5n });
   for (const each of [port(80), port(65_535), port(1), port(53, 'udp')]) tables.claimPort(each, 1, false);
   tables.claimPort(port(5000), 1, true);
   tables.claimFlows([flow(5000, 1), flow(5000, 2)], 1);
-  assert.equal(entries(), { ports: 5, flows: 2, bindings: 1, park_states: 1, binding_counters: 0 });
+  assert.equal(entries(), { ports: 5, flows: 2, bindings: 1, park_states: 1, park_releases: 1, binding_counters: 0 });
   assert.equal(filtered(), [1, 80, 5000, 65_535, 65_536 + 53]);
   tables.removeBinding(1);
-  assert.equal(entries(), { ports: 0, flows: 0, bindings: 0, park_states: 0, binding_counters: 0 });
+  assert.equal(entries(), { ports: 0, flows: 0, bindings: 0, park_states: 0, park_releases: 0, binding_counters: 0 });
   assert.equal(filtered(), []);
 });
 
