@@ -20,6 +20,8 @@ export interface LabOptions {
   readonly hosts?: number;
   /** Where the daemons attach to eth0; default xdp. */
   readonly attach?: LabAttach;
+  /** Links with checksum and segmentation offload, which native XDP does not bear; default false. */
+  readonly offloads?: boolean;
   /** False leaves the daemons out; default true. */
   readonly daemons?: boolean;
   readonly signal?: AbortSignal;
@@ -188,6 +190,7 @@ export class Lab {
 
 async function build(files: LabFiles, options: LabOptions): Promise<LabState> {
   const { name, signal, onStep } = options;
+  const { attach, offloads } = linksOf(options);
   signal?.throwIfAborted();
   onStep?.('namespaces');
   files.create();
@@ -205,7 +208,7 @@ async function build(files: LabFiles, options: LabOptions): Promise<LabState> {
     const init = inits[index];
     return init === undefined ? [] : [{ ...node, init, cgroup: join(top, node.name) }];
   });
-  const lab: LabState = { version: 1, name, attach: options.attach ?? 'xdp', switch: hub, nodes };
+  const lab: LabState = { version: 1, name, attach, offloads, switch: hub, nodes };
 
   signal?.throwIfAborted();
   onStep?.('network and certificates');
@@ -286,12 +289,32 @@ function statusOf(lab: LabState): LabStatus {
 
 function requireSame(existing: LabState, options: LabOptions): void {
   const hosts = existing.nodes.filter((node) => node.role === 'host').length;
-  const attach = options.attach ?? 'xdp';
-  if (hosts === (options.hosts ?? DEFAULT_HOSTS) && existing.attach === attach) return;
+  const { attach, offloads } = linksOf(options);
+  const same = existing.attach === attach && existing.offloads === offloads;
+  if (same && hosts === (options.hosts ?? DEFAULT_HOSTS)) return;
   throw new UserError({
     code: 'LAB_DIFFERS',
-    message: `the lab "${existing.name}" is up with ${hosts} hosts and attach ${existing.attach}`,
+    message:
+      `the lab "${existing.name}" is up with ${hosts} hosts, attach ${existing.attach}, ` +
+      `${existing.offloads ? 'with' : 'without'} offloads`,
     remedy: `homeproxy lab down --lab ${existing.name}`,
+  });
+}
+
+/**
+ * How the nodes are joined, and where their daemons attach.
+ * @throws {UserError} `LAB_OFFLOADS` for native XDP on links with offloads, where every packet would have a wrong checksum
+ */
+function linksOf({ attach = 'xdp', offloads = false, daemons = true }: LabOptions): {
+  attach: LabAttach;
+  offloads: boolean;
+} {
+  if (!offloads || !daemons || attach !== 'xdp') return { attach, offloads };
+  throw new UserError({
+    code: 'LAB_OFFLOADS',
+    message: 'native XDP on these links would forward packets whose checksum is still to be computed',
+    remedy: 'homeproxy lab up --offloads --attach tc',
+    exitStatus: 2,
   });
 }
 

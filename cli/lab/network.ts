@@ -11,12 +11,17 @@ const MTU = 1500;
  */
 const PORT_OFFLOADS = ['tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'on'];
 const NODE_OFFLOADS = ['gro', 'on'];
+/** What the switch's ports keep where nothing attaches to XDP: super-packets cross the lab whole, as between a NIC and tc. */
+const KEPT_OFFLOADS = ['gro', 'on'];
 
 /**
  * Joins the nodes of a lab by a bridge in the switch's network namespace. Every device is made inside a namespace of
  * the lab, none in the machine's own.
  */
-export async function connect(lab: Pick<LabState, 'switch' | 'nodes'>, signal?: AbortSignal): Promise<void> {
+export async function connect(
+  lab: Pick<LabState, 'switch' | 'nodes' | 'offloads'>,
+  signal?: AbortSignal,
+): Promise<void> {
   const within = { ...(signal === undefined ? {} : { signal }) };
   const hub = lab.switch.pid;
   await inNetwork(hub, ['ip', '-batch', '-'], {
@@ -33,7 +38,7 @@ export async function connect(lab: Pick<LabState, 'switch' | 'nodes'>, signal?: 
   });
   await Promise.all(
     lab.nodes.map(async ({ name, address, init }) => {
-      await inNetwork(hub, ['ethtool', '-K', name, ...PORT_OFFLOADS], within);
+      await inNetwork(hub, ['ethtool', '-K', name, ...(lab.offloads ? KEPT_OFFLOADS : PORT_OFFLOADS)], within);
       await inNetwork(init.pid, ['ethtool', '-K', NODE_INTERFACE, ...NODE_OFFLOADS], within);
       await inNetwork(init.pid, ['ip', '-batch', '-'], {
         ...within,

@@ -11,6 +11,8 @@ const labState = z.object({
   version: z.literal(1),
   name: z.string(),
   attach: z.enum(['auto', 'xdp', 'xdp-generic', 'tc']),
+  /** Whether the links leave checksums and segmentation to whoever receives. */
+  offloads: z.boolean().default(false),
   switch: processRecord,
   nodes: z.array(
     z.object({

@@ -26,6 +26,9 @@ Exit status: 0 the lab is up; 2 wrong usage; 3 a lab of that name is up with oth
       options: ['auto', 'xdp', 'xdp-generic', 'tc'] as const,
       default: 'xdp' as const,
     })(),
+    offloads: Flags.boolean({
+      description: 'keep checksum and segmentation offload on the links; for --attach tc or auto',
+    }),
     daemons: Flags.boolean({ description: 'start the daemons', default: true, allowNo: true }),
   };
 
@@ -37,6 +40,7 @@ Exit status: 0 the lab is up; 2 wrong usage; 3 a lab of that name is up with oth
         name: flags.lab,
         hosts: flags.hosts,
         attach: flags.attach,
+        offloads: flags.offloads,
         daemons: flags.daemons,
         signal,
         onStep: (next) => {
