@@ -30,6 +30,7 @@ export class LabNode {
   readonly name: string;
   readonly role: NodeRole;
   readonly address: string;
+  readonly address6: string;
   /** Its pid 1, as this machine numbers it. */
   readonly initPid: number;
 
@@ -37,6 +38,7 @@ export class LabNode {
     this.name = state.name;
     this.role = state.role;
     this.address = state.address;
+    this.address6 = state.address6;
     this.initPid = state.init.pid;
   }
 

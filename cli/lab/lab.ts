@@ -32,6 +32,7 @@ export interface LabOptions {
 export interface NodeStatus {
   readonly name: string;
   readonly address: string;
+  readonly address6: string;
   readonly role: NodeRole;
   /** The node's pid 1, as this machine numbers it. */
   readonly pid: number;
@@ -278,6 +279,7 @@ function statusOf(lab: LabState): LabStatus {
   const nodes = lab.nodes.map((node) => ({
     name: node.name,
     address: node.address,
+    address6: node.address6,
     role: node.role,
     pid: node.init.pid,
     running: isRunning(node.init),

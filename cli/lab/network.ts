@@ -1,5 +1,5 @@
 import { run } from '../system/command.js';
-import { NODE_INTERFACE, PREFIX_LENGTH } from './plan.js';
+import { NODE_INTERFACE, PREFIX_LENGTH, PREFIX_LENGTH_6 } from './plan.js';
 import type { LabState } from './state.js';
 
 const BRIDGE = 'switch';
@@ -13,6 +13,8 @@ const PORT_OFFLOADS = ['tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'on'];
 const NODE_OFFLOADS = ['gro', 'on'];
 /** What the switch's ports keep where nothing attaches to XDP: super-packets cross the lab whole, as between a NIC and tc. */
 const KEPT_OFFLOADS = ['gro', 'on'];
+/** There is no router to ask for addresses. */
+const NO_ROUTERS = ['all', 'default', NODE_INTERFACE].map((scope) => `net.ipv6.conf.${scope}.accept_ra=0`);
 
 /**
  * Joins the nodes of a lab by a bridge in the switch's network namespace. Every device is made inside a namespace of
@@ -37,15 +39,19 @@ export async function connect(
     ].join('\n'),
   });
   await Promise.all(
-    lab.nodes.map(async ({ name, address, init }) => {
+    lab.nodes.map(async ({ name, address, address6, init }, index) => {
       await inNetwork(hub, ['ethtool', '-K', name, ...(lab.offloads ? KEPT_OFFLOADS : PORT_OFFLOADS)], within);
       await inNetwork(init.pid, ['ethtool', '-K', NODE_INTERFACE, ...NODE_OFFLOADS], within);
+      await inNetwork(init.pid, ['sysctl', '--quiet', '--write', ...NO_ROUTERS], within);
       await inNetwork(init.pid, ['ip', '-batch', '-'], {
         ...within,
         input: [
           'link set lo up',
           `link set ${NODE_INTERFACE} addrgenmode none`,
           `address add ${address}/${PREFIX_LENGTH} dev ${NODE_INTERFACE}`,
+          // nodad: usable at once. The link-local one is what neighbour probes are sent from (RFC 4861, 7.2.2).
+          `address add ${address6}/${PREFIX_LENGTH_6} dev ${NODE_INTERFACE} nodad`,
+          `address add fe80::${(index + 1).toString(16)}/64 dev ${NODE_INTERFACE} nodad`,
           `link set ${NODE_INTERFACE} up`,
         ].join('\n'),
       });

@@ -27,7 +27,10 @@ export async function writeNodeFiles(
 
   if (node.role === 'client') return; // a correspondent runs nothing of ours
   const { issueCertificate } = await import('../identity/ca.js');
-  const { certificate, key } = await issueCertificate(authority, { name: node.name, addresses: [node.address] });
+  const { certificate, key } = await issueCertificate(authority, {
+    name: node.name,
+    addresses: [node.address, node.address6],
+  });
   const own = { mode: 0o600 };
   writeFileSync(inside('/etc/homeproxy/ca.pem'), authority.certificate, own);
   writeFileSync(inside('/etc/homeproxy/node.pem'), certificate, own);

@@ -7,6 +7,7 @@ export const DEFAULT_LAB = 'lab';
 export const DEFAULT_HOSTS = 2;
 export const MAX_HOSTS = 64;
 export const PREFIX_LENGTH = 24;
+export const PREFIX_LENGTH_6 = 64;
 /** The interface that every node has into the lab's switch. */
 export const NODE_INTERFACE = 'eth0';
 
@@ -14,18 +15,20 @@ export interface PlannedNode {
   readonly name: string;
   readonly role: NodeRole;
   readonly address: string;
+  /** Its IPv6 address on the same link (a unique local one, RFC 4193). */
+  readonly address6: string;
 }
 
-/** The nodes of a lab with `hosts` care-of hosts: client 10.77.0.1, home 10.77.0.2, hostN 10.77.0.(2+N). */
+/** The nodes of a lab with `hosts` care-of hosts: client 10.77.0.1 and fd77::1, home .2, hostN .(2+N). */
 export function planNodes(hosts: number): PlannedNode[] {
-  const nodes: PlannedNode[] = [
-    { name: 'client', role: 'client', address: '10.77.0.1' },
-    { name: 'home', role: 'home', address: '10.77.0.2' },
-  ];
-  for (let number = 1; number <= hosts; number++) {
-    nodes.push({ name: `host${number}`, role: 'host', address: `10.77.0.${2 + number}` });
-  }
-  return nodes;
+  const node = (name: string, role: NodeRole, number: number): PlannedNode => ({
+    name,
+    role,
+    address: `10.77.0.${number}`,
+    address6: `fd77::${number.toString(16)}`,
+  });
+  const careOf = Array.from({ length: hosts }, (_, index) => node(`host${index + 1}`, 'host', 3 + index));
+  return [node('client', 'client', 1), node('home', 'home', 2), ...careOf];
 }
 
 /**

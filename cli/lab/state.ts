@@ -19,6 +19,7 @@ const labState = z.object({
       name: z.string(),
       role: z.enum(['client', 'home', 'host']),
       address: z.string(),
+      address6: z.string(),
       /** Its pid 1, as this machine numbers it. */
       init: processRecord,
       /** Its cgroup on this machine. */

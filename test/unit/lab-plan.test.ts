@@ -8,13 +8,13 @@ const test = suite('the plan of a lab');
 
 test('gives client, home and hosts consecutive addresses', () => {
   assert.equal(
-    planNodes(3).map(({ name, role, address }) => `${name} ${role} ${address}`),
+    planNodes(3).map(({ name, role, address, address6 }) => `${name} ${role} ${address} ${address6}`),
     [
-      'client client 10.77.0.1',
-      'home home 10.77.0.2',
-      'host1 host 10.77.0.3',
-      'host2 host 10.77.0.4',
-      'host3 host 10.77.0.5',
+      'client client 10.77.0.1 fd77::1',
+      'home home 10.77.0.2 fd77::2',
+      'host1 host 10.77.0.3 fd77::3',
+      'host2 host 10.77.0.4 fd77::4',
+      'host3 host 10.77.0.5 fd77::5',
     ],
   );
 });

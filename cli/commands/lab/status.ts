@@ -13,7 +13,7 @@ export default class LabStatusCommand extends LabCommand {
     for (const node of status.nodes) {
       const state = node.running ? `pid ${node.pid}` : 'dead';
       this.log(
-        `${node.name.padEnd(8)} ${node.address.padEnd(12)} ${node.role.padEnd(7)} ${state.padEnd(12)} ${daemonText(node)}`,
+        `${node.name.padEnd(8)} ${node.address.padEnd(12)} ${node.address6.padEnd(9)} ${node.role.padEnd(7)} ${state.padEnd(12)} ${daemonText(node)}`,
       );
     }
     return status;

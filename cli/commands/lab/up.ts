@@ -52,7 +52,11 @@ Exit status: 0 the lab is up; 2 wrong usage; 3 a lab of that name is up with oth
     );
     if (step !== '') this.progress.done(step);
     const status = await Lab.status(flags.lab);
-    this.log(status.nodes.map(({ name, address }) => `${name.padEnd(8)} ${address}`).join('\n'));
+    this.log(
+      status.nodes
+        .map(({ name, address, address6 }) => `${name.padEnd(8)} ${address.padEnd(12)} ${address6}`)
+        .join('\n'),
+    );
     this.log('\nNext: homeproxy lab exec home -- homeproxy status');
     return status;
   }
