@@ -348,7 +348,7 @@ export class LocalDestination implements DestinationParticipant {
     try {
       const pod = await createPod({
         name: `hpp${control.id}`,
-        homeAddress: home.address,
+        homeAddresses: description.homeAddresses,
         mtu: forwarding.uplinkMtu,
         tunnelOverhead: TUNNEL_OVERHEAD,
       });

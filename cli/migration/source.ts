@@ -6,9 +6,11 @@ import { createImageFolder, listImages, wipeImageFolder } from '../checkpoint/im
 import { endRepair } from '../checkpoint/repair.js';
 import { BugError, UserError } from '../errors.js';
 import { destroyPod } from '../pod/pod.js';
+import { readHomeAddresses } from '../process/home-addresses.js';
 import { inspectProcess } from '../process/inspect.js';
-import { isLoopback, readInternetSockets, readSocketInodes } from '../process/sockets.js';
+import { isLoopback, readInternetSockets, readSocketHolders } from '../process/sockets.js';
 import { Cgroup } from '../system/cgroup.js';
+import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams } from './drain.js';
 import { encodeImages } from './image-stream.js';
 import type {
   DrainResponse,
@@ -163,7 +165,7 @@ export class LocalSource implements SourceParticipant {
     const { record, resident } = departure;
     resident?.control.holdNew();
     try {
-      const waitedMs = await this.emptyAcceptQueues(record);
+      const waitedMs = await emptyAcceptQueues(record, this.site.timeouts.drainMs);
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
       refuse(record.request.pid, verdicts);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
@@ -174,33 +176,6 @@ export class LocalSource implements SourceParticipant {
     }
   }
 
-  /** @returns how long that took, in milliseconds. */
-  private async emptyAcceptQueues(record: DepartureRecord): Promise<number> {
-    const started = performance.now();
-    const root = record.localPids[0] ?? 0;
-    const ports = new Set(record.ports);
-    const inodes = readSocketInodes(record.localPids);
-    for (;;) {
-      const waiting = readInternetSockets(root).filter(
-        (socket) =>
-          (socket.state === 'LISTEN' && inodes.has(socket.inode) && socket.receiveQueue > 0) ||
-          ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ports.has(socket.local.port)),
-      );
-      const waitedMs = performance.now() - started;
-      if (waiting.length === 0) return waitedMs;
-      if (waitedMs > this.site.timeouts.drainMs) {
-        const unaccepted = waiting.find((socket) => socket.state === 'LISTEN');
-        if (unaccepted === undefined) return waitedMs; // a correspondent that does not finish its handshake loses it
-        throw new UserError({
-          code: 'NOT_ACCEPTING',
-          message: `the process does not accept its connections: ${unaccepted.receiveQueue} wait on port ${unaccepted.local.port}`,
-          remedy: 'try again when it is less busy, or raise timeouts.drainMs',
-        });
-      }
-      await new Promise((resolve) => setTimeout(resolve, 1)); // the kernel has no event for an emptied accept queue
-    }
-  }
-
   async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
     const departure = this.require(migration);
     const { record, session, resident } = departure;
@@ -208,12 +183,14 @@ export class LocalSource implements SourceParticipant {
     const started = performance.now();
     resident?.control.park();
     await reached('source', 'parked', migration);
+    await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
     await session.seized(record.localPids[0] ?? 0);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
     control?.silence();
     this.requireSamePorts(record); // while CRIU dumps: the process stands still and so do its sockets
+    requireNoDatagrams(record);
     await session.reached('post-dump', this.site.timeouts.freezeMs);
     await reached('source', 'dumped', migration);
     if (departure.reverting) throw tooLate(migration);
@@ -334,7 +311,7 @@ export class LocalSource implements SourceParticipant {
 
   /** A port that was opened in the last moment belongs to nobody in the datapath: its packets would be lost. */
   private requireSamePorts({ localPids, ports }: DepartureRecord): void {
-    const inodes = readSocketInodes(localPids);
+    const inodes = readSocketHolders(localPids);
     const known = new Set(ports);
     const opened = readInternetSockets(localPids[0] ?? 0).find(
       ({ inode, local }) =>
@@ -357,9 +334,14 @@ export class LocalSource implements SourceParticipant {
       });
     }
     const ownPids = [process.pid];
+    const uplinks = this.site.forwarding.datapath.status().map((uplink) => uplink.interface);
     return resident === undefined
-      ? inspectProcess(pid, { homeAddress: this.site.node.address, ownPids })
-      : inspectProcess(resident.localPid(), { homeAddress: resident.home.address, ownPids, inPod: true });
+      ? inspectProcess(pid, { homeAddresses: readHomeAddresses(this.site.node.address, uplinks), ownPids })
+      : inspectProcess(resident.localPid(), {
+          homeAddresses: resident.description.homeAddresses,
+          ownPids,
+          inPod: true,
+        });
   }
 
   private require(migration: string): Departure {

@@ -105,11 +105,13 @@ export class Twins {
   private bindingOf({ ports }: ProcessDescription): number | undefined {
     const named = new Set(this.all().map(({ record }) => record.binding));
     const { tables } = this.forwarding.datapath;
-    const wanted = new Set(ports.map(({ protocol, port }) => `${protocol} ${port}`));
+    const wanted = new Set(ports.map(({ protocol, address, port }) => `${protocol} ${address} ${port}`));
     return [...tables.bindings.entries()]
       .map(([id]) => id)
       .find(
-        (id) => !named.has(id) && tables.portsOf(id).some(({ protocol, port }) => wanted.has(`${protocol} ${port}`)),
+        (id) =>
+          !named.has(id) &&
+          tables.portsOf(id).some(({ protocol, address, port }) => wanted.has(`${protocol} ${address} ${port}`)),
       );
   }
 

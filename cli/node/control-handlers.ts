@@ -91,7 +91,7 @@ function processes(daemon: Daemon): ProcessRow[] {
     pid: description.homePid,
     comm: description.comm,
     commandLine: description.commandLine,
-    ports: description.ports.map(({ protocol, port }) => `${protocol} ${port}`),
+    ports: [...new Set(description.ports.map(({ protocol, port }) => `${protocol} ${port}`))],
     counters: Object.fromEntries(
       Object.entries(site.forwarding.datapath.bindingCounters(binding)).map(([reason, { packets, bytes }]) => [
         reason,

@@ -6,9 +6,7 @@ import { ExternalError } from '../errors.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, stampAlive, stampProcess } from '../system/procfs.js';
-
-/** The next hop that a pod knows: link-local, never on any wire (RFC 3927). Its MAC is a permanent neighbour entry. */
-const POD_GATEWAY = '169.254.77.1';
+import { insideNetwork } from './inside-network.js';
 
 /** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
 export interface PodRecord {
@@ -25,17 +23,17 @@ export interface PodRecord {
 
 export interface PodOptions {
   readonly name: string;
-  /** The home address, which becomes local inside: a restored socket binds to it. */
-  readonly homeAddress: string;
+  /** The home's addresses, of both families, which become local inside: a restored socket binds to one of them. */
+  readonly homeAddresses: readonly string[];
   /** MTU of the pod's link, in bytes. */
   readonly mtu: number;
-  /** Bytes that the tunnel adds to what correspondents send: the advertised MSS leaves room for them. */
+  /** Bytes that the tunnel adds to what correspondents send: the advertised MSS of both families leaves room for them. */
   readonly tunnelOverhead: number;
 }
 
 /**
  * Makes a pod: net, pid and mount namespaces held by an init that reaps orphans, a veth whose far end carries the home
- * address, and a cgroup. Nothing is left behind when a step fails.
+ * addresses, and a cgroup. Nothing is left behind when a step fails.
  * @throws {ExternalError} `POD_FAILED` or what `ip` said.
  */
 export async function createPod(options: PodOptions): Promise<PodRecord> {
@@ -158,17 +156,7 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
       `link set ${pod.hostInterface} up`,
     ].join('\n'),
   });
-  const advertisedMss = options.mtu - options.tunnelOverhead - 40; // IPv4 and TCP headers without options (RFC 6691)
-  await run('nsenter', [...inside, 'ip', '-batch', '-'], {
-    input: [
-      'link set lo up',
-      `address add ${options.homeAddress}/32 dev eth0`,
-      'link set eth0 addrgenmode none',
-      'link set eth0 up',
-      `neighbour add ${POD_GATEWAY} lladdr ${pod.hostMac} nud permanent dev eth0`,
-      `route add default via ${POD_GATEWAY} dev eth0 onlink src ${options.homeAddress} advmss ${advertisedMss}`,
-    ].join('\n'),
-  });
+  await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
   // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
   await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
   const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);

@@ -38,6 +38,8 @@ export const descriptionSchema = z.object({
   pids: z.array(z.number().int()),
   executables: z.array(z.string()),
   residentBytes: z.number().int(),
+  /** All addresses of its home, by which correspondents may reach it, the node's own first. */
+  homeAddresses: z.array(z.string()),
   ports: z.array(portSchema),
   /** Exact flows on ports that are shared with processes that stay. */
   flows: z.array(flowSchema),

@@ -10,12 +10,13 @@ import {
   readProcess,
   readTree,
 } from '../system/procfs.js';
-import type { BoundFlow, BoundPort, ProcessDescription, Verdict } from './description.js';
-import { type Endpoint, type InternetSocket, isLoopback, readInternetSockets, readSocketInodes } from './sockets.js';
+import { bindPorts } from './bound-ports.js';
+import type { ProcessDescription, Verdict } from './description.js';
+import { type Holder, readInternetSockets, readSocketHolders } from './sockets.js';
 
 export interface InspectOptions {
-  /** The address that the process's sockets are bound to, or reached by when they are bound to a wildcard. */
-  readonly homeAddress: string;
+  /** Its home's addresses: sockets are bound to one of them, or reached by all of a family when bound to a wildcard. */
+  readonly homeAddresses: readonly string[];
   /** Pids that are homeproxy's own and must never be moved. */
   readonly ownPids: readonly number[];
   /** The process lives in a pod of ours: its namespaces differ from this node's, and that is right. */
@@ -37,15 +38,16 @@ export interface Inspection {
 export function inspectProcess(pid: number, options: InspectOptions): Inspection {
   const root = requireMovable(pid, options);
   const localPids = readTree(pid);
-  const inodes = readSocketInodes(localPids);
+  const holders = readSocketHolders(localPids);
   const everySocket = readInternetSockets(pid);
   const heldOutside = readHeldOutside(localPids);
-  const ours = everySocket.filter((socket) => inodes.has(socket.inode));
+  const ours = everySocket.filter((socket) => holders.has(socket.inode));
   const verdicts: Verdict[] = [
     ...(options.inPod === true ? [] : namespaceVerdicts(root)),
     ...descriptorVerdicts(localPids, heldOutside),
   ];
-  const { ports, flows } = bindPorts(ours, everySocket, heldOutside, options.homeAddress, verdicts);
+  const bound = bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses: options.homeAddresses });
+  verdicts.push(...bound.verdicts);
   const description: ProcessDescription = {
     homePid: homePid(pid, options),
     comm: root.comm,
@@ -53,8 +55,9 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     pids: localPids.map((member) => homePid(member, options)),
     executables: [...new Set(localPids.map(executableOf).filter((path) => path !== undefined))],
     residentBytes: localPids.reduce((sum, member) => sum + (readProcess(member)?.residentBytes ?? 0), 0),
-    ports,
-    flows,
+    homeAddresses: [...options.homeAddresses],
+    ports: bound.ports,
+    flows: bound.flows,
     connections: ours.filter(
       (socket) => socket.transport.startsWith('tcp') && socket.state !== 'LISTEN' && socket.state !== 'CLOSE',
     ).length,
@@ -125,7 +128,7 @@ function namespaceVerdicts(root: ProcessIdentity): Verdict[] {
   return verdicts;
 }
 
-function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<string, number>): Verdict[] {
+function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<string, Holder>): Verdict[] {
   const verdicts: Verdict[] = [];
   const pipes = new Map<string, string>();
   let ownsMaster = false;
@@ -159,7 +162,7 @@ function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<st
     }
   }
   for (const [target, subject] of pipes) {
-    const holder = heldOutside.get(target);
+    const holder = heldOutside.get(target)?.pid;
     if (holder === undefined) continue;
     verdicts.push({
       outcome: 'refused',
@@ -176,118 +179,16 @@ function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<st
  * What processes outside the tree hold, as their descriptors' links name it, with one of the holders. Whom even root may not
  * look into (it has capabilities that we lack) is passed over: such a process gave nothing to one that we may move.
  */
-function readHeldOutside(tree: readonly number[]): Map<string, number> {
-  const held = new Map<string, number>();
+function readHeldOutside(tree: readonly number[]): Map<string, Holder> {
+  const held = new Map<string, Holder>();
   const members = new Set(tree);
   for (const pid of listProcesses()) {
     if (members.has(pid)) continue;
     try {
-      for (const { target } of readDescriptors(pid)) held.set(target, pid);
+      for (const { fd, target } of readDescriptors(pid)) held.set(target, { pid, fd });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error;
     }
   }
   return held;
-}
-
-const WILDCARDS = new Set(['0.0.0.0', '0:0:0:0:0:0:0:0']);
-
-function bindPorts(
-  ours: readonly InternetSocket[],
-  everySocket: readonly InternetSocket[],
-  heldOutside: ReadonlyMap<string, number>,
-  homeAddress: string,
-  verdicts: Verdict[],
-): { ports: BoundPort[]; flows: BoundFlow[] } {
-  const foreign = everySocket.filter((socket) => isForeign(socket, heldOutside));
-  const sharedPorts = new Set(foreign.map(portName));
-  const sharedSockets = new Set(foreign.map(({ inode }) => inode));
-  const moving = new Set(ours.map(({ inode }) => inode));
-  const inodeOfEnds = new Map(
-    everySocket
-      .filter(({ inode }) => inode !== 0)
-      .map((socket) => [endsOf(socket, socket.local, socket.remote), socket.inode]),
-  );
-  const ports = new Map<string, BoundPort>();
-  const flows: BoundFlow[] = [];
-  for (const socket of ours) {
-    const { address, port } = socket.local;
-    if (port === 0) continue;
-    const peer = inodeOfEnds.get(endsOf(socket, socket.remote, socket.local));
-    if (peer !== undefined && !moving.has(peer)) {
-      verdicts.push(localConnection(socket));
-      continue;
-    }
-    if (isLoopback(address)) continue; // loopback never meets the datapath
-    const name = portName(socket);
-    if (!WILDCARDS.has(address) && address !== homeAddress) {
-      verdicts.push({
-        outcome: 'refused',
-        code: 'NOT_HOME_ADDRESS',
-        subject: `port ${name}`,
-        reason: `a socket is bound to ${address}, and this node forwards for ${homeAddress} only`,
-        remedy: `let the program listen on ${homeAddress} or 0.0.0.0`,
-      });
-      continue;
-    }
-    const protocol = protocolOf(socket);
-    const exclusive = !sharedPorts.has(name);
-    ports.set(name, { protocol, address: homeAddress, port, exclusive });
-    if (exclusive) continue;
-    if (socket.state === 'LISTEN' || socket.remote.port === 0) {
-      verdicts.push({
-        outcome: 'refused',
-        code: 'SHARED_LISTENER',
-        subject: `port ${name}`,
-        reason: 'a process outside the tree has sockets on the port that this one listens on',
-        remedy: 'move the parent that owns the listener, with all its workers',
-      });
-      continue;
-    }
-    if (sharedSockets.has(socket.inode)) {
-      verdicts.push({
-        outcome: 'refused',
-        code: 'SHARED_CONNECTION',
-        subject: `port ${name}`,
-        reason: `its connection with ${socket.remote.address} port ${socket.remote.port} is also open in a process outside the tree`,
-        remedy: 'move the process that both come from',
-      });
-      continue;
-    }
-    flows.push({ protocol, local: { address: homeAddress, port }, remote: socket.remote });
-  }
-  return { ports: [...ports.values()], flows };
-}
-
-/** Names a connection by its two ends, as the one whose `local` it is sees it. */
-function endsOf(socket: InternetSocket, local: Endpoint, remote: Endpoint): string {
-  return `${protocolOf(socket)} ${local.address} ${local.port} ${remote.address} ${remote.port}`;
-}
-
-/** Its packets take the kernel's own short cut from socket to socket, where no program of ours sees them. */
-function localConnection(socket: InternetSocket): Verdict {
-  return {
-    outcome: 'refused',
-    code: 'LOCAL_CONNECTION',
-    subject: `port ${portName(socket)}`,
-    reason: `it has a connection with port ${socket.remote.port} of ${socket.remote.address}, a process of this machine that stays`,
-    remedy: 'end that connection first, or move both (their common parent)',
-  };
-}
-
-/**
- * Whether a process outside the tree holds a socket, alone or with the tree (a worker has inherited its parent's listener).
- * The tables are read one after the other, and connections come and go between: what only looks foreign because the tree
- * opened it a moment ago is held by nobody else.
- */
-function isForeign({ inode, local }: InternetSocket, heldOutside: ReadonlyMap<string, number>): boolean {
-  return !isLoopback(local.address) && heldOutside.has(`socket:[${inode}]`);
-}
-
-function protocolOf(socket: InternetSocket): 'tcp' | 'udp' {
-  return socket.transport.startsWith('tcp') ? 'tcp' : 'udp';
-}
-
-function portName(socket: InternetSocket): string {
-  return `${protocolOf(socket)} ${socket.local.port}`;
 }

@@ -32,16 +32,19 @@ export interface InternetSocket {
   readonly local: Endpoint;
   readonly remote: Endpoint;
   readonly state: TcpState;
-  /** For a listener: connections that nobody has accepted yet. */
+  /** For a listener: connections that nobody has accepted yet; for others bytes that nobody has read. */
   readonly receiveQueue: number;
   /** 0 when no descriptor belongs to it (TIME_WAIT, SYN_RECV). */
   readonly inode: number;
 }
 
-/** All internet sockets of the network namespace that `pid` is in. */
-export function readInternetSockets(pid: number | 'self'): InternetSocket[] {
+/** All internet sockets of the network namespace that `pid` is in, or those of some transports. */
+export function readInternetSockets(
+  pid: number | 'self',
+  transports: readonly TransportName[] = ['tcp', 'tcp6', 'udp', 'udp6'],
+): InternetSocket[] {
   const sockets: InternetSocket[] = [];
-  for (const transport of ['tcp', 'tcp6', 'udp', 'udp6'] as const) {
+  for (const transport of transports) {
     const text = readText(`/proc/${pid}/net/${transport}`) ?? '';
     for (const line of text.split('\n').slice(1)) {
       const socket = parseSocketLine(transport, line);
@@ -96,16 +99,30 @@ function parseAddress(hex: string): string {
   return mapped ? bytes.slice(12).join('.') : text;
 }
 
-/** Inodes of all sockets that the processes hold open. */
-export function readSocketInodes(pids: readonly number[]): Set<number> {
-  const inodes = new Set<number>();
+/** One of the descriptors of an open file. */
+export interface Holder {
+  readonly pid: number;
+  readonly fd: number;
+}
+
+/** All sockets that the processes hold open: one of their holders by the inode. */
+export function readSocketHolders(pids: readonly number[]): Map<number, Holder> {
+  const holders = new Map<number, Holder>();
   for (const pid of pids) {
-    for (const descriptor of readDescriptors(pid)) {
-      const match = /^socket:\[(\d+)\]$/.exec(descriptor.target);
-      if (match !== null) inodes.add(Number(match[1]));
+    for (const { fd, target } of readDescriptors(pid)) {
+      const match = /^socket:\[(\d+)\]$/.exec(target);
+      if (match !== null) holders.set(Number(match[1]), { pid, fd });
     }
   }
-  return inodes;
+  return holders;
+}
+
+/** A datagram socket of the tree with datagrams that nobody has read yet. */
+export function findUnreadDatagrams(pids: readonly number[]): InternetSocket | undefined {
+  const waiting = readInternetSockets(pids[0] ?? 0, ['udp', 'udp6']).filter(({ receiveQueue }) => receiveQueue > 0);
+  if (waiting.length === 0) return undefined; // the tree's descriptors may be thousands
+  const holders = readSocketHolders(pids);
+  return waiting.find(({ inode }) => holders.has(inode));
 }
 
 /** Whether an address never leaves the machine. */

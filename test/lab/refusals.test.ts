@@ -238,7 +238,7 @@ test('a kernel thread (no node of a lab sees one, so the inspection is asked dir
   const thread = listProcesses().find((pid) => readProcess(pid)?.kernelThread === true);
   if (thread === undefined) throw new Error('this machine shows no kernel thread: run the tests outside a container');
   try {
-    inspectProcess(thread, { homeAddress: '10.77.0.2', ownPids: [process.pid] });
+    inspectProcess(thread, { homeAddresses: ['10.77.0.2'], ownPids: [process.pid] });
     assert.unreachable();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;

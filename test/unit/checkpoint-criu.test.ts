@@ -28,9 +28,9 @@ const test = suite<World>('CRIU, held at its hooks');
 /** Echoes each byte with the number of bytes that it has seen: a right answer shows that memory and connection are whole. */
 const COUNTER = `
 import socket, sys
-listener = socket.socket()
+listener = socket.socket(socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind(('127.0.0.1', int(sys.argv[1])))
+listener.bind((sys.argv[2], int(sys.argv[1])))
 listener.listen(1)
 connection, _ = listener.accept()
 count = 0
@@ -38,6 +38,13 @@ while byte := connection.recv(1):
     count += 1
     connection.sendall(byte + bytes([count]))
 `;
+
+/** Where the counter listens, and what its client calls: sockets of one family or of both. */
+const FAMILIES = [
+  { words: 'IPv4', listen: '127.0.0.1', call: '127.0.0.1' },
+  { words: 'IPv6', listen: '::1', call: '::1' },
+  { words: 'an IPv6 socket with an IPv4 correspondent', listen: '::', call: '127.0.0.1' },
+] as const;
 
 let ports = 7000;
 const sockets = new Set<Socket>();
@@ -52,12 +59,12 @@ class Counter {
     private readonly socket: Socket,
   ) {}
 
-  static async start({ cgroup }: World): Promise<Counter> {
+  static async start({ cgroup }: World, { listen, call }: (typeof FAMILIES)[number] = FAMILIES[0]): Promise<Counter> {
     const port = ++ports;
-    const subject = Subject.silent(COUNTER, String(port));
+    const subject = Subject.silent(COUNTER, String(port), listen);
     const own = cgroup.child(`counter-${port}`).create();
     own.add(subject.pid);
-    const socket = await connected(port);
+    const socket = await connected(port, call);
     sockets.add(socket);
     const counter = new Counter(subject, own, socket);
     await counter.answers();
@@ -97,9 +104,9 @@ class Counter {
   }
 }
 
-async function connected(port: number): Promise<Socket> {
+async function connected(port: number, address: string): Promise<Socket> {
   for (;;) {
-    const socket = connect(port, '127.0.0.1');
+    const socket = connect(port, address);
     socket.on('error', () => undefined);
     const open = await new Promise<boolean>((resolve) => {
       socket.once('connect', () => resolve(true)).once('close', () => resolve(false));
@@ -199,33 +206,35 @@ test('a veto at pre-dump leaves the process alone', async (world) => {
   counter.end();
 });
 
-test('a restore waits for its inventory, then at post-restore, and what it restored goes on with its connection', async (world) => {
-  const counter = await Counter.start(world);
-  const from = await dumped(world, counter);
-  assert.ok(gone(counter.pid));
-  const to = images(world);
-  const session = await startRestore({
-    criu: world.criu,
-    images: to,
-    cgroupProcs: `${counter.cgroup.path}/cgroup.procs`,
+for (const family of FAMILIES) {
+  test(`a restore waits for its inventory, then at post-restore, and what it restored goes on with its connection: ${family.words}`, async (world) => {
+    const counter = await Counter.start(world, family);
+    const from = await dumped(world, counter);
+    assert.ok(gone(counter.pid));
+    const to = images(world);
+    const session = await startRestore({
+      criu: world.criu,
+      images: to,
+      cgroupProcs: `${counter.cgroup.path}/cgroup.procs`,
+    });
+    const inventory = bring(from, to);
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    assert.ok(gone(counter.pid), 'nothing is restored without the inventory');
+    assert.not.ok(session.passed('post-restore'));
+    await session.release(inventory);
+    await session.reached('post-restore');
+    assert.not.ok(session.passed('pre-resume'));
+    assert.not.ok(gone(counter.pid));
+    session.go('post-restore');
+    await session.reached('pre-resume');
+    session.go('pre-resume');
+    assert.is(await session.exited, 0);
+    assert.is(Cgroup.of(counter.pid).path, counter.cgroup.path);
+    await counter.answers();
+    await nothingLeft(session.run);
+    counter.end();
   });
-  const inventory = bring(from, to);
-  await new Promise((resolve) => setTimeout(resolve, 150));
-  assert.ok(gone(counter.pid), 'nothing is restored without the inventory');
-  assert.not.ok(session.passed('post-restore'));
-  await session.release(inventory);
-  await session.reached('post-restore');
-  assert.not.ok(session.passed('pre-resume'));
-  assert.not.ok(gone(counter.pid));
-  session.go('post-restore');
-  await session.reached('pre-resume');
-  session.go('pre-resume');
-  assert.is(await session.exited, 0);
-  assert.is(Cgroup.of(counter.pid).path, counter.cgroup.path);
-  await counter.answers();
-  await nothingLeft(session.run);
-  counter.end();
-});
+}
 
 test('a veto at post-restore restores nothing', async (world) => {
   const counter = await Counter.start(world);
@@ -255,18 +264,20 @@ test('a restore that waits for its inventory can be ended, and nothing of it is 
   counter.end();
 });
 
-test('CRIU killed while it holds a frozen tree: sockets out of repair mode, and the connection is healthy', async (world) => {
-  const counter = await Counter.start(world);
-  const session = await heldAtPostDump(world, counter);
-  counter.cgroup.setFrozen(true);
-  process.kill(session.run.process?.pid ?? Number.NaN, 'SIGKILL');
-  assert.is(await session.exited, null);
-  assert.is(endRepair([counter.pid]), 1);
-  counter.cgroup.setFrozen(false);
-  await counter.answers();
-  assert.is(endRepair([]), 0);
-  counter.end();
-});
+for (const family of FAMILIES) {
+  test(`CRIU killed while it holds a frozen tree: sockets out of repair mode, and the connection is healthy: ${family.words}`, async (world) => {
+    const counter = await Counter.start(world, family);
+    const session = await heldAtPostDump(world, counter);
+    counter.cgroup.setFrozen(true);
+    process.kill(session.run.process?.pid ?? Number.NaN, 'SIGKILL');
+    assert.is(await session.exited, null);
+    assert.is(endRepair([counter.pid]), 1);
+    counter.cgroup.setFrozen(false);
+    await counter.answers();
+    assert.is(endRepair([]), 0);
+    counter.end();
+  });
+}
 
 test('the script of a CRIU that was killed ends too, and does not look for its folder for ever', async (world) => {
   const counter = await Counter.start(world);

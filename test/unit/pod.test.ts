@@ -13,11 +13,12 @@ const entered = enterPrivateWorld({ processes: true });
 const test = suite('pod');
 
 const HOME = '10.77.0.2';
+const HOME_6 = 'fd77::2';
 // pods are below one cgroup of the product: the name must not be that of anybody else's pod
 let pods = 0;
 function options(): PodOptions {
   const name = `hpt${(Date.now() % 1e6).toString(36)}x${pods++}`;
-  return { name, homeAddress: HOME, mtu: 1500, tunnelOverhead: 20 };
+  return { name, homeAddresses: [HOME, HOME_6], mtu: 1500, tunnelOverhead: 20 };
 }
 
 function inside(pod: PodRecord, ...command: readonly string[]): string {
@@ -70,22 +71,43 @@ test('has namespaces of its own, an init that is number 1 there, and shares the 
     assert.ok(new Cgroup(pod.cgroup).exists);
   }));
 
-test('the home address is local there, and all else is reached by the link to the host', () =>
+test('the home addresses of both families are local there, and all else is reached by the link to the host', () =>
   withPod({}, (pod) => {
     const [eth0] = rows(inside(pod, 'ip', '-j', 'address', 'show', 'dev', 'eth0')) as [Row & { addr_info: Row[] }];
     assert.equal(
-      eth0.addr_info.map(({ local, prefixlen }) => `${local}/${prefixlen}`),
-      [`${HOME}/32`],
+      eth0.addr_info.map(({ local, prefixlen, tentative }) => `${local}/${prefixlen} ${tentative ?? 'usable'}`),
+      [`${HOME}/32 usable`, `${HOME_6}/128 usable`],
     );
-    const [route] = rows(inside(pod, 'ip', '-j', 'route', 'show', 'default'));
-    assert.is(route?.prefsrc, HOME);
-    assert.is(route?.dev, 'eth0');
-    const [neighbour] = rows(inside(pod, 'ip', '-j', 'neighbour', 'show', 'dev', 'eth0'));
-    assert.is(neighbour?.lladdr, pod.hostMac);
-    assert.equal(neighbour?.state, ['PERMANENT']);
-    assert.match(inside(pod, 'ip', 'route', 'get', HOME), /^local /);
+    for (const [family, address, correspondent] of [
+      ['-4', HOME, '192.0.2.1'],
+      ['-6', HOME_6, '2001:db8::1'],
+    ] as const) {
+      const [route] = rows(inside(pod, 'ip', family, '-j', 'route', 'get', correspondent));
+      assert.is(route?.prefsrc, address);
+      assert.is(route?.dev, 'eth0');
+      const neighbours = rows(inside(pod, 'ip', family, '-j', 'neighbour', 'show', 'dev', 'eth0'));
+      const gateway = neighbours.find(({ dst }) => dst === route?.gateway);
+      assert.is(gateway?.lladdr, pod.hostMac);
+      assert.equal(gateway?.state, ['PERMANENT']);
+      assert.match(inside(pod, 'ip', family, 'route', 'get', address), /^local /);
+    }
     const [loopback] = rows(inside(pod, 'ip', '-j', 'link', 'show', 'dev', 'lo')) as [Row & { flags: string[] }];
     assert.ok(loopback.flags.includes('UP'));
+  }));
+
+test('its kernel is in no multicast group that it would report on the link', () =>
+  withPod({}, (pod) => {
+    const groups = inside(pod, 'cat', '/proc/net/igmp6').split('\n');
+    assert.equal(
+      groups.map((line) => line.trim().split(/\s+/)).flatMap(([, device, group]) => (device === 'eth0' ? [group] : [])),
+      ['ff020000000000000000000000000001', 'ff010000000000000000000000000001'], // all nodes: never reported (RFC 3810, 6)
+    );
+  }));
+
+test('a home without IPv6 needs none there', () =>
+  withPod({ homeAddresses: [HOME] }, (pod) => {
+    assert.equal(rows(inside(pod, 'ip', '-6', '-j', 'address', 'show', 'dev', 'eth0')), []);
+    assert.equal(inside(pod, 'ip', '-6', 'route', 'show', 'default'), '');
   }));
 
 test('both ends of its link have the given MTU and the MACs of its record, and no IPv6 address speaks first', () =>
@@ -104,18 +126,18 @@ test('both ends of its link have the given MTU and the MACs of its record, and n
     assert.match(inside(pod, 'ethtool', '-k', 'eth0'), /generic-receive-offload: on/);
   }));
 
-for (const [mtu, tunnelOverhead, advertised] of [
-  [1500, 20, 1440],
-  [1500, 40, 1420],
-  [9000, 20, 8940],
+for (const [mtu, tunnelOverhead, advertised, advertised6] of [
+  [1500, 20, 1440, 1420],
+  [1500, 40, 1420, 1400],
+  [9000, 20, 8940, 8920],
 ] as const) {
-  test(`with an MTU of ${mtu} and a tunnel of ${tunnelOverhead} it advertises segments of ${advertised}`, () =>
+  test(`with an MTU of ${mtu} and a tunnel of ${tunnelOverhead} it advertises segments of ${advertised}, IPv6 ${advertised6}`, () =>
     withPod({ mtu, tunnelOverhead }, (pod) => {
-      const [route] = rows(inside(pod, 'ip', '-j', 'route', 'show', 'default')) as [{ metrics: Row[] }];
-      assert.equal(
-        route.metrics.map(({ advmss }) => advmss),
-        [advertised],
-      );
+      const mss = (family: string): unknown => {
+        const [route] = rows(inside(pod, 'ip', family, '-j', 'route', 'show', 'default')) as [{ metrics: Row[] }];
+        return route.metrics[0]?.advmss;
+      };
+      assert.equal([mss('-4'), mss('-6')], [advertised, advertised6]);
     }));
 }
 

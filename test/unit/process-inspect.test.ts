@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
+import { decodeAddress, encodeAddress } from '../../cli/forwarding/address.js';
 import type { Verdict } from '../../cli/process/description.js';
 import { type Inspection, inspectProcess } from '../../cli/process/inspect.js';
 import { listProcesses, readProcess, readTree } from '../../cli/system/procfs.js';
@@ -14,15 +15,19 @@ const test = suite('inspection of real processes');
 const entered = enterPrivateWorld({ processes: false });
 
 const HOME = '10.77.0.2';
+const HOME_6 = 'fd77::2';
 const ANOTHER = '10.77.9.9';
 const REMOTE = '10.77.0.1';
+const REMOTE_6 = 'fd77::1';
 let remoteMachine: Subject | undefined;
 
-/** Binds sockets by words like `tcp 10.77.0.2 6379`, holds them, and sleeps. */
+/** Binds sockets by words like `tcp 10.77.0.2 6379`, or `tcp6 :: 80` for one that takes no IPv4, holds them, and sleeps. */
 const PRELUDE = `
 import os, socket, sys, time
 def bound(kind, address, port):
+    kind, only, _ = kind.partition('6')
     s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM)
+    if only: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     s.bind((address, port))
@@ -48,7 +53,7 @@ async function start(source: string): Promise<Subject> {
 }
 
 function inspect(pid: number, ownPids: readonly number[] = [process.pid]): Inspection {
-  return inspectProcess(pid, { homeAddress: HOME, ownPids });
+  return inspectProcess(pid, { homeAddresses: [HOME, HOME_6], ownPids });
 }
 
 const codes = (verdicts: readonly Verdict[]): string[] => verdicts.map(({ code }) => code);
@@ -75,10 +80,16 @@ function refusedWith(code: string, pid: number, ownPids?: readonly number[]): vo
 test.before(async () => {
   remoteMachine = await start(`${PRELUDE}\nimport ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0\nready()`);
   ip('link add away0 type veth peer name away1', `address add ${HOME}/24 dev away0`);
-  ip(`address add ${ANOTHER}/32 dev away0`, 'link set away0 up', 'link set away1 up');
+  ip(
+    `address add ${HOME_6}/64 dev away0 nodad`,
+    `address add ${ANOTHER}/32 dev away0`,
+    'link set away0 up',
+    'link set away1 up',
+  );
   ip(`link set away1 netns ${remoteMachine.pid}`);
   const there = ['-t', String(remoteMachine.pid), '-n', '--', 'ip'];
   execFileSync('nsenter', [...there, 'address', 'add', `${REMOTE}/24`, 'dev', 'away1']);
+  execFileSync('nsenter', [...there, 'address', 'add', `${REMOTE_6}/64`, 'dev', 'away1', 'nodad']);
   execFileSync('nsenter', [...there, 'link', 'set', 'away1', 'up']);
 });
 test.after(endSubjects);
@@ -104,18 +115,52 @@ about(
   },
 );
 
+const portsOf = (pid: number): string[] =>
+  inspect(pid).description.ports.map(
+    ({ protocol, address, port, exclusive }) => `${protocol} ${address} ${port}${exclusive ? '' : ' shared'}`,
+  );
+
 about(
-  'a wildcard, IPv4 or IPv6, is the port at the home address',
-  listening('tcp 0.0.0.0 7001', 'tcp :: 7002'),
+  'a wildcard is the port at every home address that it takes: of IPv4, of both families, of IPv6 alone',
+  listening('tcp 0.0.0.0 7001', 'tcp :: 7002', 'udp :: 7002', 'tcp6 :: 7003', `udp ${HOME_6} 7004`),
   (pid) => {
-    const { description, verdicts } = inspect(pid);
-    assert.equal(verdicts, []);
-    assert.equal(
-      description.ports.map(({ address, port }) => `${address} ${port}`),
-      [`${HOME} 7001`, `${HOME} 7002`],
-    );
+    assert.equal(inspect(pid).verdicts, []);
+    assert.equal(portsOf(pid).sort(), [
+      `tcp ${HOME} 7001`,
+      `tcp ${HOME} 7002`,
+      `tcp ${HOME_6} 7002`,
+      `tcp ${HOME_6} 7003`,
+      `udp ${HOME} 7002`,
+      `udp ${HOME_6} 7002`,
+      `udp ${HOME_6} 7004`,
+    ]);
+    assert.equal(inspect(pid).description.homeAddresses, [HOME, HOME_6]);
   },
 );
+
+test('a port of another process at another address, or of the other family alone, is not shared', async () => {
+  const ours = await start(listening(`tcp ${HOME} 7005`, 'tcp6 :: 7006'));
+  const theirs = await start(listening(`tcp ${ANOTHER} 7005`, `tcp ${HOME_6} 7005`, 'tcp 0.0.0.0 7006'));
+  try {
+    assert.equal(inspect(ours.pid).verdicts, []);
+    assert.equal(portsOf(ours.pid), [`tcp ${HOME} 7005`, `tcp ${HOME_6} 7006`]);
+  } finally {
+    ours.kill();
+    theirs.kill();
+  }
+});
+
+test('a wildcard of both families shares its port with whoever has it in one of them', async () => {
+  const ours = await start(listening('tcp :: 7007'));
+  const theirs = await start(listening(`tcp ${HOME_6} 7007`));
+  try {
+    assert.equal(codes(inspect(ours.pid).verdicts), ['SHARED_LISTENER']);
+    assert.equal(portsOf(ours.pid), [`tcp ${HOME} 7007`, `tcp ${HOME_6} 7007 shared`]);
+  } finally {
+    ours.kill();
+    theirs.kill();
+  }
+});
 
 about('a listener on loopback needs nothing forwarded', listening('tcp 127.0.0.1 7003', 'tcp ::1 7004'), (pid) => {
   const { description, verdicts } = inspect(pid);
@@ -172,7 +217,7 @@ import ctypes
 assert ctypes.CDLL(None).setns(os.open(f'/proc/{sys.argv[1]}/ns/net', os.O_RDONLY), 0x40000000) == 0
 while True:
     try:
-        held = socket.create_connection(('${HOME}', int(sys.argv[2])))
+        held = socket.create_connection((sys.argv[3], int(sys.argv[2])))
         break
     except ConnectionRefusedError:
         time.sleep(0.01)
@@ -189,9 +234,9 @@ served.close()
 ready()`;
 
 /** A server with a remote correspondent, and the child that it has for it. */
-async function serving(source: string, port: number, body: (child: number) => void): Promise<void> {
+async function serving(source: string, port: number, body: (child: number) => void, to = HOME): Promise<void> {
   const server = Subject.silent(source);
-  const correspondent = Subject.silent(CORRESPONDENT, String(remoteMachine?.pid), String(port));
+  const correspondent = Subject.silent(CORRESPONDENT, String(remoteMachine?.pid), String(port), to);
   try {
     const child = (): number => readTree(server.pid)[1] ?? 0;
     await until('the child is ready', () => readProcess(child())?.comm === 'ready');
@@ -217,6 +262,27 @@ test("a child with a connection of its own on the parent's port takes exactly th
     assert.is(description.connections, 1);
   }));
 
+for (const [words, to, remote] of [
+  ['IPv6', HOME_6, REMOTE_6],
+  ['IPv4, of a socket for both families', HOME, REMOTE],
+] as const) {
+  test(`and so it does with ${words}`, () =>
+    serving(
+      CHILD_SERVES.replace(`'${HOME}', 7012`, "'::', 7017"),
+      7017,
+      (child) => {
+        const { description, verdicts } = inspect(child);
+        assert.equal(verdicts, []);
+        assert.equal(portsOf(child), [`tcp ${to} 7017 shared`]);
+        const [flow, ...more] = description.flows;
+        assert.equal(more, []);
+        assert.equal(flow?.local, { address: to, port: 7017 });
+        assert.is(decodeAddress(encodeAddress(flow?.remote.address ?? '')), remote);
+      },
+      to,
+    ));
+}
+
 test('a connection that a process outside holds too is refused', () =>
   serving(CHILD_SERVES.replace('served.close()\nready()', 'ready()').replaceAll('7012', '7013'), 7013, (child) => {
     assert.equal(codes(inspect(child).verdicts), ['SHARED_CONNECTION']);
@@ -237,6 +303,7 @@ ready()`;
 for (const [words, address, port] of [
   ['loopback', '127.0.0.1', 7014],
   ["the node's own address", HOME, 7015],
+  ["the node's own IPv6 address", HOME_6, 7018],
   ['another address of this machine', ANOTHER, 7016],
 ] as const) {
   about(

@@ -1,0 +1,71 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { UserError } from '../errors.js';
+import {
+  findUnreadDatagrams,
+  type InternetSocket,
+  readInternetSockets,
+  readSocketHolders,
+} from '../process/sockets.js';
+import type { DepartureRecord } from './records.js';
+
+type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
+
+/**
+ * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now.
+ * @returns how long that took, in milliseconds.
+ * @throws {UserError} `NOT_ACCEPTING`
+ */
+export async function emptyAcceptQueues({ localPids, ports }: Tree, limitMs: number): Promise<number> {
+  const started = performance.now();
+  const root = localPids[0] ?? 0;
+  const ours = new Set(ports);
+  const holders = readSocketHolders(localPids);
+  for (;;) {
+    const waiting = readInternetSockets(root, ['tcp', 'tcp6']).filter(
+      (socket) =>
+        (socket.state === 'LISTEN' && holders.has(socket.inode) && socket.receiveQueue > 0) ||
+        ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ours.has(socket.local.port)),
+    );
+    const waitedMs = performance.now() - started;
+    if (waiting.length === 0) return waitedMs;
+    if (waitedMs > limitMs) {
+      const unaccepted = waiting.find((socket) => socket.state === 'LISTEN');
+      if (unaccepted === undefined) return waitedMs; // a correspondent that does not finish its handshake loses it
+      throw new UserError({
+        code: 'NOT_ACCEPTING',
+        message: `the process does not accept its connections: ${unaccepted.receiveQueue} wait on port ${unaccepted.local.port}`,
+        remedy: 'try again when it is less busy, or raise timeouts.drainMs',
+      });
+    }
+    await pause(1); // the kernel has no event for an emptied accept queue
+  }
+}
+
+/**
+ * Waits until the process has read its datagrams, which CRIU would lose: packets are parked by now, so no more can come, and it
+ * still runs.
+ * @throws {UserError} `NOT_READING`
+ */
+export async function emptyDatagramQueues({ localPids }: Tree, limitMs: number): Promise<void> {
+  const limit = performance.now() + limitMs;
+  for (;;) {
+    const unread = findUnreadDatagrams(localPids);
+    if (unread === undefined) return;
+    if (performance.now() > limit) throw notReading(unread);
+    await pause(1); // nor for an emptied receive queue
+  }
+}
+
+/** The process stands still: a datagram that was on its way through the kernel may have come to its socket since. */
+export function requireNoDatagrams({ localPids }: Tree): void {
+  const unread = findUnreadDatagrams(localPids);
+  if (unread !== undefined) throw notReading(unread);
+}
+
+function notReading({ receiveQueue, local: { port } }: InternetSocket): UserError {
+  return new UserError({
+    code: 'NOT_READING',
+    message: `the process does not read its datagrams: ${receiveQueue} bytes of them wait on port ${port}, and would be lost`,
+    remedy: 'try again when it is less busy, or raise timeouts.drainMs',
+  });
+}

@@ -1,0 +1,184 @@
+import { closeSync } from 'node:fs';
+import { isIPv6 } from 'node:net';
+import ipaddr from 'ipaddr.js';
+import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
+import type { BoundFlow, BoundPort, Verdict } from './description.js';
+import { type Endpoint, type Holder, type InternetSocket, isLoopback } from './sockets.js';
+
+const IPPROTO_IPV6 = 41;
+const IPV6_V6ONLY = 26; // include/uapi/linux/in6.h
+const WILDCARD_4 = '0.0.0.0';
+const WILDCARD_6 = '0:0:0:0:0:0:0:0';
+
+export interface Sockets {
+  /** Those of the tree. */
+  readonly ours: readonly InternetSocket[];
+  /** All of the network namespace. */
+  readonly everySocket: readonly InternetSocket[];
+  /** Who in the tree holds a socket, by its inode. */
+  readonly holders: ReadonlyMap<number, Holder>;
+  /** Who outside the tree holds a file, as its link names it. */
+  readonly heldOutside: ReadonlyMap<string, Holder>;
+  readonly homeAddresses: readonly string[];
+}
+
+/** The ports and flows of a tree in its home's address space, and what speaks against moving its sockets. */
+export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses }: Sockets): {
+  readonly ports: BoundPort[];
+  readonly flows: BoundFlow[];
+  readonly verdicts: Verdict[];
+} {
+  const home = new Map(homeAddresses.map((address) => [groups(address), address]));
+  const outside = (inode: number): Holder | undefined => heldOutside.get(`socket:[${inode}]`);
+  const foreign = everySocket.filter((socket) => isForeign(socket, outside));
+  const sharedPorts = new Set(
+    foreign.flatMap((socket) => reachedBy(socket, home, outside(socket.inode)).map((address) => key(socket, address))),
+  );
+  const sharedSockets = new Set(foreign.map(({ inode }) => inode));
+  const inodeOfEnds = new Map(
+    everySocket
+      .filter(({ inode }) => inode !== 0)
+      .map((socket) => [endsOf(socket, socket.local, socket.remote), socket.inode]),
+  );
+  const ports = new Map<string, BoundPort>();
+  const flows: BoundFlow[] = [];
+  const verdicts: Verdict[] = [];
+  for (const socket of ours) {
+    const { port } = socket.local;
+    if (port === 0) continue;
+    const peer = inodeOfEnds.get(endsOf(socket, socket.remote, socket.local));
+    if (peer !== undefined && !holders.has(peer)) {
+      verdicts.push(localConnection(socket));
+      continue;
+    }
+    if (isLoopback(socket.local.address)) continue; // loopback never meets the datapath
+    const addresses = reachedBy(socket, home, holders.get(socket.inode));
+    if (addresses.length === 0 && !isWildcard(socket)) verdicts.push(notHome(socket, homeAddresses));
+    const protocol = protocolOf(socket);
+    const shared = addresses.filter((address) => sharedPorts.has(key(socket, address)));
+    for (const address of addresses) {
+      ports.set(key(socket, address), { protocol, address, port, exclusive: !shared.includes(address) });
+    }
+    if (shared.length === 0) continue;
+    if (socket.state === 'LISTEN' || socket.remote.port === 0) verdicts.push(sharedListener(socket));
+    else if (sharedSockets.has(socket.inode)) verdicts.push(sharedConnection(socket));
+    else flows.push(...shared.map((address) => ({ protocol, local: { address, port }, remote: socket.remote })));
+  }
+  return { ports: [...ports.values()], flows, verdicts };
+}
+
+/** The home addresses by which a socket is reached: its own, or all of the families that its wildcard stands for. */
+function reachedBy(
+  socket: InternetSocket,
+  home: ReadonlyMap<string, string>,
+  holder: Holder | undefined,
+): readonly string[] {
+  const { address } = socket.local;
+  if (!isWildcard(socket)) return [home.get(address)].filter((found) => found !== undefined);
+  const all = [...home.values()];
+  if (address === WILDCARD_4) return all.filter((candidate) => !isIPv6(candidate));
+  return holder !== undefined && isSixOnly(holder) ? all.filter((candidate) => isIPv6(candidate)) : all;
+}
+
+function isWildcard({ local: { address } }: InternetSocket): boolean {
+  return address === WILDCARD_4 || address === WILDCARD_6;
+}
+
+/** Whether an IPv6 socket takes no IPv4 (ipv6(7)); no file in /proc tells. One that has gone meanwhile is taken for both. */
+function isSixOnly({ pid, fd }: Holder): boolean {
+  let pidfd: number | undefined;
+  let socket: number | undefined;
+  try {
+    pidfd = pidfdOpen(pid);
+    socket = pidfdGetfd(pidfd, fd);
+    return getsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, 4).readInt32LE() !== 0;
+  } catch (error) {
+    if (['ESRCH', 'EBADF', 'EPERM', 'ENOPROTOOPT', 'EOPNOTSUPP', 'ENOTSOCK'].includes(codeOf(error))) return false;
+    throw error;
+  } finally {
+    if (socket !== undefined) closeSync(socket);
+    if (pidfd !== undefined) closeSync(pidfd);
+  }
+}
+
+function codeOf(error: unknown): string {
+  return (error as { code?: string }).code ?? '';
+}
+
+/** As /proc prints it, so that texts can be compared. */
+function groups(address: string): string {
+  return ipaddr.parse(address).toNormalizedString();
+}
+
+function notHome(socket: InternetSocket, homeAddresses: readonly string[]): Verdict {
+  const { address } = socket.local;
+  const oneLink = /^fe[89ab].:/.test(address);
+  return {
+    outcome: 'refused',
+    code: 'NOT_HOME_ADDRESS',
+    subject: `port ${portName(socket)}`,
+    reason: oneLink
+      ? `a socket is bound to ${address}, which means something on one link only`
+      : `a socket is bound to ${address}, and packets to it do not come through this node's uplinks`,
+    remedy: `let the program use ${homeAddresses.join(', ')} or a wildcard; or name that address's interface in \`uplinks\``,
+  };
+}
+
+function sharedListener(socket: InternetSocket): Verdict {
+  return {
+    outcome: 'refused',
+    code: 'SHARED_LISTENER',
+    subject: `port ${portName(socket)}`,
+    reason: 'a process outside the tree has sockets on the port that this one listens on',
+    remedy: 'move the parent that owns the listener, with all its workers',
+  };
+}
+
+function sharedConnection(socket: InternetSocket): Verdict {
+  const { address, port } = socket.remote;
+  return {
+    outcome: 'refused',
+    code: 'SHARED_CONNECTION',
+    subject: `port ${portName(socket)}`,
+    reason: `its connection with ${address} port ${port} is also open in a process outside the tree`,
+    remedy: 'move the process that both come from',
+  };
+}
+
+/** Names a connection by its two ends, as the one whose `local` it is sees it. */
+function endsOf(socket: InternetSocket, local: Endpoint, remote: Endpoint): string {
+  return `${protocolOf(socket)} ${local.address} ${local.port} ${remote.address} ${remote.port}`;
+}
+
+/** Its packets take the kernel's own short cut from socket to socket, where no program of ours sees them. */
+function localConnection(socket: InternetSocket): Verdict {
+  return {
+    outcome: 'refused',
+    code: 'LOCAL_CONNECTION',
+    subject: `port ${portName(socket)}`,
+    reason: `it has a connection with port ${socket.remote.port} of ${socket.remote.address}, a process of this machine that stays`,
+    remedy: 'end that connection first, or move both (their common parent)',
+  };
+}
+
+/**
+ * Whether a process outside the tree holds a socket, alone or with the tree (a worker has inherited its parent's listener).
+ * The tables are read one after the other, and connections come and go between: what only looks foreign because the tree
+ * opened it a moment ago is held by nobody else.
+ */
+function isForeign({ inode, local }: InternetSocket, outside: (inode: number) => Holder | undefined): boolean {
+  return !isLoopback(local.address) && outside(inode) !== undefined;
+}
+
+function protocolOf(socket: InternetSocket): 'tcp' | 'udp' {
+  return socket.transport.startsWith('tcp') ? 'tcp' : 'udp';
+}
+
+/** Names a port of one home address. */
+function key(socket: InternetSocket, address: string): string {
+  return `${portName(socket)} ${address}`;
+}
+
+function portName(socket: InternetSocket): string {
+  return `${protocolOf(socket)} ${socket.local.port}`;
+}
