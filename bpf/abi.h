@@ -157,7 +157,8 @@ enum reason {
 	REASON_REPLAYED_HOME = 18,   /* replayed into the local stack */
 	REASON_LOOPED = 19,          /* dropped: tunnelled from node to node until its outer TTL ran out */
 	REASON_CONGESTED = 20,       /* dropped: met congestion in the tunnel and cannot carry the news (RFC 6040, 4.2) */
-	REASON_COUNT = 21,
+	REASON_TAGGED = 21,          /* passed: its VLAN tag says that it is of another network than the interface's own */
+	REASON_COUNT = 22,
 };
 
 struct counter {

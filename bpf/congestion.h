@@ -33,7 +33,7 @@ static __always_inline int tos_after_tunnel(__u8 inner, __u8 outer)
 	return inner;
 }
 
-/* Changes the TOS of a header and its checksum with it (RFC 1624, eqn. 3). */
+/* Changes the TOS of an IPv4 header and its checksum with it (RFC 1624, eqn. 3). */
 static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
 {
 	__u16 before = *(__u16 *)ip;
@@ -44,6 +44,13 @@ static __always_inline void set_tos(struct iphdr *ip, __u8 tos)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	ip->check = ~sum;
+}
+
+/* The traffic class lies across the first two bytes of IPv6, which has no checksum of its own. */
+static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
+{
+	ip->priority = class >> 4;
+	ip->flow_lbl[0] = class << 4 | (ip->flow_lbl[0] & 0x0f);
 }
 
 #endif

@@ -30,7 +30,10 @@ const volatile struct abi_enums abi_enums = {};
 #define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
-#define ETH_TYPE_IPV4 0x0800
+/* BPF_F_ADJ_ROOM_DECAP_L3_*: since 6.3, and younger than the headers that we build with. */
+#define DECAP_L3_IPV4 (1ULL << 7)
+#define DECAP_L3_IPV6 (1ULL << 8)
+
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
 

@@ -89,36 +89,44 @@ static __always_inline void take_over_tos(void *data, void *end, const struct de
 {
 	struct iphdr *ip = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
 
-	if (decision->tos != inner->tos && (void *)(ip + 1) <= end)
+	if (decision->tos == inner->tos || (void *)(ip + 1) > end)
+		return;
+	if (inner->family == FAMILY_IPV6)
+		set_traffic_class((struct ipv6hdr *)ip, decision->tos);
+	else
 		set_tos(ip, decision->tos);
 }
 
 /*
- * A packet that arrived on an uplink, in a frame of `length` bytes. `t` is the outermost packet on entry; when it is a tunnel's, from a node that we
- * know, it is the inner one on return.
+ * A packet that arrived on an uplink, in a frame of `length` bytes. `t`, zero on entry, is the packet on return; when that is
+ * a tunnel's, from a node that we know, the one inside.
  */
 static __always_inline struct decision decide_arrival(void *data, void *end, __u32 length, struct tuple *t)
 {
 	switch (parse_frame(data, end, t)) {
 	case PARSED_OTHER:
-		return passed(REASON_NOT_PARSED);
+		/*
+		 * A tag says that the frame is of a network that has an interface of its own (eth0.100), where it arrives
+		 * without the tag and is judged: the same addresses here may be somebody else's. VLAN id 0 is no network.
+		 */
+		return passed(t->tag == TAG_VLAN ? REASON_TAGGED : t->tag ? REASON_SLOW_PATH : REASON_NOT_PARSED);
 	case PARSED_MALFORMED:
 		return passed(REASON_MALFORMED);
 	case PARSED:
 		break;
 	}
-	if (!is_whole(t, sizeof(struct ethhdr), length))
+	if (!is_whole(t, length))
 		return passed(REASON_MALFORMED);
-	if (t->protocol != IPPROTO_IPIP) {
+	if (t->fragment)
+		return passed(REASON_NOT_PARSED);
+	if (t->protocol != IPPROTO_IPIP && t->protocol != IPPROTO_IPV6) {
 		struct found found = find_by_destination(t);
 
 		return found.binding ? act(found, t, 0, must_wait(&found, t)) : passed(REASON_NOT_OURS);
 	}
-	if (t->destination != node_address.word[3])
+	if (t->family != FAMILY_IPV4 || t->destination.word[3] != node_address.word[3])
 		return passed(REASON_NOT_OURS);
-	struct address node = mapped(t->source);
-
-	if (!bpf_map_lookup_elem(&nodes, &node))
+	if (!bpf_map_lookup_elem(&nodes, &t->source))
 		return passed(REASON_TUNNEL_UNKNOWN_NODE);
 	/* Our own nodes send no options: an outer header of another length is not theirs. */
 	if (t->l4 != sizeof(struct ethhdr) + sizeof(struct iphdr))
@@ -126,8 +134,9 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	const __u32 inner = sizeof(struct ethhdr) + sizeof(struct iphdr);
 	__u8 outer_tos = t->tos;
 	__u8 outer_ttl = t->ttl;
+	__u8 inner_family = t->protocol == IPPROTO_IPV6 ? FAMILY_IPV6 : FAMILY_IPV4;
 
-	switch (parse_ipv4(data, end, inner, t, 0)) {
+	switch (parse_ip(data, end, inner, t, 0)) {
 	case PARSED_OTHER:
 		return passed(REASON_NOT_PARSED);
 	case PARSED_MALFORMED:
@@ -135,8 +144,10 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	case PARSED:
 		break;
 	}
-	if (!is_whole(t, inner, length))
+	if (t->family != inner_family || !is_whole(t, length))
 		return passed(REASON_MALFORMED);
+	if (t->fragment)
+		return passed(REASON_NOT_PARSED);
 	struct found found = find_by_destination(t);
 
 	if (!found.binding)

@@ -19,11 +19,11 @@ static __always_inline __u16 header_checksum(const struct iphdr *ip)
 }
 
 /*
- * The outer header of IP-in-IP (RFC 2003):
+ * The outer header of IP-in-IP (RFC 2003; of IPv6: RFC 4213):
  *
  *   14 bytes   20 bytes                                  the packet as it came
  *   +--------+-----------------------------------------+------------------------+
- *   | Eth    | IPv4, protocol 4, TTL 64, DF            | IPv4 | TCP ...         |
+ *   | Eth    | IPv4, protocol 4 or 41, TTL 64, DF      | IPv4 or IPv6 | TCP ... |
  *   |        | this node -> care-of address            | remote -> home address |
  *   +--------+-----------------------------------------+------------------------+
  *
@@ -41,7 +41,7 @@ static __always_inline struct iphdr outer_header(const struct binding *binding, 
 		.tot_len = bpf_htons(inner->total + sizeof(struct iphdr)),
 		.frag_off = bpf_htons(IP_DF),
 		.ttl = ttl,
-		.protocol = IPPROTO_IPIP,
+		.protocol = inner->family == FAMILY_IPV6 ? IPPROTO_IPV6 : IPPROTO_IPIP,
 		.saddr = binding->node.word[3],
 		.daddr = binding->care_of.word[3],
 	};

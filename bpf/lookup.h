@@ -16,7 +16,8 @@ static __always_inline struct found find_by_id(__u32 id)
 }
 
 /* The binding of a local endpoint, seen from a remote one; .binding NULL: not ours. */
-static __always_inline struct found find(__u8 protocol, __be32 local, __be16 local_port, __be32 remote, __be16 remote_port)
+static __always_inline struct found find(__u8 protocol, const struct address *local, __be16 local_port,
+					const struct address *remote, __be16 remote_port)
 {
 	struct found none = {};
 	__u32 bit = bpf_ntohs(local_port);
@@ -30,7 +31,7 @@ static __always_inline struct found find(__u8 protocol, __be32 local, __be16 loc
 
 	if (!filter || !(*filter & (1ULL << (bit % 64))))
 		return none;
-	struct port_key port = { .local = mapped(local), .port = local_port, .protocol = protocol };
+	struct port_key port = { .local = *local, .port = local_port, .protocol = protocol };
 	struct port_entry *entry = bpf_map_lookup_elem(&ports, &port);
 
 	if (!entry)
@@ -38,8 +39,8 @@ static __always_inline struct found find(__u8 protocol, __be32 local, __be16 loc
 	if (!entry->shared)
 		return find_by_id(entry->binding);
 	struct flow_key flow = {
-		.local = mapped(local),
-		.remote = mapped(remote),
+		.local = *local,
+		.remote = *remote,
 		.local_port = local_port,
 		.remote_port = remote_port,
 		.protocol = protocol,
@@ -51,12 +52,12 @@ static __always_inline struct found find(__u8 protocol, __be32 local, __be16 loc
 
 static __always_inline struct found find_by_destination(const struct tuple *t)
 {
-	return find(t->protocol, t->destination, t->destination_port, t->source, t->source_port);
+	return find(t->protocol, &t->destination, t->destination_port, &t->source, t->source_port);
 }
 
 static __always_inline struct found find_by_source(const struct tuple *t)
 {
-	return find(t->protocol, t->source, t->source_port, t->destination, t->destination_port);
+	return find(t->protocol, &t->source, t->source_port, &t->destination, t->destination_port);
 }
 
 #endif

@@ -12,17 +12,25 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 {
 	struct tuple t = {};
 
-	pull_headers(skb);
-	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t);
-	if (skb->vlan_present) { /* the tag is not in the frame: another network, though it looks like ours */
-		*d = passed(REASON_NOT_PARSED);
+	/*
+	 * The kernel has taken the outermost tag off the frame. With VLAN id 0 it is of the interface's own network, unless
+	 * the tag behind it, which the kernel takes off next, says otherwise.
+	 */
+	if (skb->vlan_present && ((skb->vlan_tci & VLAN_ID) || bpf_skb_vlan_pop(skb) || skb->vlan_present)) {
+		*d = passed(REASON_TAGGED);
 		return TC_ACT_OK;
 	}
+	pull_headers(skb);
+	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t);
+	if (t.tag)
+		d->reason = REASON_TAGGED; /* nobody to leave it to */
 	if (skb->mark == MARK_REPLAYED) {
 		skb->mark = 0;
 		d->reason = REASON_REPLAYED_HOME;
 		return TC_ACT_OK;
 	}
+	if (!d->found.binding)
+		return TC_ACT_OK;
 	if (d->step == STEP_DROP)
 		return TC_ACT_SHOT;
 	if (d->tunnelled && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
@@ -57,8 +65,10 @@ static __always_inline int is_icmp_error(void *data, void *end, const struct tup
 {
 	struct icmp_header *icmp = data + t->l4;
 
-	if (t->protocol != IPPROTO_ICMP || (void *)(icmp + 1) > end)
+	if ((t->protocol != IPPROTO_ICMP && t->protocol != IPPROTO_ICMPV6) || (void *)(icmp + 1) > end)
 		return 0;
+	if (t->protocol == IPPROTO_ICMPV6)
+		return icmp->type < ICMP6_INFORMATIONAL;
 	return icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_QUENCH || icmp->type == ICMP_EXCEEDED ||
 	       icmp->type == ICMP_PROBLEM;
 }
@@ -71,18 +81,16 @@ static __always_inline struct found find_speaker(void *data, void *end, const st
 
 	if (!is_icmp_error(data, end, t))
 		return find_by_source(t);
-	if (t->l4 != sizeof(struct ethhdr) + sizeof(struct iphdr))
+	if (parse_ip(data, end, t->l4 + sizeof(struct icmp_header), &quoted, 1) != PARSED)
 		return none;
-	const __u32 offset = sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct icmp_header);
-
-	return parse_ipv4(data, end, offset, &quoted, 1) == PARSED ? find_by_destination(&quoted) : none;
+	return find_by_destination(&quoted);
 }
 
 static __always_inline int egress(struct __sk_buff *skb, struct found *found, enum reason *reason)
 {
 	struct tuple t = {};
 
-	*reason = REASON_NOT_PARSED;
+	*reason = REASON_TAGGED; /* sent through an interface of the VLAN's own (eth0.100), where it has been judged */
 	if (skb->vlan_present)
 		return TC_ACT_OK;
 	if (skb->mark == MARK_ANSWER) { /* our own answer quotes a guarded flow: it is the one thing to be said about it */
@@ -94,9 +102,10 @@ static __always_inline int egress(struct __sk_buff *skb, struct found *found, en
 	void *end = (void *)(long)skb->data_end;
 	enum parsed parsed = parse_frame(data, end, &t);
 
-	if (parsed == PARSED_MALFORMED)
-		*reason = REASON_MALFORMED;
-	if (parsed != PARSED)
+	if (t.tag)
+		return TC_ACT_OK;
+	*reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
+	if (parsed != PARSED || t.fragment)
 		return TC_ACT_OK;
 	*reason = REASON_NOT_OURS;
 	*found = find_speaker(data, end, &t);
@@ -143,7 +152,7 @@ static __always_inline int pod(struct __sk_buff *skb, const struct found *found,
 	if (!found->binding)
 		return TC_ACT_SHOT;
 	*reason = REASON_NOT_PARSED;
-	if (skb->protocol != bpf_htons(ETH_TYPE_IPV4))
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return TC_ACT_SHOT; /* a pod's neighbours are permanent entries: nothing but IP has business here */
 	*reason = REASON_MALFORMED;
 	pull_headers(skb);

@@ -7,8 +7,8 @@
 #include "encapsulate.h"
 #include "too_big.h"
 
-/* Ethernet, two IPv4 headers with options at most once, and a TCP header: all that a decision reads. */
-#define HEADERS_BYTES (14 + 20 + 60 + 20)
+/* Ethernet, two IPv6 headers of which one has 64 bytes of extensions (or IPv4 with options), and a TCP header. */
+#define HEADERS_BYTES (14 + 40 + 40 + 64 + 20)
 
 /* Makes the headers readable in place. What the skb does not hold linearly is pulled (non-linear skbs of GRO, TAP). */
 static __always_inline void pull_headers(struct __sk_buff *skb)
@@ -26,19 +26,34 @@ static __always_inline __u64 segment_flags(const struct tuple *t)
 	return t->protocol == IPPROTO_UDP ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
 }
 
+/*
+ * The type of what is inside becomes skb->protocol (6.3). Where it is the same no flag is needed, and older kernels know none.
+ */
+static __always_inline __u64 decapsulation_flags(const struct tuple *inner)
+{
+	return inner->family == FAMILY_IPV6 ? DECAP_L3_IPV6 : 0;
+}
+
 static __always_inline int tc_decapsulate(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
 {
 	take_over_tos((void *)(long)skb->data, (void *)(long)skb->data_end, d, inner);
-	return bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC, segment_flags(inner));
+	if (bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC,
+				decapsulation_flags(inner) | segment_flags(inner)))
+		return -1;
+	if (inner->family == FAMILY_IPV4)
+		return 0;
+	__be16 type = bpf_htons(ETH_P_IPV6); /* a TAP's reader goes by it */
+
+	return bpf_skb_store_bytes(skb, __builtin_offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
 }
 
-static __always_inline long store_macs(struct __sk_buff *skb, const __u8 *destination, const __u8 *source)
+static __always_inline long store_macs(struct __sk_buff *skb, const __u8 *destination, const __u8 *source, __be16 type)
 {
 	struct ethhdr eth;
 
 	__builtin_memcpy(eth.h_dest, destination, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, source, ETH_ALEN);
-	eth.h_proto = bpf_htons(ETH_TYPE_IPV4);
+	eth.h_proto = type;
 	return bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
 }
 
@@ -71,7 +86,7 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 	}
 	if (!binding->next_hop.resolved)
 		return bpf_redirect_neigh(binding->next_hop.ifindex, NULL, 0, 0);
-	if (store_macs(skb, binding->next_hop.destination, binding->next_hop.source)) {
+	if (store_macs(skb, binding->next_hop.destination, binding->next_hop.source, bpf_htons(ETH_P_IP))) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
@@ -80,7 +95,7 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 
 static __always_inline int tc_deliver(struct __sk_buff *skb, const struct binding *binding, enum reason *reason)
 {
-	if (store_macs(skb, binding->pod_mac, binding->host_mac)) {
+	if (store_macs(skb, binding->pod_mac, binding->host_mac, skb->protocol)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}

@@ -63,7 +63,7 @@ static __always_inline int answer_too_big(struct __sk_buff *skb, const struct bi
 	} answer = {};
 
 	*reason = REASON_TOO_BIG_UNANSWERED;
-	if (tunnelled || !t->df || t->protocol == IPPROTO_ICMP || !may_answer() ||
+	if (tunnelled || t->family != FAMILY_IPV4 || !t->df || t->protocol == IPPROTO_ICMP || !may_answer() ||
 	    bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) ||
 	    bpf_skb_load_bytes(skb, sizeof(eth), quoted, sizeof(quoted)) ||
 	    bpf_skb_change_tail(skb, sizeof(eth) + sizeof(answer) + sizeof(quoted), 0))
@@ -74,8 +74,8 @@ static __always_inline int answer_too_big(struct __sk_buff *skb, const struct bi
 	answer.ip.frag_off = bpf_htons(IP_DF);
 	answer.ip.ttl = OUTER_TTL;
 	answer.ip.protocol = IPPROTO_ICMP;
-	answer.ip.saddr = t->destination;
-	answer.ip.daddr = t->source;
+	answer.ip.saddr = t->destination.word[3];
+	answer.ip.daddr = t->source.word[3];
 	answer.ip.check = header_checksum(&answer.ip);
 	answer.icmp.type = ICMP_UNREACHABLE;
 	answer.icmp.code = ICMP_NEEDS_FRAGMENTATION;

@@ -6,14 +6,19 @@
 #include "decide.h"
 #include "encapsulate.h"
 
-static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination, const __u8 *source)
+static __always_inline __be16 type_of(__u8 family)
+{
+	return family == FAMILY_IPV6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+}
+
+static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination, const __u8 *source, __u8 family)
 {
 	__builtin_memcpy(eth->h_dest, destination, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, source, ETH_ALEN);
-	eth->h_proto = bpf_htons(ETH_TYPE_IPV4);
+	eth->h_proto = type_of(family);
 }
 
-/* Removes the outer IPv4 header; the Ethernet header moves up to the inner one. 0: done. */
+/* Removes the outer IPv4 header; the Ethernet header moves up to the inner one, and takes its type. 0: done. */
 static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -29,6 +34,7 @@ static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct deci
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return -1;
 	*eth = copy;
+	eth->h_proto = type_of(inner->family);
 	return 0;
 }
 
@@ -43,20 +49,20 @@ static __always_inline int xdp_tunnel(struct xdp_md *ctx, const struct decision 
 
 	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	set_macs(eth, binding->next_hop.destination, binding->next_hop.source);
+	set_macs(eth, binding->next_hop.destination, binding->next_hop.source, FAMILY_IPV4);
 	*ip = outer_header(binding, inner, d->tos, d->ttl);
 	if (transmit_in_place && binding->next_hop.ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(binding->next_hop.ifindex, 0);
 }
 
-static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding *binding)
+static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding *binding, const struct tuple *inner)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	set_macs(eth, binding->pod_mac, binding->host_mac);
+	set_macs(eth, binding->pod_mac, binding->host_mac, inner->family);
 	return bpf_redirect(binding->pod_ifindex, 0);
 }
 
@@ -86,7 +92,7 @@ static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const
 	else if (d->step == STEP_TUNNEL)
 		verdict = xdp_tunnel(ctx, d, inner);
 	else if (d->step == STEP_DELIVER)
-		verdict = xdp_deliver(ctx, binding);
+		verdict = xdp_deliver(ctx, binding, inner);
 	else if (d->step == STEP_PARK) {
 		take_places(&d->found, 1);
 		verdict = bpf_redirect(binding->park_ifindex, 0);

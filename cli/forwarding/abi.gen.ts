@@ -50,7 +50,8 @@ export const Reason = {
   replayed_home: 18,
   looped: 19,
   congested: 20,
-  count: 21,
+  tagged: 21,
+  count: 22,
 } as const;
 
 export type AddressStruct = {

@@ -2,7 +2,8 @@
 import '../addon/private-namespaces.js';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Bench, BindingFields, ProgramName, ReasonName, Verdict } from './bench.js';
+import { type ArrivalRow, back, drop, pass, redirect, testArrivals } from './arrival-table.js';
+import type { BindingFields, ReasonName } from './bench.js';
 import { OTHER_IFINDEX } from './bench.js';
 import { Ecn, ethernet, icmp, ipv4, MAC, Protocol, udp } from './packets.js';
 import {
@@ -10,7 +11,6 @@ import {
   CARE_OF,
   CLIENT_PORT,
   CORRESPONDENT,
-  careOfBench,
   frame,
   HOME,
   homeBench,
@@ -23,30 +23,11 @@ import {
   tunnelled,
 } from './scene.js';
 
-interface Row {
-  readonly description: string;
-  readonly at: 'home' | 'care-of';
-  readonly binding: BindingFields;
-  readonly input: Buffer;
-  /** Default: as it came. */
-  readonly output?: Buffer;
-  readonly xdp: Verdict;
-  readonly tc: Verdict;
-  readonly reason: ReasonName;
-  /** When XDP leaves the decision to tc. */
-  readonly xdpReason?: ReasonName;
-  readonly prepare?: (bench: Bench) => void;
-}
-
 const home: BindingFields = { action: 'pass' };
 const parked: BindingFields = { action: 'park', egress: 'shut' };
 const away: BindingFields = { action: 'tunnel', egress: 'shut', careOf: CARE_OF };
 const here: BindingFields = { action: 'deliver' };
 const fenced: BindingFields = { action: 'drop', egress: 'shut' };
-const pass = { xdp: 'pass', tc: 'pass' } as const;
-const drop = { xdp: 'drop', tc: 'drop' } as const;
-const redirect = { xdp: 'redirect', tc: 'redirect' } as const;
-const back = { xdp: 'tx', tc: 'redirect' } as const;
 
 const plain = request();
 const options = { options: Buffer.from([148, 4, 0, 0]) }; // router alert (RFC 2113)
@@ -66,8 +47,8 @@ const passed: readonly (readonly [string, Buffer, ReasonName])[] = [
   ['a total length below the headers', request({ totalLength: 30 }), 'malformed'],
 ];
 
-const rows: readonly Row[] = [
-  ...passed.map(([description, packet, reason]): Row => {
+const rows: readonly ArrivalRow[] = [
+  ...passed.map(([description, packet, reason]): ArrivalRow => {
     return { description: `passes ${description}`, at: 'home', binding: away, input: frame(packet), ...pass, reason };
   }),
   {
@@ -75,22 +56,6 @@ const rows: readonly Row[] = [
     at: 'home',
     binding: away,
     input: ethernet({ type: 0x0806 }, Buffer.alloc(46)),
-    ...pass,
-    reason: 'not_parsed',
-  },
-  {
-    description: 'passes IPv6',
-    at: 'home',
-    binding: away,
-    input: ethernet({ type: 0x86dd }, Buffer.alloc(60)),
-    ...pass,
-    reason: 'not_parsed',
-  },
-  {
-    description: 'passes a frame with a VLAN tag',
-    at: 'home',
-    binding: away,
-    input: ethernet({ type: 0x8100 }, Buffer.concat([Buffer.from([0, 5, 8, 0]), request()])),
     ...pass,
     reason: 'not_parsed',
   },
@@ -394,39 +359,11 @@ const rows: readonly Row[] = [
     tc: 'redirect',
     reason: 'tunnelled',
     xdpReason: 'slow_path',
+    viaKernel: true,
   },
 ];
 
-for (const program of ['hp_xdp', 'hp_ingress'] as const satisfies readonly ProgramName[]) {
-  const test = suite(program);
-  for (const row of rows) {
-    test(row.description, () => {
-      const bench = row.at === 'home' ? homeBench() : careOfBench();
-      try {
-        bench.bind(BINDING, row.binding);
-        bench.setParkState(BINDING, 0, 0);
-        row.prepare?.(bench);
-        const before = bench.parkState(BINDING);
-        const outcome = bench.run(program, row.input);
-        const slow = program === 'hp_xdp' && row.xdpReason !== undefined;
-        assert.equal(
-          [outcome.verdict, outcome.reason],
-          [program === 'hp_xdp' ? row.xdp : row.tc, slow ? row.xdpReason : row.reason],
-        );
-        const rewritten = row.output !== undefined && outcome.verdict !== 'drop' && !slow;
-        const viaKernel = program === 'hp_ingress' && row.xdpReason === 'slow_path'; // MACs are the kernel's business
-        if (!viaKernel && outcome.verdict !== 'drop') {
-          assert.is(outcome.frame.toString('hex'), (rewritten ? row.output : row.input)?.toString('hex'));
-        }
-        const parkedNow = outcome.reason === 'parked' ? 1 : 0;
-        assert.is(bench.parkState(BINDING).parked - before.parked, parkedNow, 'the order counts what was parked');
-      } finally {
-        bench.close();
-      }
-    });
-  }
-  test.run();
-}
+testArrivals('IPv4', rows);
 
 const order = suite('what XDP passes is never changed');
 order('a slow-path packet reaches tc as it came', () => {

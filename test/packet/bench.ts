@@ -1,3 +1,4 @@
+import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
 import { Action, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -16,6 +17,8 @@ const HOOKS: Record<ProgramName, number> = {
 };
 const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
 const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
+
+const EMPTIED = ['bindings', 'ports', 'flows', 'nodes', 'devices', 'park_states', 'park_releases', 'binding_counters'];
 
 /** The interface that test runs arrive on: the namespace's loopback. */
 export const ARRIVAL_IFINDEX = 1;
@@ -43,7 +46,9 @@ export interface Outcome {
 }
 
 function addressWords(text: string): number[] {
-  const bytes = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...text.split('.').map(Number)]);
+  const bytes = text.includes(':')
+    ? Buffer.from(ipaddr.IPv6.parse(text).toByteArray())
+    : Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...text.split('.').map(Number)]);
   return [0, 4, 8, 12].map(
     (offset) => new Uint32Array(Uint8Array.from(bytes.subarray(offset, offset + 4)).buffer)[0] ?? 0,
   );
@@ -180,6 +185,15 @@ export class Bench {
     }
     const reason = reasons[only.index % Reason.count] ?? 'malformed';
     return { verdict: verdict ?? `unknown ${retval}`, reason, frame, binding };
+  }
+
+  /** Empties the maps: the bench is as new, at a hundredth of the time of another one. */
+  clear(): this {
+    for (const name of EMPTIED) this.map(name, (map) => [...map.keys()].forEach((key) => void map.delete(key)));
+    this.map('port_filter', (map) => {
+      for (const [key, word] of map.entries()) if (word.some((byte) => byte !== 0)) map.set(key, Buffer.alloc(8));
+    });
+    return this;
   }
 
   close(): void {

@@ -3,7 +3,7 @@
  * Everything a builder leaves out has a valid default; checksums are right unless a test spoils them.
  */
 
-export const Protocol = { icmp: 1, ipip: 4, tcp: 6, udp: 17 } as const;
+export const Protocol = { icmp: 1, ipip: 4, tcp: 6, udp: 17, ipv6: 41 } as const;
 /** ECN codepoints, the two low bits of the TOS byte (RFC 3168). */
 export const Ecn = { notEct: 0, ect1: 1, ect0: 2, ce: 3 } as const;
 
@@ -77,6 +77,16 @@ export function ethernet(fields: EthernetFields, payload: Uint8Array): Buffer {
   const typeBytes = Buffer.alloc(2);
   typeBytes.writeUInt16BE(type);
   return Buffer.concat([mac(destination), mac(source), typeBytes, payload]);
+}
+
+/** A frame with VLAN tags, outermost first, as (type, priority and VLAN id); the packet is IPv4 unless `type` says otherwise. */
+export function tagged(tags: readonly (readonly [number, number])[], payload: Uint8Array, type = 0x0800): Buffer {
+  const bytes = Buffer.alloc(4 * tags.length);
+  tags.forEach(([, control], index) => {
+    bytes.writeUInt16BE(control, 4 * index);
+    bytes.writeUInt16BE(tags[index + 1]?.[0] ?? type, 4 * index + 2);
+  });
+  return ethernet({ type: tags[0]?.[0] ?? type }, Buffer.concat([bytes, payload]));
 }
 
 export function ipv4(fields: Ipv4Fields, segment: Segment): Buffer {
