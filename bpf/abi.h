@@ -134,7 +134,10 @@ enum hook {
 	HOOK_COUNT = 5,
 };
 
-/* Why a packet went where it went: exactly one per packet and program. Index of `counters` is hook * REASON_COUNT + reason. */
+/*
+ * Why a packet went where it went: exactly one per packet and program. New ones are added at the end: their numbers are what
+ * pinned counters are kept under, and survive an upgrade of the programs.
+ */
 enum reason {
 	REASON_NOT_OURS = 0,         /* passed: no binding has this port */
 	REASON_NOT_PARSED = 1,       /* passed: not a protocol that we forward */
@@ -161,6 +164,11 @@ enum reason {
 	REASON_COUNT = 22,
 };
 
+/* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */
+enum counters {
+	COUNTERS_PER_HOOK = 64,
+};
+
 struct counter {
 	__u64 packets;
 	__u64 bytes;
@@ -170,6 +178,41 @@ struct counter {
 struct binding_counter_key {
 	__u32 binding;
 	__u32 reason; /* enum reason */
+};
+
+/* What a program did with a packet, whatever it is called at its hook. */
+enum verdict {
+	VERDICT_PASS = 0,     /* on its way through the kernel */
+	VERDICT_DROP = 1,
+	VERDICT_REDIRECT = 2, /* out of an interface: tunnel, pod, park queue */
+	VERDICT_ANSWER = 3,   /* dropped, and its sender got an ICMP error */
+};
+
+/*
+ * One packet as `homeproxy trace` shows it: what was dropped, and while somebody traces a sample of the rest. Of a tunnelled
+ * packet the inner flow. Addresses are zero when the headers could not be read.
+ */
+struct event {
+	__u64 time; /* ns, CLOCK_MONOTONIC */
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 ifindex;    /* of the interface that it came by, or leaves by */
+	__u32 binding;    /* 0: none */
+	__u32 length;     /* of the frame, in bytes */
+	__u32 suppressed; /* events of its kind that this CPU left out since the last one: see event_buckets */
+	__u8 hook;        /* enum hook */
+	__u8 reason;      /* enum reason */
+	__u8 verdict;     /* enum verdict */
+	__u8 protocol;    /* of IP */
+};
+
+/* What is traced beside drops. Written by the controller; programs that are loaded anew trace nothing. */
+struct trace_settings {
+	__u64 reasons; /* a bit for each enum reason */
+	__u32 one_in;  /* 0: nobody traces; 1: every packet, n: one in n at random */
+	__u32 binding; /* 0: any */
 };
 
 #endif

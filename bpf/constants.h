@@ -23,6 +23,8 @@ struct abi_enums {
 	enum device_role device_role;
 	enum hook hook;
 	enum reason reason;
+	enum counters counters;
+	enum verdict verdict;
 };
 const volatile struct abi_enums abi_enums = {};
 
@@ -36,5 +38,6 @@ const volatile struct abi_enums abi_enums = {};
 
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
+#define TC_ACT_REDIRECT 7
 
 #endif

@@ -14,7 +14,7 @@ static __always_inline void add_to(struct counter *counter, __u64 bytes)
 /* Every packet is counted here exactly once per program, at its end. `binding` 0: none. */
 static __always_inline void count(__u32 hook, __u32 reason, __u32 binding, __u64 bytes)
 {
-	__u32 index = hook * REASON_COUNT + reason;
+	__u32 index = hook * COUNTERS_PER_HOOK + reason;
 	struct counter *total = bpf_map_lookup_elem(&counters, &index);
 
 	if (total)

@@ -78,7 +78,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HOOK_COUNT * REASON_COUNT);
+	__uint(max_entries, HOOK_COUNT * COUNTERS_PER_HOOK);
 	__type(key, __u32);
 	__type(value, struct counter);
 } counters SEC(".maps");

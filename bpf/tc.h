@@ -3,6 +3,7 @@
 #define HOMEPROXY_TC_H
 
 #include "count.h"
+#include "events.h"
 #include "tc_actions.h"
 
 /* Marks a frame that hp_replay sent back into the uplink's ingress, so that hp_ingress does not park it again. */
@@ -57,6 +58,7 @@ int hp_ingress(struct __sk_buff *skb)
 	int verdict = ingress(skb, &d);
 
 	count(HOOK_INGRESS, d.reason, d.found.id, bytes);
+	tc_report(skb, HOOK_INGRESS, d.reason, verdict, d.found.id, bytes);
 	return verdict;
 }
 
@@ -132,6 +134,7 @@ int hp_egress(struct __sk_buff *skb)
 	int verdict = egress(skb, &found, &reason);
 
 	count(HOOK_EGRESS, reason, found.id, bytes);
+	tc_report(skb, HOOK_EGRESS, reason, verdict, found.id, bytes);
 	return verdict;
 }
 
@@ -177,6 +180,7 @@ int hp_pod(struct __sk_buff *skb)
 	int verdict = pod(skb, &found, &reason);
 
 	count(HOOK_POD, reason, found.id, bytes);
+	tc_report(skb, HOOK_POD, reason, verdict, found.id, bytes);
 	return verdict;
 }
 
@@ -231,6 +235,7 @@ int hp_replay(struct __sk_buff *skb)
 	int verdict = replay(skb, &found, &reason);
 
 	count(HOOK_REPLAY, reason, found.id, bytes);
+	tc_report(skb, HOOK_REPLAY, reason, verdict, found.id, bytes);
 	return verdict;
 }
 

@@ -5,6 +5,7 @@
 #include "count.h"
 #include "decide.h"
 #include "encapsulate.h"
+#include "events.h"
 
 static __always_inline __be16 type_of(__u8 family)
 {
@@ -119,6 +120,7 @@ int hp_xdp(struct xdp_md *ctx)
 	else if (d.found.binding)
 		verdict = xdp_act(ctx, &d, &t);
 	count(HOOK_XDP, d.reason, d.found.id, bytes);
+	xdp_report(ctx, HOOK_XDP, d.reason, verdict, d.found.id, bytes);
 	return verdict;
 }
 

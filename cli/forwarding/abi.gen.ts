@@ -54,6 +54,17 @@ export const Reason = {
   count: 22,
 } as const;
 
+export const Counters = {
+  per_hook: 64,
+} as const;
+
+export const Verdict = {
+  pass: 0,
+  drop: 1,
+  redirect: 2,
+  answer: 3,
+} as const;
+
 export type AddressStruct = {
   word: number[];
 };
@@ -131,4 +142,26 @@ export type CounterStruct = {
 export type BindingCounterKeyStruct = {
   binding: number;
   reason: number;
+};
+
+export type EventStruct = {
+  time: bigint;
+  source: AddressStruct;
+  destination: AddressStruct;
+  source_port: number;
+  destination_port: number;
+  ifindex: number;
+  binding: number;
+  length: number;
+  suppressed: number;
+  hook: number;
+  reason: number;
+  verdict: number;
+  protocol: number;
+};
+
+export type TraceSettingsStruct = {
+  reasons: bigint;
+  one_in: number;
+  binding: number;
 };

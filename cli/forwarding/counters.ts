@@ -1,4 +1,4 @@
-import { type CounterStruct, Hook, Reason } from './abi.gen.js';
+import { type CounterStruct, Counters, Hook, Reason } from './abi.gen.js';
 import type { Tables } from './tables.js';
 
 export interface PacketCount {
@@ -17,13 +17,13 @@ export type BindingTotals = Readonly<Record<string, PacketCount>>;
 const HOOKS = names(Hook);
 const REASONS = names(Reason);
 
-/** Every counter of the node; index of the map is hook * REASON_COUNT + reason. */
+/** Every counter of the node; see enum counters in bpf/abi.h for their places. */
 export function readCounters(tables: Tables): CounterRow[] {
   const rows: CounterRow[] = [];
   for (const [hook, hookName] of HOOKS) {
     for (const [reason, reasonName] of REASONS) {
       const key = Buffer.alloc(4);
-      key.writeUInt32LE(hook * Reason.count + reason);
+      key.writeUInt32LE(hook * Counters.per_hook + reason);
       rows.push({ hook: hookName, reason: reasonName, ...sum(tables, tables.counters.getPerCpu(key) ?? []) });
     }
   }

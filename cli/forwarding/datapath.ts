@@ -14,6 +14,7 @@ import {
   type UplinkStatus,
 } from './attachments.js';
 import { type BindingTotals, type CounterRow, readBindingCounters, readCounters } from './counters.js';
+import { DatapathEvents } from './events.js';
 import { Tables } from './tables.js';
 
 export interface DatapathOptions {
@@ -34,6 +35,8 @@ export interface DatapathOptions {
  */
 export class Datapath {
   readonly tables: Tables;
+  /** What the programs report about single packets. */
+  readonly events: DatapathEvents;
   private constructor(
     private readonly object: BpfObject,
     private readonly options: DatapathOptions,
@@ -41,6 +44,7 @@ export class Datapath {
     private readonly lock: number,
   ) {
     this.tables = new Tables(object);
+    this.events = new DatapathEvents(object);
   }
 
   /**
@@ -117,6 +121,7 @@ export class Datapath {
 
   /** Lets go of our descriptors; attached programs and pinned maps stay. */
   close(): void {
+    this.events.close();
     this.tables.close();
     this.object.close();
     closeSync(this.lock);

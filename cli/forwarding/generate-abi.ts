@@ -6,7 +6,7 @@ import { Btf } from '../../addon/lib/index.js';
 import type { FieldType } from '../../addon/lib/types.js';
 import { projectFile } from '../system/project.js';
 
-const ENUMS = ['action', 'egress', 'device_role', 'hook', 'reason'];
+const ENUMS = ['action', 'egress', 'device_role', 'hook', 'reason', 'counters', 'verdict'];
 const STRUCTS = [
   'address',
   'next_hop',
@@ -21,6 +21,8 @@ const STRUCTS = [
   'node_entry',
   'counter',
   'binding_counter_key',
+  'event',
+  'trace_settings',
 ];
 
 /** The text of abi.gen.ts for an object file. */

@@ -49,14 +49,15 @@ export async function callControl<Request extends z.ZodType, Response extends z.
 
 /**
  * Asks the daemon for something long and hears of its progress. Aborting `signal` aborts the handler's signal, and the call
- * still returns (or throws) what the handler makes of it: an interrupted migration reports its rollback.
+ * still returns (or throws) what the handler makes of it: an interrupted migration reports its rollback. What `onEvent` returns
+ * is awaited before the next event is read: the daemon drops what a slow reader does not take.
  * @throws as {@link callControl}, without a time limit
  */
 export async function streamControl<Request extends z.ZodType, Event extends z.ZodType, Response extends z.ZodType>(
   socketPath: string,
   method: EventMethod<Request, Event, Response>,
   request: z.input<Request>,
-  onEvent: (event: z.output<Event>) => void,
+  onEvent: (event: z.output<Event>) => unknown,
   signal?: AbortSignal,
 ): Promise<z.output<Response>> {
   signal?.throwIfAborted();
@@ -83,14 +84,14 @@ export async function streamControl<Request extends z.ZodType, Event extends z.Z
 async function readEvents<Event extends z.ZodType, Response extends z.ZodType>(
   response: IncomingMessage,
   method: EventMethod<z.ZodType, Event, Response>,
-  onEvent: (event: z.output<Event>) => void,
+  onEvent: (event: z.output<Event>) => unknown,
 ): Promise<z.output<Response>> {
   for await (const line of linesOf(response)) {
     const message = parseLine(line);
     if ('event' in message) {
       const event = method.event.safeParse(message.event);
       if (!event.success) throw incompatible(WHO, `an event of ${method.name}`);
-      onEvent(event.data);
+      await onEvent(event.data);
     } else if ('result' in message) {
       return decodeAnswer(method, 200, encode(message.result), WHO);
     } else {

@@ -26,6 +26,7 @@ import {
 import type { Daemon } from './daemon.js';
 import { journalOf } from './journal-report.js';
 import { ping } from './peer-transport.js';
+import { traceHandler } from './trace-handler.js';
 
 export interface ControlHandlers {
   readonly methods: readonly MethodHandler<ControlContext>[];
@@ -57,6 +58,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
         }),
       ),
+      traceHandler(daemon),
     ],
   };
 }
@@ -88,6 +90,7 @@ function processes(daemon: Daemon): ProcessRow[] {
   const { site, twins, coordinator } = daemon;
   const moving = new Set(coordinator.movingPids());
   const rowOf = (description: ProcessDescription, binding: number) => ({
+    binding,
     pid: description.homePid,
     comm: description.comm,
     commandLine: description.commandLine,

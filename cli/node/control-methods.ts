@@ -15,6 +15,8 @@ export const processRow = z.object({
   role: z.enum(['departed', 'resident', 'moving']),
   since: z.number(),
   epoch: z.number().int(),
+  /** Number of its binding on this node. */
+  binding: z.number().int(),
   ports: z.array(z.string()),
   /** By reason: tunnelled, delivered, sent, parked, guarded, ... */
   counters: z.record(z.string(), packetCounts),

@@ -111,10 +111,14 @@ async function answerWithEvents(
   response.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' });
   response.flushHeaders();
   let dropped = 0;
-  const emit = (event: unknown): void => {
-    if (response.destroyed || response.writableEnded) return;
-    if (response.writableLength > MAX_UNREAD_BYTES) dropped += 1;
-    else response.write(`${encode({ event })}\n`);
+  const emit = (event: unknown): boolean => {
+    if (response.destroyed || response.writableEnded) return false;
+    if (response.writableLength > MAX_UNREAD_BYTES) {
+      dropped += 1;
+      return false;
+    }
+    response.write(`${encode({ event })}\n`);
+    return true;
   };
   let last: string;
   try {

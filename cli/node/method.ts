@@ -73,19 +73,19 @@ export function serve<Request extends z.ZodType, Response extends z.ZodType, Con
 /** What answers a method with events; made by {@link serveEvents}. */
 export interface EventMethodHandler<Context> {
   readonly method: EventMethod;
-  readonly handle: (request: unknown, context: Context, emit: (event: unknown) => void) => Promise<unknown>;
+  readonly handle: (request: unknown, context: Context, emit: (event: unknown) => boolean) => Promise<unknown>;
 }
 
 /**
  * Joins a method with events and the function that answers it. `emit` never waits: events for a client that does not read
- * them are dropped, so that a stalled terminal cannot stall a migration.
+ * them are dropped, so that a stalled terminal cannot stall a migration, and it says false.
  */
 export function serveEvents<Request extends z.ZodType, Event extends z.ZodType, Response extends z.ZodType, Context>(
   method: EventMethod<Request, Event, Response>,
   handle: (
     request: z.output<Request>,
     context: Context,
-    emit: (event: z.input<Event>) => void,
+    emit: (event: z.input<Event>) => boolean,
   ) => Promise<Answer<Response>>,
 ): EventMethodHandler<Context> {
   return {

@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
-import { Action, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
+import { Action, Counters, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
 
@@ -64,7 +64,7 @@ function mac(text: string): Buffer {
 
 /** The datapath's programs with maps of their own, run on single packets. */
 export class Bench {
-  private readonly object: BpfObject;
+  readonly object: BpfObject;
   private readonly programs = new Map<ProgramName, BpfProgram>();
 
   constructor(readonly node: string) {
@@ -176,14 +176,15 @@ export class Bench {
     }
     if (only.bytes !== data.length) throw new Error(`${name} counted ${only.bytes} bytes of a frame of ${data.length}`);
     const reasons = Object.keys(Reason) as ReasonName[];
-    if (Math.floor(only.index / Reason.count) !== HOOKS[name]) throw new Error(`${name} counted under another hook`);
+    if (Math.floor(only.index / Counters.per_hook) !== HOOKS[name])
+      throw new Error(`${name} counted under another hook`);
     const verdict = name === 'hp_xdp' ? XDP_VERDICTS[retval] : TC_VERDICTS[retval];
     const binding = new Map<ReasonName, number>();
     for (const [reason, packets] of this.bindingCounters()) {
       const more = packets - (beforeBinding.get(reason) ?? 0);
       if (more !== 0) binding.set(reasons[reason] ?? 'malformed', more);
     }
-    const reason = reasons[only.index % Reason.count] ?? 'malformed';
+    const reason = reasons[only.index % Counters.per_hook] ?? 'malformed';
     return { verdict: verdict ?? `unknown ${retval}`, reason, frame, binding };
   }
 
