@@ -59,16 +59,12 @@ static __always_inline void describe_flow(void *data, void *end, struct event *e
 	struct tuple t = {};
 
 	parse_frame(data, end, &t);
-	const __u32 ipv4_end = sizeof(struct ethhdr) + sizeof(struct iphdr);
-
-	if (t.l4 == ipv4_end && t.protocol == IPPROTO_IPIP)
-		parse_ipv4(data, end, ipv4_end, &t, 1);
-	else if (t.l4 == ipv4_end && event->verdict == VERDICT_ANSWER)
-		parse_ipv4(data, end, ipv4_end + sizeof(struct icmp_header), &t, 1);
-	if (!t.total)
-		return;
-	event->source = mapped(t.source);
-	event->destination = mapped(t.destination);
+	if (t.protocol == IPPROTO_IPIP || t.protocol == IPPROTO_IPV6)
+		parse_ip(data, end, t.l4, &t, 1);
+	else if (event->verdict == VERDICT_ANSWER)
+		parse_ip(data, end, t.l4 + sizeof(struct icmp_header), &t, 1);
+	event->source = t.source;
+	event->destination = t.destination;
 	event->source_port = t.source_port;
 	event->destination_port = t.destination_port;
 	event->protocol = t.protocol;
