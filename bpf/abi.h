@@ -161,7 +161,11 @@ enum reason {
 	REASON_LOOPED = 19,          /* dropped: tunnelled from node to node until its outer TTL ran out */
 	REASON_CONGESTED = 20,       /* dropped: met congestion in the tunnel and cannot carry the news (RFC 6040, 4.2) */
 	REASON_TAGGED = 21,          /* passed: its VLAN tag says that it is of another network than the interface's own */
-	REASON_COUNT = 22,
+	REASON_FRAGMENT_UNKNOWN = 22, /* passed: a later fragment whose first one was not seen, or is not ours */
+	REASON_SPLIT = 23,           /* tunnelled as several fragments: too big, and its sender allows it (IPv4 without DF) */
+	REASON_PATH_MTU = 24,        /* passed: a router on the way to a care-of address says "too big"; remembered */
+	REASON_TOO_BIG_RELAYED = 25, /* the same, and passed on to the correspondent whose packet it was */
+	REASON_COUNT = 26,
 };
 
 /* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */

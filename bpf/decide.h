@@ -3,7 +3,7 @@
 #define HOMEPROXY_DECIDE_H
 
 #include "congestion.h"
-#include "lookup.h"
+#include "icmp_error.h"
 
 enum step {
 	STEP_PASS,    /* to the local stack, as it is (decapsulated, if it came tunnelled for a process that is at home) */
@@ -117,12 +117,12 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	}
 	if (!is_whole(t, length))
 		return passed(REASON_MALFORMED);
-	if (t->fragment)
-		return passed(REASON_NOT_PARSED);
-	if (t->protocol != IPPROTO_IPIP && t->protocol != IPPROTO_IPV6) {
-		struct found found = find_by_destination(t);
+	if (t->fragment || (t->protocol != IPPROTO_IPIP && t->protocol != IPPROTO_IPV6)) {
+		struct found found = find_hearer(data, end, t);
 
-		return found.binding ? act(found, t, 0, must_wait(&found, t)) : passed(REASON_NOT_OURS);
+		if (!found.binding)
+			return passed(reason_of_nobody(t, REASON_NOT_OURS));
+		return act(found, t, 0, must_wait(&found, t));
 	}
 	if (t->family != FAMILY_IPV4 || t->destination.word[3] != node_address.word[3])
 		return passed(REASON_NOT_OURS);
@@ -146,12 +146,10 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	}
 	if (t->family != inner_family || !is_whole(t, length))
 		return passed(REASON_MALFORMED);
-	if (t->fragment)
-		return passed(REASON_NOT_PARSED);
-	struct found found = find_by_destination(t);
+	struct found found = find_hearer(data, end, t);
 
 	if (!found.binding)
-		return passed(REASON_TUNNEL_NO_BINDING);
+		return passed(reason_of_nobody(t, REASON_TUNNEL_NO_BINDING));
 	struct decision decision = act(found, t, 1, must_wait(&found, t));
 
 	after_tunnel(&decision, t, outer_tos, outer_ttl);

@@ -62,32 +62,6 @@ int hp_ingress(struct __sk_buff *skb)
 	return verdict;
 }
 
-/* An ICMP error quotes the packet that it is about: its destination there is our side of the flow (RFC 792). */
-static __always_inline int is_icmp_error(void *data, void *end, const struct tuple *t)
-{
-	struct icmp_header *icmp = data + t->l4;
-
-	if ((t->protocol != IPPROTO_ICMP && t->protocol != IPPROTO_ICMPV6) || (void *)(icmp + 1) > end)
-		return 0;
-	if (t->protocol == IPPROTO_ICMPV6)
-		return icmp->type < ICMP6_INFORMATIONAL;
-	return icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_QUENCH || icmp->type == ICMP_EXCEEDED ||
-	       icmp->type == ICMP_PROBLEM;
-}
-
-/* What somebody on this node says in the name of a local endpoint: by its own source, or by what an ICMP error quotes. */
-static __always_inline struct found find_speaker(void *data, void *end, const struct tuple *t)
-{
-	struct found none = {};
-	struct tuple quoted = {};
-
-	if (!is_icmp_error(data, end, t))
-		return find_by_source(t);
-	if (parse_ip(data, end, t->l4 + sizeof(struct icmp_header), &quoted, 1) != PARSED)
-		return none;
-	return find_by_destination(&quoted);
-}
-
 static __always_inline int egress(struct __sk_buff *skb, struct found *found, enum reason *reason)
 {
 	struct tuple t = {};
@@ -107,9 +81,9 @@ static __always_inline int egress(struct __sk_buff *skb, struct found *found, en
 	if (t.tag)
 		return TC_ACT_OK;
 	*reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
-	if (parsed != PARSED || t.fragment)
+	if (parsed != PARSED)
 		return TC_ACT_OK;
-	*reason = REASON_NOT_OURS;
+	*reason = reason_of_nobody(&t, REASON_NOT_OURS);
 	*found = find_speaker(data, end, &t);
 	if (!found->binding)
 		return TC_ACT_OK;
@@ -196,11 +170,14 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 	if (state)
 		__sync_fetch_and_add(&state->replayed, 1);
 	pull_headers(skb);
-	if (parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t) == PARSED_MALFORMED) {
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (parse_frame(data, end, &t) == PARSED_MALFORMED) {
 		*reason = REASON_MALFORMED;
 		return TC_ACT_SHOT;
 	}
-	struct found heard = find_by_destination(&t);
+	struct found heard = find_hearer(data, end, &t);
 
 	if (!heard.binding || heard.id != found->id) { /* what the process itself sent while it was held */
 		*reason = found->binding->egress == EGRESS_OPEN ? REASON_SENT : REASON_GUARDED;

@@ -51,7 +51,11 @@ export const Reason = {
   looped: 19,
   congested: 20,
   tagged: 21,
-  count: 22,
+  fragment_unknown: 22,
+  split: 23,
+  path_mtu: 24,
+  too_big_relayed: 25,
+  count: 26,
 } as const;
 
 export const Counters = {
