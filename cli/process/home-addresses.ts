@@ -13,7 +13,7 @@ export function readHomeAddresses(own: string, uplinks: readonly string[]): stri
   const found = Object.entries(networkInterfaces())
     .filter(([name]) => names.has(name.split(':')[0] ?? '')) // "eth0:1": an IPv4 label (ip-address(8))
     .flatMap(([, addresses = []]) => addresses.map(({ address }) => ipaddr.parse(address.split('%')[0] ?? address)))
-    .filter((address) => !OWN.has(address.range()) && address.kind() === 'ipv4') // the programs know no other yet
+    .filter((address) => !OWN.has(address.range()))
     .map((address) => address.toString());
   return [...new Set([ipaddr.parse(own).toString(), ...found])];
 }

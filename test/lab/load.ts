@@ -2,6 +2,7 @@ import { type ClientEvent, clientEvent } from '../../cli/demo/client-events.js';
 import { decodeSamples, type Samples } from '../../cli/demo/samples.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { type NodeCommand, startProgram } from './node-command.js';
+import { REDIS_PORT } from './redis.js';
 
 type ResultEvent = Extract<ClientEvent, { event: 'result' }>;
 
@@ -10,6 +11,8 @@ export interface LoadResult extends Omit<ResultEvent, 'event'> {
 }
 
 export interface LoadOptions {
+  /** Default: Redis's. */
+  readonly port?: number;
   readonly connections?: number;
   /** Time between a reply and the next request on each connection, in milliseconds. */
   readonly paceMs?: number;
@@ -22,10 +25,12 @@ export class Load {
   private constructor(private readonly command: NodeCommand) {}
 
   static async start(client: LabNode, server: string, options: LoadOptions = {}): Promise<Load> {
-    const { connections = 50, paceMs = 4, graceMs = 10_000 } = options;
+    const { port = REDIS_PORT, connections = 50, paceMs = 4, graceMs = 10_000 } = options;
     const command = startProgram(client, 'cli/demo/verifying-client-main.js', [
       '--host',
       server,
+      '--port',
+      String(port),
       '--connections',
       String(connections),
       '--pace',

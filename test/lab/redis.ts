@@ -8,6 +8,8 @@ export const REDIS_PORT = 6379;
 export interface RedisOptions {
   /** Keeps an append-only file open, which other nodes do not have; default false. */
   readonly appendOnly?: boolean;
+  /** The address to listen on; default 0.0.0.0. */
+  readonly bind?: string;
 }
 
 /** A Redis server in a node, an ordinary process of it: no child of ours, no terminal, no pipe to anybody. */
@@ -28,7 +30,16 @@ export async function startRedis(node: LabNode, options: RedisOptions = {}): Pro
   const server = `${folder}/redis-server`;
   await node.run(['mkdir', '-p', `${folder}/data`]);
   await node.run(['ln', '-sf', '/usr/bin/redis-check-rdb', server]);
-  const settings = ['--bind', '0.0.0.0', '--protected-mode', 'no', '--port', String(REDIS_PORT), '--save', ''];
+  const settings = [
+    '--bind',
+    options.bind ?? '0.0.0.0',
+    '--protected-mode',
+    'no',
+    '--port',
+    String(REDIS_PORT),
+    '--save',
+    '',
+  ];
   const append = options.appendOnly === true ? ['--appendonly', 'yes', '--dir', `${folder}/data`] : ['--dir', '/'];
   const pid = await node.detach([server, ...settings, ...append]);
   const machinePid = node.machinePid(pid);

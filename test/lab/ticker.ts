@@ -1,21 +1,13 @@
 import type { LabNode } from '../../cli/lab/lab-node.js';
-import { run } from '../../cli/system/command.js';
-import { projectFile } from '../../cli/system/project.js';
+import { installProgram } from './c-program.js';
 import type { LineClient } from './line-client.js';
 
 /** Where a node has the program, once {@link installTicker} has put it there. */
 export const TICKER = '/run/ticker';
 
-/** Compiles `ticker.c` and puts it into nodes: the very same file, as a package would. */
+/** Compiles `ticker.c` and puts it into nodes. */
 export async function installTicker(...nodes: LabNode[]): Promise<void> {
-  const { stdout } = await run('mktemp', ['-d', '/tmp/ticker-XXXXXX']);
-  const folder = stdout.trim();
-  try {
-    await run('clang', ['-O2', '-Wall', '-o', `${folder}/ticker`, projectFile('test/lab/ticker.c')]);
-    for (const node of nodes) await run('cp', ['-p', `${folder}/ticker`, node.path(TICKER)]);
-  } finally {
-    await run('rm', ['-rf', folder]);
-  }
+  await installProgram('ticker', ...nodes);
 }
 
 export interface Ticks {
