@@ -9,6 +9,7 @@
         'src/descriptor.cc',
         'src/failure.cc',
         'src/map.cc',
+        'src/netlink.cc',
         'src/network.cc',
         'src/object.cc',
         'src/program.cc',

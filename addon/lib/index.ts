@@ -5,6 +5,14 @@ export { Btf, type Variable } from './btf.js';
 export { htons, ntohs } from './integer.js';
 export { BpfLink } from './link.js';
 export { BpfMap } from './map.js';
+export {
+  decodeNetlink,
+  encodeNetlink,
+  netlinkAttributes,
+  openNetlink,
+  receiveNetlink,
+  sendNetlink,
+} from './netlink.js';
 export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, xdpQuery } from './network.js';
 export { BpfObject } from './object.js';
 export { BpfProgram, programInfo } from './program.js';

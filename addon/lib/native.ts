@@ -129,6 +129,9 @@ export interface Native {
   setTapPersist(fd: number, persist: boolean): void;
   readFrame(fd: number, buffer: Uint8Array): number;
   writeFrame(fd: number, frame: Uint8Array): number;
+  openNetlink(groups: readonly number[], receiveBytes: number): number;
+  sendNetlink(fd: number, messages: Uint8Array): void;
+  receiveNetlink(fd: number, buffer: Uint8Array): number;
   readonly constants: Readonly<
     Record<
       | 'CLONE_NEWNET'

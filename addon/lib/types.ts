@@ -192,3 +192,16 @@ export interface Watch {
 /** 'off-no-window-probe' leaves repair mode without telling the peer anything (TCP_REPAIR_OFF_NO_WP). */
 export type TcpRepairMode = 'on' | 'off' | 'off-no-window-probe';
 export type LockMode = 'exclusive' | 'shared' | 'unlock';
+
+/** A netlink message without its length and port: `body` is the family's structure and what follows it. */
+export interface NetlinkMessage {
+  readonly type: number;
+  readonly flags: number;
+  readonly sequence: number;
+  readonly body: Buffer;
+}
+
+export interface NetlinkAttribute {
+  readonly type: number;
+  readonly value: Buffer;
+}

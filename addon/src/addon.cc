@@ -7,6 +7,7 @@
 #include "environment.h"
 #include "failure.h"
 #include "map.h"
+#include "netlink.h"
 #include "network.h"
 #include "object.h"
 #include "program.h"
@@ -35,6 +36,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportBatch(env, exports);
   ExportMap(env, exports);
   ExportProgram(env, exports);
+  ExportNetlink(env, exports);
   ExportNetwork(env, exports);
   ExportObject(env, exports);
   ExportRing(env, exports);

@@ -31,3 +31,8 @@ export function addressBytes(text: string): Buffer {
 export function encodeMac(text: string): Buffer {
   return Buffer.from(text.split(':').map((byte) => Number.parseInt(byte, 16)));
 }
+
+/** As the kernel's own tables have it: 4 bytes of IPv4, 16 of IPv6. */
+export function kernelAddress(text: string): Buffer {
+  return Buffer.from(ipaddr.process(text).toByteArray());
+}

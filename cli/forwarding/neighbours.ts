@@ -1,48 +1,89 @@
-import { createSocket } from 'node:dgram';
-import { setTimeout as pause } from 'node:timers/promises';
-import { readLink, readNeighbour, routeTo } from '../system/ip.js';
+import { performance } from 'node:perf_hooks';
+import type { NetworkChange, RouteMonitor } from '../system/route-monitor.js';
+import { type AddressBytes, type KernelNeighbour, NUD, Rtnetlink } from '../system/rtnetlink.js';
 import type { NextHopStruct } from './abi.gen.js';
-import { encodeMac } from './address.js';
+import { kernelAddress } from './address.js';
 
-/** States in which an entry's MAC may be used (include/net/neighbour.h, NUD_VALID). */
-const VALID = new Set(['REACHABLE', 'STALE', 'DELAY', 'PROBE', 'PERMANENT', 'NOARP']);
-const DISCARD_PORT = 9; // RFC 863
-const REFRESH_MS = 1000;
+/** Every so often the kernel asks each next hop whether it still has its MAC. */
+const VERIFY_MS = 500;
+/** With many next hops, more seldom: at most 200 of them in a second. */
+const VERIFY_MS_PER_HOP = 5;
+/** A neighbour on the link answers in less; one that does not has moved to another MAC, or is gone. */
+const PATIENCE_MS = 250;
 const RESOLVE_MS = 1000;
 
-const UNRESOLVED = { resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) };
+const VALID = NUD.reachable | NUD.stale | NUD.delay | NUD.probe | NUD.permanent | NUD.noarp;
+const LEARNT = NUD.reachable | NUD.stale | NUD.delay;
+const LONGEST = 0xffff;
+const NO_MAC = Buffer.alloc(6);
 
-/** Next hops of care-of addresses, resolved ahead of the packets and looked at again every second. */
+/** There is no way to the address: what would go there is dropped, and counted. */
+export const NO_WAY: NextHopStruct = { ifindex: 0, mtu: 0, resolved: 0, source: NO_MAC, destination: NO_MAC };
+
+/** Whom the kernel hands the packets to: the destination itself, or a router. */
+interface Via {
+  readonly ifindex: number;
+  readonly address: AddressBytes;
+  readonly entry: KernelNeighbour | undefined;
+}
+
+interface Way {
+  readonly hop: NextHopStruct;
+  readonly via: Via | undefined;
+}
+
+interface Watched {
+  readonly address: string;
+  way: Way;
+  readonly changed: Set<(hop: NextHopStruct) => void>;
+}
+
+/**
+ * Next hops of care-of addresses: resolved ahead of the packets, and changed in the moment in which the kernel changes its
+ * mind about a route, a neighbour or an interface. What the kernel does not notice by itself is looked after: it is made to
+ * ask each next hop for its MAC, and paths for the MTU that it has learnt.
+ */
 export class Neighbours {
-  private readonly watched = new Map<
-    string,
-    { hop: NextHopStruct; readonly changed: Set<(hop: NextHopStruct) => void> }
-  >();
+  private readonly kernel = new Rtnetlink();
+  private readonly watched = new Map<string, Watched>();
+  private readonly endListening: () => void;
   private timer: NodeJS.Timeout | undefined;
+  private closed = false;
 
   /**
-   * Where packets to an address go now. Provokes the resolution when the kernel has no entry.
-   * An address that does not resolve within a second is `resolved: 0`: then tc asks the kernel packet by packet.
+   * @param monitor whose notifications it acts upon
+   * @param source the address that packets leave from, where rules route by source
+   */
+  constructor(
+    private readonly monitor: RouteMonitor,
+    private readonly source?: string,
+  ) {
+    this.endListening = monitor.listen((changes) => this.hear(changes));
+  }
+
+  /**
+   * Where packets to an address go now. Provokes the resolution when the kernel has no entry. An address that does not
+   * resolve within a second is `resolved: 0`: then tc asks the kernel packet by packet. Without a route: {@link NO_WAY}.
    */
   async resolve(address: string): Promise<NextHopStruct> {
-    const hop = await lookUp(address);
-    if (hop.resolved === 1) return hop;
-    await provoke(address);
-    const deadline = performance.now() + RESOLVE_MS;
-    for (;;) {
-      const later = await lookUp(address);
-      if (later.resolved === 1 || performance.now() > deadline) return later;
-      await pause(10); // an ARP exchange; the kernel tells of its end only over netlink
+    for (const deadline = performance.now() + RESOLVE_MS; ; ) {
+      const { hop, via } = this.lookUp(address);
+      const left = deadline - performance.now();
+      if (hop.resolved === 1 || via === undefined || left <= 0) return hop;
+      this.kernel.useNeighbour(via.address, via.ifindex);
+      await this.nextChange(left);
     }
   }
 
   /** Calls back whenever the next hop of an address is another. @returns a function that ends it. */
   watch(address: string, hop: NextHopStruct, onChange: (hop: NextHopStruct) => void): () => void {
-    const entry = this.watched.get(address) ?? { hop, changed: new Set() };
-    entry.changed.add(onChange);
+    const entry = this.watched.get(address) ?? { address, way: { hop, via: undefined }, changed: new Set() };
     this.watched.set(address, entry);
-    if (!same(hop, entry.hop)) onChange(entry.hop); // what another binding has learnt since the caller looked
-    this.timer ??= setInterval(() => void this.refresh(), REFRESH_MS).unref();
+    const known = entry.way.hop;
+    entry.changed.add(onChange);
+    if (!same(hop, known)) onChange(known); // what another binding has learnt since the caller looked
+    this.refresh(entry);
+    this.schedule();
     return () => {
       entry.changed.delete(onChange);
       if (entry.changed.size === 0) this.watched.delete(address);
@@ -50,48 +91,98 @@ export class Neighbours {
   }
 
   close(): void {
-    clearInterval(this.timer);
+    if (this.closed) return;
+    this.closed = true;
+    clearTimeout(this.timer);
     this.watched.clear();
+    this.endListening();
+    this.kernel.close();
   }
 
-  private async refresh(): Promise<void> {
-    for (const [address, entry] of this.watched) {
-      const hop = await lookUp(address).catch(() => undefined);
-      if (hop === undefined) continue; // no route for the moment: what is known is better than nothing
-      if (hop.resolved === 0) await provoke(address);
-      if (same(hop, entry.hop)) continue;
-      entry.hop = hop;
-      for (const changed of entry.changed) changed(hop);
+  private hear(changes: readonly NetworkChange[]): void {
+    const anything = changes.some(({ kind }) => kind !== 'neighbour');
+    const neighbours = changes.flatMap((change) => (change.kind === 'neighbour' ? [change.neighbour] : []));
+    for (const entry of [...this.watched.values()]) {
+      const { via } = entry.way;
+      const concerned = neighbours.some(
+        ({ ifindex, address }) => via?.ifindex === ifindex && via.address.equals(address),
+      );
+      if (anything || concerned) this.refresh(entry);
     }
   }
+
+  private refresh(entry: Watched): void {
+    const before = entry.way.hop;
+    entry.way = this.lookUp(entry.address);
+    const { hop, via } = entry.way;
+    if (hop.resolved === 0 && via !== undefined && lacks(via.entry)) {
+      this.kernel.useNeighbour(via.address, via.ifindex);
+    }
+    if (same(hop, before)) return;
+    for (const changed of [...entry.changed]) changed(hop);
+  }
+
+  private lookUp(address: string): Way {
+    const destination = kernelAddress(address);
+    const source = this.source === undefined ? undefined : kernelAddress(this.source);
+    const route = this.kernel.route(destination, source);
+    const link = route === undefined ? undefined : this.kernel.link(route.ifindex);
+    if (route === undefined || link === undefined || !link.running) return { hop: NO_WAY, via: undefined };
+    const mtu = Math.min(route.mtu ?? link.mtu, link.mtu, LONGEST);
+    const unresolved: NextHopStruct = { ...NO_WAY, ifindex: link.ifindex, mtu };
+    if (!link.resolves) return { hop: unresolved, via: undefined };
+    const next = route.gateway ?? destination;
+    const entry = this.kernel.neighbour(next, link.ifindex);
+    const via: Via = { ifindex: link.ifindex, address: next, entry };
+    const usable = entry !== undefined && (entry.state & VALID) !== 0 && entry.mac?.length === 6;
+    if (!usable || link.mac?.length !== 6 || route.wraps) return { hop: unresolved, via };
+    return { hop: { ...unresolved, resolved: 1, source: link.mac, destination: entry.mac ?? NO_MAC }, via };
+  }
+
+  private schedule(): void {
+    if (this.timer !== undefined || this.closed) return;
+    const pause = Math.max(VERIFY_MS, this.watched.size * VERIFY_MS_PER_HOP) - PATIENCE_MS;
+    this.timer = setTimeout(() => this.verify(), pause).unref();
+  }
+
+  /** Has the kernel ask every next hop, by unicast, and forgets those that have not answered a moment later. */
+  private verify(): void {
+    const asked = new Map<string, Via>();
+    for (const entry of [...this.watched.values()]) {
+      this.refresh(entry); // an MTU that was learnt, which nothing tells of
+      const { via } = entry.way;
+      if (via?.entry === undefined || via.entry.foreign || (via.entry.state & LEARNT) === 0) continue;
+      asked.set(`${via.ifindex} ${via.address.toString('hex')}`, via);
+    }
+    for (const { address, ifindex } of asked.values()) this.kernel.probeNeighbour(address, ifindex);
+    this.timer = setTimeout(() => this.judge([...asked.values()]), PATIENCE_MS).unref();
+  }
+
+  private judge(asked: readonly Via[]): void {
+    for (const { address, ifindex } of asked) {
+      const now = this.kernel.neighbour(address, ifindex);
+      if (now?.state === NUD.probe) this.kernel.resolveAgain(address, ifindex);
+    }
+    this.timer = undefined;
+    if (this.watched.size > 0) this.schedule();
+  }
+
+  private async nextChange(withinMs: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        end();
+        resolve();
+      };
+      const end = this.monitor.listen(done);
+      const timer = setTimeout(done, withinMs);
+    });
+  }
 }
 
-async function lookUp(address: string): Promise<NextHopStruct> {
-  const route = await routeTo(address);
-  const [link, neighbour] = await Promise.all([
-    readLink(route.dev),
-    readNeighbour(route.gateway ?? address, route.dev),
-  ]);
-  const mtu = route.metrics?.[0]?.mtu ?? link.mtu;
-  const usable = neighbour?.lladdr !== undefined && neighbour.state.some((state) => VALID.has(state));
-  if (!usable || link.address === undefined) return { ...UNRESOLVED, ifindex: link.ifindex, mtu };
-  return {
-    ifindex: link.ifindex,
-    mtu,
-    resolved: 1,
-    source: encodeMac(link.address),
-    destination: encodeMac(neighbour.lladdr ?? ''),
-  };
-}
-
-/** An empty datagram to the discard port makes the kernel ask for the neighbour. */
-async function provoke(address: string): Promise<void> {
-  const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4');
-  await new Promise<void>((resolve) => {
-    socket.on('error', () => resolve()); // unreachable: the look-up will say so
-    socket.send(Buffer.alloc(0), DISCARD_PORT, address, () => resolve());
-  });
-  socket.close();
+/** No packet has made the kernel look for it, or it was looked for in vain. */
+function lacks(entry: KernelNeighbour | undefined): boolean {
+  return entry === undefined || (entry.state & (VALID | NUD.incomplete)) === 0;
 }
 
 function same(left: NextHopStruct, right: NextHopStruct): boolean {

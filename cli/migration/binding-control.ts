@@ -2,10 +2,11 @@ import { UserError } from '../errors.js';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
-import type { Neighbours } from '../forwarding/neighbours.js';
+import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
+import type { RouteMonitor } from '../system/route-monitor.js';
 import type { Table } from './journal.js';
 import type { NodeName, ParkCounts } from './messages.js';
 
@@ -15,6 +16,7 @@ export const TUNNEL_OVERHEAD = 20;
 /** What a node forwards with; shared by all its bindings. */
 export interface Forwarding {
   readonly datapath: Datapath;
+  readonly monitor: RouteMonitor;
   readonly neighbours: Neighbours;
   readonly node: NodeName;
   /** The interface that has the node's address, and its MTU in bytes. */
@@ -32,14 +34,6 @@ interface NewBinding {
   /** `home`: an ordinary process of this node. `held`: comes here, neither speaks nor hears yet. */
   readonly state: 'home' | 'held';
 }
-
-const NO_HOP: NextHopStruct = {
-  ifindex: 0,
-  mtu: 0,
-  resolved: 0,
-  source: Buffer.alloc(6),
-  destination: Buffer.alloc(6),
-};
 
 /** Says what becomes of one process's packets on this node, step by step of a migration. */
 export class BindingControl {
@@ -73,7 +67,7 @@ export class BindingControl {
       host_mac: Buffer.alloc(6),
       care_of: encodeAddress('0.0.0.0'),
       node: encodeAddress(forwarding.node.address),
-      next_hop: NO_HOP,
+      next_hop: NO_WAY,
     });
     try {
       control.claim(description);

@@ -162,6 +162,7 @@ export class Daemon {
     await this.servers?.peer.close();
     for (const client of this.clients.values()) client.close();
     this.forwarding.neighbours.close();
+    this.forwarding.monitor.close();
     this.forwarding.datapath.close();
     this.endNotes();
     await this.site.journal.close();

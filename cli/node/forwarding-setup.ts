@@ -10,6 +10,7 @@ import type { Journal } from '../migration/journal.js';
 import type { NodeName } from '../migration/messages.js';
 import { interfaceOf, readLink } from '../system/ip.js';
 import { projectFile } from '../system/project.js';
+import { RouteMonitor } from '../system/route-monitor.js';
 
 /** Opens or adopts the datapath as the configuration says, and registers the nodes that may tunnel to us. */
 export async function openForwarding(
@@ -31,9 +32,11 @@ export async function openForwarding(
   datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name).map(({ address }) => address));
   for (const uplink of datapath.status()) logger.info({ ...uplink }, 'attached');
   const { ifindex, mtu } = await readLink(home);
+  const monitor = new RouteMonitor();
   return {
     datapath,
-    neighbours: new Neighbours(),
+    monitor,
+    neighbours: new Neighbours(monitor, node.address),
     node,
     uplinkIfindex: ifindex,
     uplinkMtu: mtu,

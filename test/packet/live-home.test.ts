@@ -15,6 +15,7 @@ import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
+import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
@@ -54,9 +55,11 @@ async function start(attach: AttachChoice): Promise<void> {
   });
   datapath = opened;
   const { ifindex } = await readLink('up0');
-  const neighbours = new Neighbours();
+  const monitor = new RouteMonitor();
+  const neighbours = new Neighbours(monitor);
   const next_hop = await neighbours.resolve(CARE_OF);
   neighbours.close();
+  monitor.close();
   assert.is(next_hop.resolved, 1);
   present = {
     epoch: 1,

@@ -1,5 +1,6 @@
 /** The park queue's bounds, and next hops found ahead of the packets. */
 
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,6 +11,7 @@ import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
+import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { CORRESPONDENT, HOME, PORT } from './live-addresses.js';
 import { joinLan, Machine } from './network.js';
@@ -49,6 +51,10 @@ async function until(holds: () => boolean | Promise<boolean>, what: string): Pro
     if (Date.now() > end) throw new Error(`waited in vain until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
+}
+
+function macOf(machine: Machine): string {
+  return /link\/ether (\S+)/.exec(machine.run('ip', 'link', 'show', 'up0'))?.[1] ?? '';
 }
 
 const park = suite('park queue');
@@ -91,25 +97,25 @@ park('closing it removes the TAP and its holder', async () => {
 });
 
 const neighbours = suite('neighbours');
+const monitor = new RouteMonitor();
 
 neighbours('a neighbour is resolved before the first packet', async () => {
-  const known = new Neighbours();
+  const known = new Neighbours(monitor);
   const hop = await known.resolve(CORRESPONDENT);
-  const [mac] = /link\/ether (\S+)/.exec(correspondent.run('ip', 'link', 'show', 'up0'))?.slice(1) ?? [];
-  assert.equal(hop.destination, encodeMac(mac ?? ''));
+  assert.equal(hop.destination, encodeMac(macOf(correspondent)));
   assert.equal([hop.resolved, hop.ifindex, hop.mtu], [1, ifindex, 1500]);
   known.close();
 });
 
 neighbours('one that does not answer is left to tc', async () => {
-  const known = new Neighbours();
+  const known = new Neighbours(monitor);
   const hop = await known.resolve('10.0.0.200');
   assert.equal([hop.resolved, hop.ifindex], [0, ifindex]);
   known.close();
 });
 
 neighbours('a neighbour that changes its MAC is told of', async () => {
-  const known = new Neighbours();
+  const known = new Neighbours(monitor);
   const hop = await known.resolve(CORRESPONDENT);
   const seen: NextHopStruct[] = [];
   known.watch(CORRESPONDENT, hop, (next) => seen.push(next));
@@ -119,7 +125,72 @@ neighbours('a neighbour that changes its MAC is told of', async () => {
   known.close();
 });
 
+neighbours('a MAC that nobody answers for is forgotten, and the true one found', async () => {
+  const known = new Neighbours(monitor);
+  const hop = await known.resolve(CORRESPONDENT);
+  const seen: NextHopStruct[] = [];
+  own.ip(`neighbour replace ${CORRESPONDENT} lladdr 02:00:00:00:00:ab dev up0 nud reachable`);
+  known.watch(CORRESPONDENT, hop, (next) => seen.push(next));
+  const knows = (mac: string) => () => Buffer.compare(seen.at(-1)?.destination ?? hop.source, encodeMac(mac)) === 0;
+  await until(knows('02:00:00:00:00:ab'), 'the wrong one is told of');
+  await until(knows(macOf(correspondent)), 'the true one is told of');
+  known.close();
+});
+
+neighbours('the kernel is kept certain of a neighbour that is watched', async () => {
+  const known = new Neighbours(monitor);
+  own.ip(`neighbour replace ${CORRESPONDENT} lladdr ${macOf(correspondent)} dev up0 nud stale`);
+  known.watch(CORRESPONDENT, await known.resolve(CORRESPONDENT), () => undefined);
+  await until(() => own.run('ip', 'neighbour', 'show', CORRESPONDENT).includes('REACHABLE'), 'it is reachable');
+  known.close();
+});
+
+neighbours('a smaller MTU is told of: of the route, of the device, and one that the kernel has learnt', async () => {
+  const known = new Neighbours(monitor);
+  const mtus: number[] = [];
+  known.watch(CORRESPONDENT, await known.resolve(CORRESPONDENT), ({ mtu }) => mtus.push(mtu));
+  own.ip(`route add ${CORRESPONDENT}/32 dev up0 mtu 1400`);
+  await until(() => mtus.at(-1) === 1400, 'the route is told of');
+  own.ip(`route del ${CORRESPONDENT}/32 dev up0`);
+  await until(() => mtus.at(-1) === 1500, 'the route is gone');
+  own.ip('link set up0 mtu 1300');
+  await until(() => mtus.at(-1) === 1300, 'the device is told of');
+  own.ip('link set up0 mtu 1500');
+  await until(() => mtus.at(-1) === 1500, 'the device has its MTU again');
+  known.close();
+});
+
+neighbours('no route is no way, and a new one is taken at once', async () => {
+  const known = new Neighbours(monitor);
+  const seen: NextHopStruct[] = [];
+  known.watch(CORRESPONDENT, await known.resolve(CORRESPONDENT), (next) => seen.push(next));
+  own.ip('link set up0 down');
+  await until(() => seen.at(-1)?.ifindex === 0, 'there is no way');
+  own.ip('link set up0 up');
+  await until(() => seen.at(-1)?.resolved === 1, 'there is one again');
+  assert.is(seen.at(-1)?.ifindex, ifindex);
+  known.close();
+});
+
+neighbours('what was lost in a flood of notifications is read again', async () => {
+  const narrow = new RouteMonitor(1); // the kernel's smallest room
+  const known = new Neighbours(narrow);
+  const seen: NextHopStruct[] = [];
+  const heard: string[] = [];
+  narrow.listen((changes) => heard.push(...changes.map(({ kind }) => kind)));
+  known.watch(CORRESPONDENT, await known.resolve(CORRESPONDENT), (next) => seen.push(next));
+  const flood = Array.from({ length: 200 }, (_, n) => `route add 198.51.100.${n}/32 dev up0`);
+  const last = `route add ${CORRESPONDENT}/32 dev up0 mtu 1399`;
+  execFileSync('ip', ['-batch', '-'], { input: [...flood, last].join('\n') }); // nobody reads meanwhile
+  await until(() => seen.at(-1)?.mtu === 1399, 'the last change is known');
+  assert.ok(heard.includes('lost'));
+  own.ip(`route del ${CORRESPONDENT}/32 dev up0`);
+  known.close();
+  narrow.close();
+});
+
 neighbours.after(async () => {
+  monitor.close();
   await datapath.detach();
   datapath.close();
   lan.close();
