@@ -36,7 +36,8 @@ enum egress {
 
 /*
  * Where the next hop of a care-of address is, kept fresh by the controller. `resolved` 0 sends the packet through the
- * kernel's own neighbour table instead (bpf_redirect_neigh in tc), which is slower but never stale.
+ * kernel's own neighbour table instead (bpf_redirect_neigh in tc), which is slower but never stale. `ifindex` 0: there is no
+ * way at all.
  */
 struct next_hop {
 	__u32 ifindex;
@@ -165,7 +166,8 @@ enum reason {
 	REASON_SPLIT = 23,           /* tunnelled as several fragments: too big, and its sender allows it (IPv4 without DF) */
 	REASON_PATH_MTU = 24,        /* passed: a router on the way to a care-of address says "too big"; remembered */
 	REASON_TOO_BIG_RELAYED = 25, /* the same, and passed on to the correspondent whose packet it was */
-	REASON_COUNT = 26,
+	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
+	REASON_COUNT = 27,
 };
 
 /* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */

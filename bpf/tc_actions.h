@@ -74,6 +74,10 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 {
 	const struct binding *binding = d->found.binding;
 
+	if (!binding->next_hop.ifindex) {
+		*reason = REASON_NO_ROUTE;
+		return TC_ACT_SHOT;
+	}
 	if (encapsulated_length(skb, d, inner) > binding->next_hop.mtu)
 		return answer_too_big(skb, binding, inner, d->tunnelled, reason);
 	struct iphdr outer = outer_header(binding, inner, d->tos, d->ttl);

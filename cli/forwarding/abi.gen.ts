@@ -55,7 +55,8 @@ export const Reason = {
   split: 23,
   path_mtu: 24,
   too_big_relayed: 25,
-  count: 26,
+  no_route: 26,
+  count: 27,
 } as const;
 
 export const Counters = {

@@ -113,6 +113,11 @@ export class Traffic {
     }
   }
 
+  /** The events of that name that nobody has taken yet. */
+  all(event: string): TrafficEvent[] {
+    return this.events.filter((each) => each.event === event);
+  }
+
   /** Tells it to end. */
   finish(): void {
     this.child.stdin?.end();
