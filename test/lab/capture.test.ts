@@ -5,7 +5,7 @@ import { Capture, macOf } from './capture.js';
 import { downAll } from './lab-fixture.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';
 import { failuresOf, NewConnections } from './new-connections.js';
-import { type Ipv4Packet, readIpv4, readPcap, readTcp, type TcpSegment } from './pcap.js';
+import { type IpPacket, readIpv4, readPcap, readTcp, type TcpSegment } from './pcap.js';
 import { REDIS_PORT, startRedis, stopRedis } from './redis.js';
 import { Scenario } from './scenario.js';
 import { contradictions } from './segments.js';
@@ -120,7 +120,7 @@ wire.before(async () => {
 wire.after(downAll);
 
 /** Moves Redis all the way under load, and returns what tcpdump saw, with the MACs of its stations in turn. */
-async function captureWay(withNewConnections: boolean): Promise<{ packets: Ipv4Packet[]; stations: string[] }> {
+async function captureWay(withNewConnections: boolean): Promise<{ packets: IpPacket[]; stations: string[] }> {
   const { lab, home, client } = scenario;
   const redis = await startRedis(home);
   const load = await Load.start(client, home.address, { paceMs: 8 });
@@ -141,7 +141,7 @@ async function captureWay(withNewConnections: boolean): Promise<{ packets: Ipv4P
   return { packets: frames.flatMap((frame) => readIpv4(frame) ?? []), stations };
 }
 
-function assertOneProcess(packets: readonly Ipv4Packet[], stations: readonly string[]): void {
+function assertOneProcess(packets: readonly IpPacket[], stations: readonly string[]): void {
   const fromHome = packets.filter(({ source }) => source === scenario.home.address);
   const segments = fromHome.flatMap((packet) => readTcp(packet) ?? []);
   assert.ok(segments.length > 2000, `${segments.length} segments`);
@@ -150,7 +150,7 @@ function assertOneProcess(packets: readonly Ipv4Packet[], stations: readonly str
 }
 
 /** Packets that must not be there, in words. */
-function complaints(packets: readonly Ipv4Packet[]): string[] {
+function complaints(packets: readonly IpPacket[]): string[] {
   return packets.flatMap((packet) => {
     const { source, destination, sourceMac, protocol, at } = packet;
     const where = `${source} (${sourceMac}) -> ${destination} at ${at.toFixed(2)}`;

@@ -1,12 +1,15 @@
 /*
- * Reads what tcpdump writes: the classic pcap format (draft-ietf-opsawg-pcap), Ethernet frames, IPv4, TCP.
+ * Reads what tcpdump writes: the classic pcap format (draft-ietf-opsawg-pcap), Ethernet frames, IPv4, IPv6, TCP.
  */
+import ipaddr from 'ipaddr.js';
 
 const MAGIC_MICROSECONDS = 0xa1b2c3d4;
 const MAGIC_NANOSECONDS = 0xa1b23c4d;
 const FILE_HEADER_BYTES = 24;
 const RECORD_HEADER_BYTES = 16;
 const LINKTYPE_ETHERNET = 1;
+const IPV6_HEADER_BYTES = 40;
+const IPV6_FRAGMENT = 44;
 
 export interface Frame {
   /** Epoch milliseconds. */
@@ -14,13 +17,14 @@ export interface Frame {
   readonly bytes: Buffer;
 }
 
-export interface Ipv4Packet {
+/** An IPv4 or IPv6 packet. */
+export interface IpPacket {
   readonly at: number;
   readonly sourceMac: string;
   readonly destinationMac: string;
   readonly source: string;
   readonly destination: string;
-  /** IANA protocol number: 1 ICMP, 4 IP in IP, 6 TCP. */
+  /** IANA protocol number: 1 ICMP, 4 IP in IP, 6 TCP, 41 IPv6 in IP, 58 ICMPv6. */
   readonly protocol: number;
   readonly fragment: boolean;
   readonly payload: Buffer;
@@ -70,7 +74,7 @@ export function readPcap(file: Buffer): Frame[] {
 }
 
 /** The IPv4 packet in an Ethernet frame, without padding; undefined for another protocol, or one that is cut short. */
-export function readIpv4({ at, bytes }: Frame): Ipv4Packet | undefined {
+export function readIpv4({ at, bytes }: Frame): IpPacket | undefined {
   if (bytes.length < 34 || bytes.readUInt16BE(12) !== 0x0800) return undefined;
   const packet = bytes.subarray(14);
   const headerBytes = ((packet[0] ?? 0) & 0x0f) * 4;
@@ -90,8 +94,26 @@ export function readIpv4({ at, bytes }: Frame): Ipv4Packet | undefined {
   };
 }
 
-/** The TCP segment in an IPv4 packet; undefined for another protocol, a fragment, or one that is cut short. */
-export function readTcp(packet: Ipv4Packet): TcpSegment | undefined {
+/** The IPv6 packet in an Ethernet frame, like {@link readIpv4}. An extension header counts as its payload. */
+export function readIpv6({ at, bytes }: Frame): IpPacket | undefined {
+  if (bytes.length < 54 || bytes.readUInt16BE(12) !== 0x86dd) return undefined;
+  const packet = bytes.subarray(14);
+  const end = IPV6_HEADER_BYTES + packet.readUInt16BE(4);
+  if ((packet[0] ?? 0) >> 4 !== 6 || end > packet.length) return undefined;
+  return {
+    at,
+    destinationMac: mac(bytes.subarray(0, 6)),
+    sourceMac: mac(bytes.subarray(6, 12)),
+    source: ipaddr.fromByteArray([...packet.subarray(8, 24)]).toString(),
+    destination: ipaddr.fromByteArray([...packet.subarray(24, 40)]).toString(),
+    protocol: packet[6] ?? 0,
+    fragment: packet[6] === IPV6_FRAGMENT,
+    payload: packet.subarray(IPV6_HEADER_BYTES, end),
+  };
+}
+
+/** The TCP segment in an IP packet; undefined for another protocol, a fragment, or one that is cut short. */
+export function readTcp(packet: IpPacket): TcpSegment | undefined {
   const { payload: bytes } = packet;
   if (packet.protocol !== 6 || packet.fragment || bytes.length < 20) return undefined;
   const headerBytes = ((bytes[12] ?? 0) >> 4) * 4;

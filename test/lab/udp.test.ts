@@ -1,4 +1,4 @@
-// limit: 120 s
+// limit: 180 s
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { installProgram, startServer } from './c-program.js';
