@@ -172,8 +172,9 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 	pull_headers(skb);
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
+	enum parsed parsed = parse_frame(data, end, &t);
 
-	if (parse_frame(data, end, &t) == PARSED_MALFORMED) {
+	if (parsed == PARSED_MALFORMED || (parsed == PARSED && !is_whole(&t, skb->len))) {
 		*reason = REASON_MALFORMED;
 		return TC_ACT_SHOT;
 	}

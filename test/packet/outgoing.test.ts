@@ -151,6 +151,12 @@ const rows: Partial<Record<ProgramName, readonly Row[]>> = {
       expect: ['redirect', 'tunnelled'],
     },
     {
+      description: 'drops what is shorter than its header says: no tunnel shall carry a lie',
+      binding: away,
+      input: frame(request()).subarray(0, -1),
+      expect: ['drop', 'malformed'],
+    },
+    {
       description: 'delivers into the pod',
       binding: { ...here, draining: true },
       input: frame(request()),
