@@ -1,5 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
+import type { OpenOptions } from '../../addon/lib/types.js';
 import { Action, Counters, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
@@ -67,10 +68,15 @@ export class Bench {
   readonly object: BpfObject;
   private readonly programs = new Map<ProgramName, BpfProgram>();
 
-  constructor(readonly node: string) {
+  /** @param options constants and maps for the object, beside those that every bench sets */
+  constructor(
+    readonly node: string,
+    options: Pick<OpenOptions, 'rodata' | 'maps'> = {},
+  ) {
     const bytes = Buffer.from(new Uint32Array(addressWords(node)).buffer);
     this.object = BpfObject.open(projectFile('bpf/build/homeproxy.bpf.o'), {
-      rodata: { node_address: bytes },
+      ...options,
+      rodata: { node_address: bytes, ...options.rodata },
       mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
     }).load();
   }
@@ -202,7 +208,7 @@ export class Bench {
     this.object.close();
   }
 
-  private program(name: ProgramName): BpfProgram {
+  program(name: ProgramName): BpfProgram {
     const known = this.programs.get(name);
     if (known !== undefined) return known;
     const opened = this.object.program(name);
@@ -224,7 +230,7 @@ export class Bench {
   }
 
   /** Packets of all bindings by reason. */
-  private bindingCounters(): Map<number, number> {
+  bindingCounters(): Map<number, number> {
     return this.map('binding_counters', (map) => {
       const sums = new Map<number, number>();
       for (const [key, values] of map.entriesPerCpu()) {

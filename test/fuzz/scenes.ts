@@ -1,0 +1,73 @@
+import { pick } from '../fault/chance.js';
+import type { BindingFields, ProgramName } from '../packet/bench.js';
+import { ARRIVAL_IFINDEX, OTHER_IFINDEX } from '../packet/bench.js';
+import { CARE_OF, HOME, OTHER_NODE } from '../packet/scene.js';
+
+/** What a node holds while a batch of packets comes. */
+export interface Scene {
+  readonly program: ProgramName;
+  /** The node is home, or care-of host, of the service. */
+  readonly node: typeof HOME | typeof CARE_OF;
+  readonly transmitInPlace: boolean;
+  readonly binding: Required<Omit<BindingFields, 'node'>>;
+  /** Of the flow on the shared port. */
+  readonly sharedAction: BindingFields['action'];
+  /** Frames wait in the binding's queue (which matters when it drains). */
+  readonly queued: boolean;
+  /** The device that packets come from belongs to the binding (pods and parks). */
+  readonly knownDevice: boolean;
+  /** Some packets carry marks or are super-packets; tc only. */
+  readonly oddSkbs: boolean;
+}
+
+export const PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay'];
+const ACTIONS = ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const;
+const EGRESS = ['open', 'hold', 'shut'] as const;
+const MTUS = [1500, 1500, 1500, 1400, 1280, 576, 9000, 68];
+
+/** 0: there is no way to the care-of address. */
+const NEXT_HOPS = [ARRIVAL_IFINDEX, ARRIVAL_IFINDEX, OTHER_IFINDEX, OTHER_IFINDEX, OTHER_IFINDEX, 0];
+
+/** The programs of arrivals decide alike: what one does in a scene can be held against what the other does. */
+export function counterpart(program: ProgramName): ProgramName | undefined {
+  return program === 'hp_xdp' ? 'hp_ingress' : undefined;
+}
+
+/**
+ * A scene by chance; `number` makes sure that every action, egress, queue and program meet each other in the first scenes.
+ */
+export function makeScene(number: number, random: () => number): Scene {
+  const program = PROGRAMS[number % PROGRAMS.length] as ProgramName;
+  let rest = Math.floor(number / PROGRAMS.length);
+  const take = <Item>(list: readonly Item[]): Item => {
+    const item = list[rest % list.length] as Item;
+    rest = Math.floor(rest / list.length);
+    return item;
+  };
+  const action = take(ACTIONS);
+  const node = take([HOME, CARE_OF] as const);
+  const egress = take(EGRESS);
+  const draining = take([false, true]);
+  const queued = take([true, false]);
+  const nextHopIfindex = pick(NEXT_HOPS, random);
+  return {
+    program,
+    node,
+    transmitInPlace: random() < 0.5,
+    binding: {
+      action,
+      egress,
+      draining,
+      holdNew: random() < 0.3,
+      parkIfindex: random() < 0.15 ? 0 : OTHER_IFINDEX,
+      careOf: node === HOME ? CARE_OF : OTHER_NODE,
+      mtu: pick(MTUS, random),
+      resolved: nextHopIfindex !== 0 && random() < 0.8,
+      nextHopIfindex,
+    },
+    sharedAction: pick(ACTIONS, random),
+    queued,
+    knownDevice: random() < 0.9,
+    oddSkbs: random() < 0.2,
+  };
+}
