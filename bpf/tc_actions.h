@@ -106,10 +106,14 @@ static __always_inline int tc_deliver(struct __sk_buff *skb, const struct bindin
 	return bpf_redirect(binding->pod_ifindex, 0);
 }
 
-/* How many frames the TAP hands out for this skb: it has no segmentation offload, so that the kernel splits a super-packet. */
+/*
+ * How many frames the TAP hands out for this skb: it has no segmentation offload, so that the kernel splits a super-packet.
+ * By the skb's length: the header of one beyond 64 KiB ("BIG TCP") says 0.
+ */
 static __always_inline __u64 frames_of(const struct __sk_buff *skb, const struct tuple *t)
 {
-	__u32 payload = t->total - t->headers;
+	__u32 headers = sizeof(struct ethhdr) + t->headers;
+	__u32 payload = skb->len > headers ? skb->len - headers : 0;
 	__u32 size = skb->gso_size;
 
 	return size && payload > size ? (payload + size - 1) / size : 1;

@@ -3,7 +3,7 @@ import type { ProgramName, ReasonName } from '../packet/bench.js';
 import { Checker, MARK_ANSWER, MARK_REPLAYED } from './check.js';
 import { corpus } from './corpus.js';
 import { Batch, type Entry, Harness, type Outcomes } from './harness.js';
-import { Mutation, sortSeeds } from './mutate.js';
+import { Mutation, SMALLEST_SEGMENT, sortSeeds } from './mutate.js';
 import { counterpart, makeScene, type Scene } from './scenes.js';
 import { type Broken, shrink } from './shrink.js';
 
@@ -62,7 +62,7 @@ export class Scenes {
       const dice = scene.oddSkbs ? Math.floor(random() * 10) : 9;
       if (dice === 0) this.batch.take(length, MARK_ANSWER);
       else if (dice <= 2) this.batch.take(length, MARK_REPLAYED);
-      else if (dice <= 5) this.batch.take(length, 0, 100 + Math.floor(random() * 1400));
+      else if (dice <= 5) this.batch.take(length, 0, SMALLEST_SEGMENT + Math.floor(random() * 1400));
       else this.batch.take(length);
     }
     return scene;

@@ -9,6 +9,8 @@ import type { Scene } from './scenes.js';
 
 /** The longest frame that a test run takes, both as an XDP buffer and as an skb. */
 export const LONGEST_FRAME = 3400;
+/** Of super-packets, in bytes. */
+export const SMALLEST_SEGMENT = 100;
 /** The kernel refuses shorter ones itself. */
 const SHORTEST_FRAME = 14;
 

@@ -8,7 +8,18 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BindingFields } from './bench.js';
 import { ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
-import { BINDING, CARE_OF, CORRESPONDENT, careOfBench, frame, HOME, homeBench, request, tunnelled } from './scene.js';
+import {
+  BINDING,
+  CARE_OF,
+  CORRESPONDENT,
+  careOfBench,
+  frame,
+  HOME,
+  homeBench,
+  reply,
+  request,
+  tunnelled,
+} from './scene.js';
 
 const away: BindingFields = { action: 'tunnel', egress: 'shut', careOf: CARE_OF, mtu: 1500 };
 const HEADERS = 40;
@@ -127,6 +138,15 @@ superPackets('parked, it takes as many places as the TAP makes frames of it', ()
   assert.is(bench.parkState(BINDING).parked, 6);
   bench.run('hp_ingress', segmentsOf(1));
   assert.is(bench.parkState(BINDING).parked, 7);
+  bench.close();
+});
+
+superPackets('held, it takes as many places though its header does not say its length (BIG TCP)', () => {
+  const bench = homeBench().bind(BINDING, { action: 'pass', egress: 'hold' }).setParkState(BINDING, 0, 0);
+  const payload = Buffer.alloc(3 * SEGMENT, 0x61);
+  const packet = frame(reply({ payload, totalLength: 0 }));
+  bench.run('hp_egress', packet, { gsoSize: SEGMENT, gsoSegments: 3 });
+  assert.is(bench.parkState(BINDING).parked, 3);
   bench.close();
 });
 
