@@ -23,6 +23,7 @@ export function runBatch(program: BpfProgram, options: BatchOptions): BatchResul
   }
   const verdicts = new Int32Array(count);
   const sizes = new Uint32Array(count);
+  const durationsNs = new Uint32Array(count);
   const changes = watch.map(() => new Uint32Array(count * CHANGE_ROW));
   const watched = watch.map(
     ({ fd, valueSize, maxEntries }, index) =>
@@ -33,11 +34,12 @@ export function runBatch(program: BpfProgram, options: BatchOptions): BatchResul
     packets,
     lengths,
     contexts ?? null,
-    outputs,
+    outputs ?? null,
     contextsOut ?? null,
     verdicts,
     sizes,
+    durationsNs,
     watched,
   );
-  return { count: ran, verdicts, sizes, changes };
+  return { count: ran, verdicts, sizes, durationsNs, changes };
 }

@@ -88,10 +88,11 @@ export interface Native {
     packets: Uint8Array,
     lengths: Uint32Array,
     contexts: Uint8Array | null,
-    outputs: Uint8Array,
+    outputs: Uint8Array | null,
     contextsOut: Uint8Array | null,
     verdicts: Int32Array,
     sizes: Uint32Array,
+    durationsNs: Uint32Array,
     watched: readonly (readonly [fd: number, bytes: number, rows: Uint32Array])[],
   ): number;
   linkCreateXdp(program: number, ifindex: number, flags: number): Descriptor;

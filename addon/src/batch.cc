@@ -55,7 +55,7 @@ class WatchedMap {
   uint32_t* rows_;
 };
 
-// (fd, packets, lengths, contexts or null, outputs, contexts out or null, verdicts, sizes, [[fd, bytes, rows]])
+// (fd, packets, lengths, contexts or null, outputs or null, contexts out or null, verdicts, sizes, ns, [[fd, bytes, rows]])
 // -> how many packets ran: fewer than all when the next one's output might not fit.
 Napi::Value RunBatch(const Napi::CallbackInfo& info) {
   constexpr size_t kHeadroom = 256;  // XDP_PACKET_HEADROOM: by so much a packet can grow
@@ -65,7 +65,8 @@ Napi::Value RunBatch(const Napi::CallbackInfo& info) {
   auto verdicts = info[6].As<Napi::Int32Array>();
   auto sizes = info[7].As<Napi::Uint32Array>();
   const size_t count = lengths.ElementLength();
-  const auto maps = info[8].As<Napi::Array>();
+  auto durations = info[8].As<Napi::Uint32Array>();
+  const auto maps = info[9].As<Napi::Array>();
   std::vector<std::unique_ptr<WatchedMap>> watched;
   for (uint32_t i = 0; i < maps.Length(); ++i) {
     const auto map = maps.Get(i).As<Napi::Array>();
@@ -73,6 +74,7 @@ Napi::Value RunBatch(const Napi::CallbackInfo& info) {
                                                    map.Get(2u).As<Napi::Uint32Array>()));
   }
 
+  const bool copies = info[4].IsTypedArray();  // an empty one has no address either
   const uint32_t context_size = count > 0 ? contexts.size / count : 0;
   auto* packet = static_cast<uint8_t*>(in.data);
   auto* context = static_cast<uint8_t*>(contexts.data);
@@ -81,17 +83,21 @@ Napi::Value RunBatch(const Napi::CallbackInfo& info) {
   size_t room = out.size, done = 0;
   for (; done < count; ++done) {
     const uint32_t length = lengths[done];
-    if (room < length + kHeadroom) break;
+    if (copies && room < length + kHeadroom) break;
+    const uint32_t output_room = copies ? length + kHeadroom : 0;
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = packet, .data_out = output, .data_size_in = length,
-                .data_size_out = static_cast<uint32_t>(length + kHeadroom), .ctx_in = context, .ctx_out = context_out,
+                .data_size_out = output_room, .ctx_in = context, .ctx_out = context_out,
                 .ctx_size_in = context_size, .ctx_size_out = context_size, .repeat = 1);
     const int error = bpf_prog_test_run_opts(fd, &options);
     verdicts[done] = error != 0 ? error : static_cast<int32_t>(options.retval);
     sizes[done] = error != 0 ? 0 : options.data_size_out;
+    durations[done] = error != 0 ? 0 : options.duration;
     for (const auto& map : watched) map->Report(done);
     packet += length;
-    output += sizes[done];
-    room -= sizes[done];
+    if (copies) {
+      output += sizes[done];
+      room -= sizes[done];
+    }
     if (context != nullptr) context += context_size;
     if (context_out != nullptr) context_out += context_size;
   }

@@ -53,6 +53,21 @@ test('stops before a packet whose output might not fit', () => {
   for (const each of [decide, object]) each.close();
 });
 
+test('without room for outputs nothing is copied back; verdicts, sizes and durations are told all the same', () => {
+  const object = BpfObject.open(sample).load();
+  const prepend = object.program('prepend');
+  const lengths = new Uint32Array(100).fill(60);
+  const result = runBatch(prepend, { packets: Buffer.alloc(6000), lengths });
+  assert.is(result.count, 100);
+  assert.equal(new Set(result.verdicts), new Set([XDP_TX]));
+  assert.equal(new Set(result.sizes), new Set([64]));
+  assert.is(
+    result.durationsNs.some((ns) => ns > 0),
+    true,
+  );
+  for (const each of [prepend, object]) each.close();
+});
+
 test('contexts go in and come out', () => {
   const object = BpfObject.open(sample).load();
   const mark = object.program('mark');
