@@ -94,6 +94,46 @@ struct flow_entry {
 	__u32 binding;
 };
 
+/*
+ * The fast path of hp_xdp (bpf/fast.h): copies of what `ports` and `bindings` say, in arrays, for the commonest case only. An
+ * array's element is not replaced as a whole: the controller changes a single byte to invalidate one, writes the rest, and
+ * changes a single byte to validate it. Whatever has no valid copy takes the way of all other packets.
+ */
+#define FAST_BINDINGS 16384 /* bindings with a greater id have no copy */
+
+enum fast_kind {
+	FAST_NONE = 0,   /* ask `ports` */
+	FAST_OWN = 1,    /* every socket on that port of that address belongs to the binding */
+	FAST_SHARED = 2, /* ask `flows` */
+};
+
+/*
+ * Index: protocol (0: TCP, 1: UDP) * 65536 + port. Read as one word of 64 bits. Where several local addresses have the port,
+ * one of them has this entry.
+ */
+struct fast_port {
+	__be32 local;
+	__u16 binding;
+	__u8 kind; /* enum fast_kind */
+	__u8 pad;
+};
+
+/* All that a tunnelled packet needs of its binding. */
+struct fast_route {
+	__u8 header[34]; /* Ethernet and outer IPv4 with TOS, length and checksum 0 */
+	__u16 mtu;       /* of the next hop */
+	__u32 sum;       /* of the outer header's 16-bit words, as they lie in memory */
+	__u32 ifindex;
+	__u32 pad;
+};
+
+/* Index: binding id. Of the two routes `version` & 1 is valid, the other is free to be written. */
+struct fast_binding {
+	__u32 version; /* 0: ask `bindings`; else at most 255, and another one after every change */
+	__u32 latest;  /* the version that was written last, for the controller */
+	struct fast_route routes[2];
+};
+
 /* Order of parked packets: parked counts what went into the TAP, replayed what came back out of it. */
 struct park_state {
 	__u64 parked;

@@ -16,6 +16,9 @@ const volatile struct address node_address = {};
  */
 const volatile __u8 transmit_in_place = 1;
 
+/* 0: every packet takes the general path. What becomes of it must be the same (test/packet/fast-path.test.ts). */
+const volatile __u8 fast_path = 1;
+
 /* Brings the shared enums into the object's type information, from which the controller reads them. */
 struct abi_enums {
 	enum action action;
@@ -25,6 +28,7 @@ struct abi_enums {
 	enum reason reason;
 	enum counters counters;
 	enum verdict verdict;
+	enum fast_kind fast_kind;
 };
 const volatile struct abi_enums abi_enums = {};
 

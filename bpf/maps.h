@@ -91,4 +91,26 @@ struct {
 	__type(value, struct counter);
 } binding_counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * 65536);
+	__type(key, __u32);
+	__type(value, struct fast_port);
+} fast_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FAST_BINDINGS);
+	__type(key, __u32);
+	__type(value, struct fast_binding);
+} fast_bindings SEC(".maps");
+
+/* What the fast path tunnelled, by binding: no search for a counter either. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FAST_BINDINGS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} fast_counters SEC(".maps");
+
 #endif

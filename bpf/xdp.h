@@ -6,6 +6,7 @@
 #include "decide.h"
 #include "encapsulate.h"
 #include "events.h"
+#include "fast.h"
 
 static __always_inline __be16 type_of(__u8 family)
 {
@@ -109,6 +110,10 @@ static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const
 SEC("xdp")
 int hp_xdp(struct xdp_md *ctx)
 {
+	int fast = fast_path ? fast_arrival(ctx) : GENERAL_PATH;
+
+	if (fast != GENERAL_PATH)
+		return fast;
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u64 bytes = end - data;

@@ -70,6 +70,12 @@ export const Verdict = {
   answer: 3,
 } as const;
 
+export const FastKind = {
+  none: 0,
+  own: 1,
+  shared: 2,
+} as const;
+
 export type AddressStruct = {
   word: number[];
 };
@@ -119,6 +125,25 @@ export type FlowKeyStruct = {
 
 export type FlowEntryStruct = {
   binding: number;
+};
+
+export type FastPortStruct = {
+  local: number;
+  binding: number;
+  kind: number;
+};
+
+export type FastRouteStruct = {
+  header: Uint8Array;
+  mtu: number;
+  sum: number;
+  ifindex: number;
+};
+
+export type FastBindingStruct = {
+  version: number;
+  latest: number;
+  routes: FastRouteStruct[];
 };
 
 export type ParkStateStruct = {

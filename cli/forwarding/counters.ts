@@ -36,7 +36,9 @@ export function readBindingCounters(tables: Tables, binding: number): BindingTot
   for (const [reason, name] of REASONS) {
     const key = tables.bindingCounterKeyCodec.encode({ binding, reason });
     const values = tables.bindingCounters.getPerCpu(key);
-    if (values !== undefined) totals[name] = sum(tables, values);
+    const fast = reason === Reason.tunnelled ? tables.fastPath.tunnelled(binding) : [];
+    const total = sum(tables, [...(values ?? []), ...fast]);
+    if (values !== undefined || total.packets > 0n) totals[name] = total;
   }
   return totals;
 }

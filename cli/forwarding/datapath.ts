@@ -64,6 +64,7 @@ export class Datapath {
         pinDirectory: join(options.pins, 'maps'),
         ...(options.flowCapacity === undefined ? {} : { mapSizes: { flows: options.flowCapacity } }),
       }).load();
+      refreshFastPath(object);
       const uplinks: UplinkStatus[] = [];
       for (const { interface: name, attach } of options.uplinks) {
         uplinks.push(await attachUplink(object, options, name, attach));
@@ -144,6 +145,12 @@ export class Datapath {
 async function anyVeth({ uplinks }: DatapathOptions): Promise<boolean> {
   const links = await Promise.all(uplinks.map((uplink) => readLink(uplink.interface)));
   return links.some((link) => link.linkinfo?.info_kind === 'veth');
+}
+
+function refreshFastPath(object: BpfObject): void {
+  const tables = new Tables(object);
+  tables.copyToFastPath();
+  tables.close();
 }
 
 function takeLock(run: string): number {

@@ -6,7 +6,7 @@ import { Btf } from '../../addon/lib/index.js';
 import type { FieldType } from '../../addon/lib/types.js';
 import { projectFile } from '../system/project.js';
 
-const ENUMS = ['action', 'egress', 'device_role', 'hook', 'reason', 'counters', 'verdict'];
+const ENUMS = ['action', 'egress', 'device_role', 'hook', 'reason', 'counters', 'verdict', 'fast_kind'];
 const STRUCTS = [
   'address',
   'next_hop',
@@ -15,6 +15,9 @@ const STRUCTS = [
   'port_entry',
   'flow_key',
   'flow_entry',
+  'fast_port',
+  'fast_route',
+  'fast_binding',
   'park_state',
   'park_release',
   'device',
@@ -56,6 +59,7 @@ function pascal(name: string): string {
 
 function typeText(type: FieldType): string {
   if (type.kind === 'struct') return `${pascal(type.name ?? '')}Struct`;
+  if (type.element?.kind === 'struct') return `${typeText(type.element)}[]`;
   if (type.kind === 'array') return type.elementSize === 1 ? 'Uint8Array' : 'number[]';
   return type.size === 8 ? 'bigint' : 'number';
 }

@@ -13,6 +13,7 @@ import type {
   PortKeyStruct,
 } from './abi.gen.js';
 import { addressBytes, decodeAddress, encodeAddress } from './address.js';
+import { FastPath, type FastPlace } from './fast-path.js';
 
 const PROTOCOLS = { tcp: 6, udp: 17 } as const;
 
@@ -69,6 +70,7 @@ export class Tables {
   readonly bindingCounters: BpfMap;
   readonly counterCodec: StructCodec;
   readonly bindingCounterKeyCodec: StructCodec;
+  readonly fastPath: FastPath;
   private readonly filter: BpfMap;
   private readonly ports: BpfMap;
   private readonly flows: BpfMap;
@@ -80,6 +82,7 @@ export class Tables {
   private readonly nodeEntry: StructCodec;
 
   constructor(object: BpfObject) {
+    this.fastPath = new FastPath(object);
     const codec = (name: string): StructCodec => new StructCodec(object.btf, name);
     this.bindings = new RecordMap(object.map('bindings'), codec('binding'));
     this.devices = new RecordMap(object.map('devices'), codec('device'));
@@ -109,11 +112,26 @@ export class Tables {
     if (present !== undefined && present.epoch > binding.epoch) {
       throw new BugError(`binding ${id} is at epoch ${present.epoch}, not ${binding.epoch}`);
     }
+    this.fastPath.invalidate(id);
     this.bindings.put(id, binding);
+    this.fastPath.copy(id, binding);
+  }
+
+  /** Makes the fast path's copies anew, after a daemon that may have ended in the middle of a change, or did not know them. */
+  copyToFastPath(): void {
+    for (const [id, binding] of this.bindings.entries()) {
+      this.fastPath.invalidate(id);
+      this.fastPath.copy(id, binding);
+    }
+    for (const [key, value] of this.ports.getBatch()) {
+      const { binding, shared } = this.portEntry.decode(value) as PortEntryStruct;
+      this.fastPath.claim(this.fastPlace(key), binding, shared === 1);
+    }
   }
 
   /** Removes a binding with its ports, flows, order of parked packets and counters. */
   removeBinding(id: number): void {
+    this.fastPath.remove(id);
     const own: Buffer[] = [];
     const heirs = new Map<string, number>(); // shared ports that the flows of other bindings still need
     for (const [key, value] of this.flows.getBatch()) {
@@ -149,8 +167,10 @@ export class Tables {
       }
     }
     const entry: PortEntryStruct = { binding, shared: shared ? 1 : 0 };
+    this.fastPath.release(this.fastPlace(key));
     this.ports.set(key, this.portEntry.encode(entry));
     this.setFilter(port, true);
+    this.fastPath.claim(this.fastPlace(key), binding, shared);
   }
 
   claimFlows(flows: readonly Flow[], binding: number): void {
@@ -181,6 +201,7 @@ export class Tables {
 
   close(): void {
     for (const map of [
+      this.fastPath,
       this.bindings,
       this.devices,
       this.parkStates,
@@ -197,7 +218,9 @@ export class Tables {
   }
 
   private releasePort(port: LocalPort): void {
-    this.ports.delete(this.encodePort(port));
+    const key = this.encodePort(port);
+    this.fastPath.release(this.fastPlace(key));
+    this.ports.delete(key);
     const stillUsed = [...this.ports.keys()].some((key) => {
       const other = this.decodePort(key);
       return other.port === port.port && other.protocol === port.protocol;
@@ -229,6 +252,11 @@ export class Tables {
   private encodePort({ protocol, address, port }: LocalPort): Buffer {
     const key: PortKeyStruct = { local: encodeAddress(address), port: htons(port), protocol: PROTOCOLS[protocol] };
     return this.portKey.encode(key);
+  }
+
+  private fastPlace(key: Uint8Array): FastPlace {
+    const { local, port, protocol } = this.portKey.decode(key) as PortKeyStruct;
+    return { protocol: protocol === PROTOCOLS.udp ? 'udp' : 'tcp', port: htons(port), local };
   }
 
   private decodePort(bytes: Uint8Array): LocalPort {

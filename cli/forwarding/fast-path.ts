@@ -1,0 +1,169 @@
+import { type BpfMap, type BpfObject, StructCodec } from '../../addon/lib/index.js';
+import {
+  Action,
+  type AddressStruct,
+  type BindingStruct,
+  type FastBindingStruct,
+  FastKind,
+  type FastPortStruct,
+  type FastRouteStruct,
+} from './abi.gen.js';
+
+const ETHERNET_BYTES = 14;
+const TYPE_IPV4 = 0x0800;
+const IPIP = 4;
+const OUTER_TTL = 64;
+const DONT_FRAGMENT = 0x4000;
+/** Third word of a mapped IPv4 address (RFC 4291, 2.5.5.2), which lies in network order. */
+const MAPPED = 0xffff0000;
+const HEADER_BYTES = 34;
+const VERSIONS = 255; // the versions 1 to 255 differ in a single byte, which changes at once
+
+/** A port of one of the node's addresses. */
+export interface FastPlace {
+  readonly protocol: 'tcp' | 'udp';
+  readonly port: number;
+  readonly local: AddressStruct;
+}
+
+/**
+ * The copies that hp_xdp's fast path works with (bpf/fast.h). Whatever changes in `ports` or `bindings` is first invalidated
+ * here, then written there, then copied: a packet meets the old record or the new one, and always the one that all others
+ * meet at that time.
+ */
+export class FastPath {
+  private readonly ports: BpfMap;
+  private readonly bindings: BpfMap;
+  private readonly counters: BpfMap;
+  private readonly portCodec: StructCodec;
+  private readonly bindingCodec: StructCodec;
+
+  constructor(object: BpfObject) {
+    this.ports = object.map('fast_ports');
+    this.bindings = object.map('fast_bindings');
+    this.counters = object.map('fast_counters');
+    this.portCodec = new StructCodec(object.btf, 'fast_port');
+    this.bindingCodec = new StructCodec(object.btf, 'fast_binding');
+  }
+
+  /** Sends the binding's packets by the general path. */
+  invalidate(id: number): void {
+    const present = this.binding(id);
+    if (present !== undefined && present.version !== 0) this.putBinding(id, { ...present, version: 0 });
+  }
+
+  /** Copies a binding that is invalid here, if the fast path can serve it. */
+  copy(id: number, binding: BindingStruct): void {
+    const present = this.binding(id);
+    if (present === undefined || !serves(binding)) return;
+    const latest = (present.latest % VERSIONS) + 1;
+    const routes = present.routes.map((route, index) => (index === latest % 2 ? routeOf(binding) : route));
+    this.putBinding(id, { version: 0, latest, routes });
+    this.putBinding(id, { version: latest, latest, routes });
+  }
+
+  /** Forgets a binding and what was counted for it. */
+  remove(id: number): void {
+    this.invalidate(id);
+    if (id >= this.counters.maxEntries) return;
+    const zero = (this.counters.getPerCpu(u32(id)) ?? []).map((value) => Buffer.alloc(value.length));
+    this.counters.setPerCpu(u32(id), zero);
+  }
+
+  /** What the fast path has tunnelled for a binding: one counter for every CPU. */
+  tunnelled(id: number): Buffer[] {
+    return id < this.counters.maxEntries ? (this.counters.getPerCpu(u32(id)) ?? []) : [];
+  }
+
+  /** Copies an entry of `ports`. */
+  claim(place: FastPlace, binding: number, shared: boolean): void {
+    const local = ipv4Of(place.local);
+    if (local === undefined || binding >= this.bindings.maxEntries) return;
+    const present = this.port(place);
+    if (present.kind !== FastKind.none && present.local !== local) return; // another address has the entry
+    const next: FastPortStruct = shared
+      ? { local, binding: 0, kind: FastKind.shared }
+      : { local, binding, kind: FastKind.own };
+    if (same(present, next)) return;
+    this.putPort(place, { ...present, kind: FastKind.none });
+    this.putPort(place, { ...next, kind: FastKind.none });
+    this.putPort(place, next);
+  }
+
+  /** Sends the port's packets by the general path. */
+  release(place: FastPlace): void {
+    const present = this.port(place);
+    if (present.local === ipv4Of(place.local)) this.putPort(place, { ...present, kind: FastKind.none });
+  }
+
+  close(): void {
+    for (const map of [this.ports, this.bindings, this.counters]) map.close();
+  }
+
+  private binding(id: number): FastBindingStruct | undefined {
+    const bytes = id < this.bindings.maxEntries ? this.bindings.get(u32(id)) : undefined;
+    return bytes === undefined ? undefined : (this.bindingCodec.decode(bytes) as unknown as FastBindingStruct);
+  }
+
+  private putBinding(id: number, binding: FastBindingStruct): void {
+    this.bindings.set(u32(id), this.bindingCodec.encode(binding));
+  }
+
+  private port(place: FastPlace): FastPortStruct {
+    return this.portCodec.decode(this.ports.get(indexOf(place)) as Buffer) as FastPortStruct;
+  }
+
+  private putPort(place: FastPlace, entry: FastPortStruct): void {
+    this.ports.set(indexOf(place), this.portCodec.encode(entry));
+  }
+}
+
+/** What bpf/fast.h takes for granted of every copy. */
+function serves(binding: BindingStruct): boolean {
+  return (
+    binding.action === Action.tunnel &&
+    binding.draining === 0 &&
+    binding.hold_new === 0 &&
+    binding.next_hop.resolved === 1 &&
+    binding.next_hop.ifindex !== 0 &&
+    ipv4Of(binding.care_of) !== undefined &&
+    ipv4Of(binding.node) !== undefined
+  );
+}
+
+/** Ethernet and outer IPv4 header as bpf/encapsulate.h builds them, with TOS, length and checksum 0. */
+function routeOf({ node, care_of, next_hop }: BindingStruct): FastRouteStruct {
+  const header = Buffer.alloc(HEADER_BYTES);
+  header.set(next_hop.destination, 0);
+  header.set(next_hop.source, 6);
+  header.writeUInt16BE(TYPE_IPV4, 12);
+  const ip = header.subarray(ETHERNET_BYTES);
+  ip[0] = 0x45;
+  ip.writeUInt16BE(DONT_FRAGMENT, 6);
+  ip[8] = OUTER_TTL;
+  ip[9] = IPIP;
+  ip.writeUInt32LE(node.word[3] ?? 0, 12);
+  ip.writeUInt32LE(care_of.word[3] ?? 0, 16);
+  let sum = 0;
+  for (let offset = 0; offset < ip.length; offset += 2) sum += ip.readUInt16LE(offset);
+  return { header, mtu: next_hop.mtu, sum, ifindex: next_hop.ifindex };
+}
+
+/** An IPv4 address as it lies in memory; undefined: it is of IPv6. */
+function ipv4Of({ word: [first, second, third, last] }: AddressStruct): number | undefined {
+  return first === 0 && second === 0 && third === MAPPED ? last : undefined;
+}
+
+function indexOf({ protocol, port }: FastPlace): Buffer {
+  return u32(port + (protocol === 'udp' ? 65_536 : 0));
+}
+
+function same(left: FastPortStruct, right: FastPortStruct): boolean {
+  return left.local === right.local && left.binding === right.binding && left.kind === right.kind;
+}
+
+function u32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value);
+  return bytes;
+}

@@ -1,0 +1,226 @@
+/** The fast path decides as the general path does, and is out of the way whenever it cannot. */
+import '../addon/private-namespaces.js';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
+import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
+import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
+import { Tables } from '../../cli/forwarding/tables.js';
+import { projectFile } from '../../cli/system/project.js';
+import { pick, randomFrom } from '../fault/chance.js';
+import { ethernet, ipv4, MAC, readEthernet, readIpv4, tcp, udp } from './packets.js';
+import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, request, tunnelled } from './scene.js';
+
+const SECOND_HOME = '10.0.0.22';
+const OWN = { port: 80, binding: 1 };
+const SHARED = { port: 81, binding: 2, remotePort: 1000 };
+const TWICE = { port: 82, binding: 3, other: 4 };
+const PARKED = { port: 83, binding: 5 };
+const DRAINING = { port: 84, binding: 6 };
+const HOLDING = { port: 85, binding: 7 };
+const UNRESOLVED = { port: 86, binding: 8 };
+const BINDINGS = [1, 2, 3, 4, 5, 6, 7, 8];
+
+const binding: BindingStruct = {
+  epoch: 1,
+  action: Action.tunnel,
+  egress: Egress.shut,
+  draining: 0,
+  hold_new: 0,
+  park_ifindex: 11,
+  uplink_ifindex: 1,
+  pod_ifindex: 13,
+  pod_mac: Buffer.from('020000000f01', 'hex'),
+  host_mac: Buffer.from('020000000f02', 'hex'),
+  care_of: encodeAddress(CARE_OF),
+  node: encodeAddress(HOME),
+  next_hop: {
+    ifindex: 1,
+    mtu: 1500,
+    resolved: 1,
+    source: Buffer.from(MAC.home.replaceAll(':', ''), 'hex'),
+    destination: Buffer.from(MAC.careOf.replaceAll(':', ''), 'hex'),
+  },
+};
+
+/** A home node whose programs have the fast path, or have not. */
+class Home {
+  readonly tables: Tables;
+  readonly xdp: BpfProgram;
+
+  constructor(fast: boolean) {
+    const object = BpfObject.open(projectFile('bpf/build/homeproxy.bpf.o'), {
+      rodata: { node_address: addressBytes(HOME), fast_path: fast ? 1 : 0 },
+      mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
+    }).load();
+    this.xdp = object.program('hp_xdp');
+    this.tables = new Tables(object);
+    object.close();
+    this.tables.setNodes([CARE_OF, OTHER_NODE]);
+    for (const id of BINDINGS) {
+      this.tables.parkStates.put(id, { parked: 1n, replayed: 0n });
+      this.tables.putBinding(id, binding);
+    }
+    for (const { port, binding: id } of [OWN, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED]) this.claim(id, port);
+    this.claim(TWICE.other, TWICE.port, SECOND_HOME);
+    this.tables.claimPort({ protocol: 'tcp', address: HOME, port: SHARED.port }, SHARED.binding, true);
+    const local = { address: HOME, port: SHARED.port };
+    const remote = { address: CORRESPONDENT, port: SHARED.remotePort };
+    this.tables.claimFlows([{ protocol: 'tcp', local, remote }], SHARED.binding);
+    this.tables.putBinding(TWICE.other, { ...binding, care_of: encodeAddress(OTHER_NODE) });
+    this.tables.putBinding(PARKED.binding, { ...binding, action: Action.park });
+    this.tables.putBinding(DRAINING.binding, { ...binding, draining: 1 });
+    this.tables.putBinding(HOLDING.binding, { ...binding, hold_new: 1 });
+    this.tables.putBinding(UNRESOLVED.binding, { ...binding, next_hop: { ...binding.next_hop, resolved: 0 } });
+  }
+
+  claim(id: number, port: number, address = HOME): void {
+    for (const protocol of ['tcp', 'udp'] as const) this.tables.claimPort({ protocol, address, port }, id, false);
+  }
+
+  run(packets: readonly Buffer[]) {
+    const lengths = Uint32Array.from(packets, (packet) => packet.length);
+    const outputs = Buffer.alloc(lengths.reduce((sum, length) => sum + length + 256, 0));
+    const { verdicts, sizes } = runBatch(this.xdp, { packets: Buffer.concat(packets), lengths, outputs });
+    let at = 0;
+    return packets.map((_, index) => {
+      const size = sizes[index] ?? 0;
+      const out = outputs.subarray(at, at + size);
+      at += size;
+      return { verdict: verdicts[index], out };
+    });
+  }
+
+  /** All that was counted so far, in words. */
+  counted(): string {
+    const all = readCounters(this.tables)
+      .filter(({ packets }) => packets > 0n)
+      .map(({ hook, reason, packets, bytes }) => `${hook} ${reason} ${packets} ${bytes}`);
+    const own = BINDINGS.flatMap((id) =>
+      Object.entries(readBindingCounters(this.tables, id)).map(
+        ([reason, { packets, bytes }]) => `${id} ${reason} ${packets} ${bytes}`,
+      ),
+    );
+    return [...all, ...own].join('\n');
+  }
+
+  /** Packets that the fast path tunnelled for a binding. */
+  fast(id: number): bigint {
+    return this.tables.fastPath.tunnelled(id).reduce((sum, value) => sum + value.readBigUInt64LE(), 0n);
+  }
+}
+
+const test = suite('fast path');
+const fast = new Home(true);
+const general = new Home(false);
+const toOwn = frame(request({ port: OWN.port }));
+
+test('the commonest packet takes it: same verdict, same frame, same counters', () => {
+  const [quick] = fast.run([toOwn]);
+  const [slow] = general.run([toOwn]);
+  assert.equal(quick, slow);
+  assert.is(fast.fast(OWN.binding), 1n);
+  assert.is(general.fast(OWN.binding), 0n);
+  assert.is(fast.counted(), general.counted());
+  assert.is(readIpv4(readEthernet(quick?.out ?? Buffer.alloc(0)).payload).destination, CARE_OF);
+});
+
+for (const seed of [1, 2, 3, 4]) {
+  test(`random and mutated packets come out as from the general path (seed ${seed})`, () => {
+    const random = randomFrom(seed);
+    const packets = Array.from({ length: 20_000 }, () => mutated(random));
+    const [quick, slow] = [fast.run(packets), general.run(packets)];
+    packets.forEach((packet, index) => {
+      const same =
+        quick[index]?.verdict === slow[index]?.verdict && quick[index]?.out.equals(slow[index]?.out as Buffer);
+      if (!same) assert.equal(quick[index], slow[index], `packet ${packet.toString('hex')}`);
+    });
+    assert.is(fast.counted(), general.counted());
+  });
+}
+
+test('it took most of them', () => {
+  for (const id of [OWN.binding, SHARED.binding, TWICE.binding]) assert.ok(fast.fast(id) > 300n, `binding ${id}`);
+  for (const id of [PARKED, DRAINING, HOLDING, UNRESOLVED]) assert.is(fast.fast(id.binding), 0n);
+});
+
+test('a binding that changes is followed at once, and again when it changes back', () => {
+  for (let round = 0; round < 600; round++) {
+    // More rounds than there are versions.
+    const care_of = encodeAddress(round % 2 === 0 ? OTHER_NODE : CARE_OF);
+    for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...binding, care_of });
+    const before = fast.fast(OWN.binding);
+    assert.equal(fast.run([toOwn]), general.run([toOwn]));
+    assert.is(fast.fast(OWN.binding), before + 1n);
+  }
+  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...binding, action: Action.drop });
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
+  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, binding);
+  assert.is(fast.counted(), general.counted());
+});
+
+test('an invalidated binding takes the general path, and so does one without a port of its own any more', () => {
+  const before = fast.fast(OWN.binding);
+  fast.tables.fastPath.invalidate(OWN.binding);
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
+  assert.is(fast.fast(OWN.binding), before);
+  fast.tables.copyToFastPath();
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
+  assert.is(fast.fast(OWN.binding), before + 1n);
+});
+
+test('of a removed binding nothing is left, and its port can be given to another', () => {
+  for (const home of [fast, general]) {
+    home.tables.removeBinding(OWN.binding);
+    home.tables.removeBinding(TWICE.binding);
+  }
+  const toTwice = frame(request({ port: TWICE.port, destination: SECOND_HOME }));
+  assert.equal(fast.run([toOwn, toTwice]), general.run([toOwn, toTwice]));
+  assert.is(fast.fast(OWN.binding), 0n);
+  for (const home of [fast, general]) home.claim(TWICE.other, OWN.port);
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
+  assert.is(fast.fast(TWICE.other), 1n);
+});
+
+test.run();
+
+/** A packet of some kind, mostly with a flaw or two. */
+function mutated(random: () => number): Buffer {
+  const packet = Buffer.from(whole(random));
+  for (let flaws = pick([0, 0, 1, 1, 2], random); flaws > 0; flaws--) {
+    packet[Math.floor(random() * Math.min(packet.length, 64))] = Math.floor(random() * 256);
+  }
+  if (random() < 0.1) return packet.subarray(0, Math.max(14, Math.floor(random() * packet.length)));
+  return random() < 0.2 ? Buffer.concat([packet, Buffer.alloc(Math.floor(random() * 20))]) : packet;
+}
+
+function whole(random: () => number): Buffer {
+  const ports = [OWN, SHARED, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED].map(({ port }) => port);
+  const port = random() < 0.8 ? pick(ports, random) : Math.floor(random() * 65_536);
+  const fromPort = random() < 0.5 ? SHARED.remotePort : 1 + Math.floor(random() * 65_535);
+  const payload = Buffer.alloc(random() < 0.1 ? 1430 + Math.floor(random() * 30) : Math.floor(random() * 40));
+  const segment =
+    random() < 0.3
+      ? udp(fromPort, port, payload)
+      : tcp({
+          sourcePort: fromPort,
+          destinationPort: port,
+          flags: pick(['A', 'PA', 'S', 'SA', 'FA', 'R'], random),
+          payload,
+        });
+  const packet = ipv4(
+    {
+      source: CORRESPONDENT,
+      destination: pick([HOME, HOME, HOME, SECOND_HOME, '10.0.0.77'], random),
+      tos: Math.floor(random() * 256),
+      ttl: 1 + Math.floor(random() * 255),
+      df: random() < 0.5,
+      mf: random() < 0.05,
+      ...(random() < 0.1 ? { options: Buffer.alloc(4, 1) } : {}),
+    },
+    segment,
+  );
+  if (random() < 0.1) return ethernet({}, tunnelled(packet, { source: OTHER_NODE, destination: HOME }));
+  return random() < 0.03 ? ethernet({ type: 0x86dd }, packet) : frame(packet);
+}
