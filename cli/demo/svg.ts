@@ -173,14 +173,20 @@ function legend(): string {
     .join('');
 }
 
-function text(x: number, y: number, words: string, kind: string, anchor: 'start' | 'middle' | 'end' = 'start'): string {
+export function text(
+  x: number,
+  y: number,
+  words: string,
+  kind: string,
+  anchor: 'start' | 'middle' | 'end' = 'start',
+): string {
   return `<text class="${kind}" x="${round(x)}" y="${round(y)}" text-anchor="${anchor}">${xmlText(words)}</text>`;
 }
 
-function round(value: number): number {
+export function round(value: number): number {
   return Math.round(value * 10) / 10;
 }
 
-function xmlText(words: string): string {
+export function xmlText(words: string): string {
   return words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 }

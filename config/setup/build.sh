@@ -53,7 +53,7 @@ setup_addon() {
 
 setup_bpf() {
   compgen -G 'bpf/*.bpf.c' >/dev/null || die 'bpf/*.bpf.c are missing'
-  if make -s -q -C bpf 2>/dev/null; then
+  if make -s -q -C bpf 2>/dev/null && make -s -q -C test/bench 2>/dev/null; then
     say bpf ok
     return
   fi

@@ -1,0 +1,143 @@
+import { BpfObject, type BpfProgram } from '../../addon/lib/index.js';
+import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { addressBytes, encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import { type Flow, Tables } from '../../cli/forwarding/tables.js';
+import { projectFile } from '../../cli/system/project.js';
+import {
+  dotted,
+  GUEST,
+  GUEST_PORT,
+  HOME,
+  OTHER_NODE,
+  OWN_PORT,
+  OWN_PORTS,
+  PARKED_PORT,
+  remoteOf,
+  SHARED_PORT,
+} from './frames.js';
+import { memlock } from './map-memory.js';
+
+/** Interface 1, the loopback, is where test runs arrive; the others need not exist. */
+const UPLINK = 1;
+const POD = 77;
+const TAP = 78;
+const FLOWS_AT_ONCE = 20_000;
+
+const Binding = { own: 1, shared: 2, parked: 3, guest: 4 } as const;
+
+/** The product's programs with maps of their own, not attached to anything. */
+export class Node {
+  readonly tables: Tables;
+  private readonly programs = new Map<string, BpfProgram>();
+
+  private constructor(private readonly object: BpfObject) {
+    this.tables = new Tables(object);
+  }
+
+  /** @param mapSizes entries of maps that shall be other than the product's. */
+  static load(mapSizes: Readonly<Record<string, number>> = {}): Node {
+    const path = projectFile('bpf/build/homeproxy.bpf.o');
+    return new Node(BpfObject.open(path, { rodata: { node_address: addressBytes(HOME) }, mapSizes }).load());
+  }
+
+  /**
+   * A node with one departed process of `flows` connections on its own ports, one of as many on a shared port, one that is
+   * frozen, and one that came here from another node.
+   */
+  static withFlows(flows: number): Node {
+    const node = Node.load();
+    node.tables.setNodes([OTHER_NODE]);
+    node.bind(Binding.own, 'tunnel');
+    node.bind(Binding.shared, 'tunnel');
+    node.bind(Binding.parked, 'park');
+    node.bind(Binding.guest, 'deliver');
+    for (let port = 0; port < ownPorts(flows); port++) node.claim(Binding.own, HOME, OWN_PORT + port);
+    node.claim(Binding.parked, HOME, PARKED_PORT);
+    node.claim(Binding.guest, GUEST, GUEST_PORT);
+    node.tables.claimPort({ protocol: 'tcp', address: HOME, port: SHARED_PORT }, Binding.shared, true);
+    for (let from = 0; from < flows; from += FLOWS_AT_ONCE) {
+      const count = Math.min(FLOWS_AT_ONCE, flows - from);
+      node.tables.claimFlows(
+        Array.from({ length: count }, (_, i) => sharedFlow(from + i)),
+        Binding.shared,
+      );
+    }
+    return node;
+  }
+
+  bind(id: number, action: 'tunnel' | 'park' | 'deliver'): void {
+    this.tables.putBinding(id, {
+      ...BINDING,
+      action: Action[action],
+      egress: action === 'deliver' ? Egress.open : Egress.shut,
+    });
+    this.tables.parkStates.put(id, { parked: 0n, replayed: 0n });
+  }
+
+  /** All that comes to the port belongs to the binding. */
+  claim(id: number, address: string, port: number): void {
+    this.tables.claimPort({ protocol: 'tcp', address, port }, id, false);
+  }
+
+  program(name: 'hp_xdp' | 'hp_ingress' | 'hp_egress'): BpfProgram {
+    const known = this.programs.get(name) ?? this.object.program(name);
+    this.programs.set(name, known);
+    return known;
+  }
+
+  /** Bytes by map. */
+  mapBytes(): Map<string, number> {
+    return new Map(
+      this.object.maps.map((name) => {
+        const map = this.object.map(name);
+        try {
+          return [name, memlock(map.fd)];
+        } finally {
+          map.close();
+        }
+      }),
+    );
+  }
+
+  close(): void {
+    for (const program of this.programs.values()) program.close();
+    this.tables.close();
+    this.object.close();
+  }
+}
+
+/** On how many ports a process with so many connections has them. */
+export function ownPorts(flows: number): number {
+  return Math.min(flows, OWN_PORTS);
+}
+
+const BINDING: BindingStruct = {
+  epoch: 1,
+  action: Action.tunnel,
+  egress: Egress.shut,
+  draining: 0,
+  hold_new: 0,
+  park_ifindex: TAP,
+  uplink_ifindex: UPLINK,
+  pod_ifindex: POD,
+  pod_mac: encodeMac('02:00:00:00:0f:01'),
+  host_mac: encodeMac('02:00:00:00:0f:02'),
+  care_of: encodeAddress(OTHER_NODE),
+  node: encodeAddress(HOME),
+  next_hop: {
+    ifindex: UPLINK,
+    mtu: 1500,
+    resolved: 1,
+    source: encodeMac('02:00:00:00:00:02'),
+    destination: encodeMac('02:00:00:00:00:03'),
+  },
+};
+
+function sharedFlow(flow: number): Flow {
+  const { address, port } = remoteOf(flow);
+  return {
+    protocol: 'tcp',
+    local: { address: HOME, port: SHARED_PORT },
+    remote: { address: dotted(address), port },
+  };
+}

@@ -1,0 +1,87 @@
+/*
+ * Part 1: nanoseconds per packet of every decision, by the number of flows, beside programs that do less.
+ */
+import {
+  foreignPort,
+  GUEST,
+  GUEST_PORT,
+  HOME,
+  incoming,
+  OWN_PORT,
+  PARKED_PORT,
+  type Random,
+  SHARED_PORT,
+  tunnelled,
+} from './frames.js';
+import { Node, ownPorts } from './node.js';
+import { Reference } from './reference.js';
+import { type Measurement, measure, type Point, type Rounds } from './rounds.js';
+
+export const FLOWS = [1, 1000, 100_000, 1_000_000] as const;
+
+/** XDP verdicts of linux/bpf.h. */
+const PASS = 2;
+const TX = 3;
+const REDIRECT = 4;
+
+/** Names of the points: those that depend on the number of flows end in `@<flows>`. */
+export const BASE = 'pass';
+export const FLOOR = 'floor';
+export const CASES = ['encap', 'encapShared', 'hashReference', 'miss', 'deliver', 'park'] as const;
+
+export function pointName(what: (typeof CASES)[number], flows: number): string {
+  return `${what}@${flows}`;
+}
+
+/** The product's programs and the reference, once for each number of flows. */
+export class Scene {
+  private constructor(
+    readonly nodes: readonly Node[],
+    readonly references: readonly Reference[],
+  ) {}
+
+  static load(): Scene {
+    return new Scene(
+      FLOWS.map((flows) => Node.withFlows(flows)),
+      FLOWS.map((flows) => Reference.withFlows(flows)),
+    );
+  }
+
+  close(): void {
+    for (const each of [...this.nodes, ...this.references]) each.close();
+  }
+}
+
+/** Measures all of it side by side. */
+export function measurePackets({ nodes, references }: Scene, rounds: Rounds, random: Random): Measurement {
+  const points = FLOWS.flatMap((flows, index) => {
+    const [node, reference] = [nodes[index], references[index]];
+    if (node === undefined || reference === undefined) throw new RangeError(`nothing is loaded for ${flows} flows`);
+    return pointsOf(flows, node, reference, random);
+  });
+  return measure([...floors(references[0] as Reference), ...points], rounds, random);
+}
+
+function floors(reference: Reference): Point[] {
+  const frames = incoming(HOME, () => OWN_PORT);
+  const common = { frames, flows: 1, base: BASE };
+  return [
+    { ...common, name: BASE, program: reference.program('return_at_once'), verdict: PASS },
+    { ...common, name: FLOOR, program: reference.program('constant_header'), verdict: TX },
+  ];
+}
+
+function pointsOf(flows: number, node: Node, reference: Reference, random: Random): Point[] {
+  const common = { flows, base: BASE, program: node.program('hp_xdp') };
+  const own = incoming(HOME, (flow) => OWN_PORT + (flow % ownPorts(flows)));
+  const shared = incoming(HOME, () => SHARED_PORT);
+  const hash = reference.program('hash_reference');
+  return [
+    { ...common, name: pointName('encap', flows), frames: own, verdict: TX },
+    { ...common, name: pointName('encapShared', flows), frames: shared, verdict: TX },
+    { ...common, name: pointName('hashReference', flows), frames: shared, verdict: TX, program: hash },
+    { ...common, name: pointName('miss', flows), frames: incoming(HOME, foreignPort(random)), verdict: PASS },
+    { ...common, name: pointName('deliver', flows), frames: tunnelled(GUEST, () => GUEST_PORT), verdict: REDIRECT },
+    { ...common, name: pointName('park', flows), frames: incoming(HOME, () => PARKED_PORT), verdict: REDIRECT },
+  ];
+}

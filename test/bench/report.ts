@@ -1,0 +1,115 @@
+/*
+ * The report: one page of Markdown with a picture for each part, and the same tables for the terminal.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { textTable } from '../../cli/text-table.js';
+import { BASE, CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
+import { linePlot, type Series } from './plot.js';
+import { type Goal, goals, type Result } from './result.js';
+import type { Figure } from './statistics.js';
+
+const WORDS: Readonly<Record<(typeof CASES)[number], string>> = {
+  encap: 'encapsulate, own ports',
+  encapShared: 'encapsulate, shared port',
+  hashReference: 'one hash lookup + encapsulation',
+  miss: 'not ours (miss)',
+  deliver: 'decapsulate + deliver',
+  park: 'park',
+};
+
+type Rows = readonly (readonly string[])[];
+
+interface Section {
+  readonly title: string;
+  readonly text: string;
+  readonly head: readonly string[];
+  readonly rows: Rows;
+  readonly picture?: { readonly file: string; readonly svg: string };
+}
+
+/** For the terminal. */
+export function terminalReport(result: Result): string {
+  return sections(result)
+    .map(({ title, text, head, rows }) => `${title}\n${text}\n\n${textTable(head, rows)}\n`)
+    .join('\n');
+}
+
+/** Writes README.md and its pictures. @returns the path of the page. */
+export function writeReport(folder: string, result: Result): string {
+  mkdirSync(folder, { recursive: true });
+  const page = sections(result).map(({ title, text, head, rows, picture }) => {
+    if (picture !== undefined) writeFileSync(join(folder, picture.file), picture.svg);
+    const shown = picture === undefined ? [] : [`![${title}](${picture.file})`, ''];
+    return [`## ${title}`, '', text, '', ...shown, markdownTable(head, rows), ''].join('\n');
+  });
+  const path = join(folder, 'README.md');
+  writeFileSync(path, ['# The datapath, measured', '', ...page].join('\n'));
+  return path;
+}
+
+function sections(result: Result): Section[] {
+  return [goalSection(goals(result)), packetSection(result), memorySection(result)];
+}
+
+function goalSection(wanted: readonly Goal[]): Section {
+  return {
+    title: 'What it must show',
+    text: 'Nanoseconds are net of a program that returns at once; in brackets the middle half of the rounds.',
+    head: ['figure', 'measured', 'limit', ''],
+    rows: wanted.map(({ words, figure, limit, unit }) => [
+      words,
+      `${spread(figure, unit === '' ? 2 : 1)}${unit}`,
+      `${limit}${unit}`,
+      figure.value <= limit ? 'reached' : 'not reached',
+    ]),
+  };
+}
+
+function packetSection({ packets }: Result): Section {
+  const series: Series[] = CASES.map((what) => ({
+    name: WORDS[what],
+    points: FLOWS.map((flows) => ({ x: flows, ...packets.net(pointName(what, flows)) })),
+  }));
+  const floor = packets.net(FLOOR);
+  const flat = { name: 'floor', points: FLOWS.map((flows) => ({ x: flows, ...floor })) };
+  const texts = {
+    title: 'One packet through hp_xdp',
+    subtitle: 'nanoseconds net of a program that returns at once, by flows in the tables; random flows, medians',
+  };
+  return {
+    title: 'Nanoseconds per packet',
+    text: `BPF_PROG_TEST_RUN, one run for each packet, ${packets.runsEach.toLocaleString('en')} packets of random flows for each figure, all programs in turn. The program that returns at once takes ${packets.gross(BASE).toFixed(1)} ns, most of it the measuring; every figure is net of it. Medians; in brackets the middle half of the rounds.`,
+    head: ['ns', ...FLOWS.map((flows) => `${flows.toLocaleString('en')} flows`)],
+    rows: [
+      ['floor: parse, prepend a constant header', spread(floor, 1)],
+      ...CASES.map((what) => [WORDS[what], ...FLOWS.map((flows) => spread(packets.net(pointName(what, flows)), 1))]),
+    ],
+    picture: { file: 'ns-per-packet.svg', svg: linePlot(texts, 'ns', [...series, flat]) },
+  };
+}
+
+function memorySection({ memory }: Result): Section {
+  return {
+    title: 'Memory of the maps',
+    text: `As the kernel accounts it. One more flow on a shared port takes ${memory.bytesPerFlow.toFixed(0)} bytes, 1,000 of them ${bytes(memory.bytesPerFlow * 1000)}; one more on a port of its process's own takes nothing. Of the total at ${(FLOWS.at(-1) ?? 0).toLocaleString('en')} flows: ${memory.byMap
+      .slice(0, 6)
+      .map(([name, size]) => `${name} ${bytes(size)}`)
+      .join(', ')}.`,
+    head: ['flows', 'all maps'],
+    rows: Object.entries(memory.bytes).map(([flows, size]) => [Number(flows).toLocaleString('en'), bytes(size)]),
+  };
+}
+
+function spread({ value, low, high }: Figure, digits: number): string {
+  return `${value.toFixed(digits)} [${low.toFixed(digits)}–${high.toFixed(digits)}]`;
+}
+
+function bytes(size: number): string {
+  return size < 1 << 20 ? `${(size / 1024).toFixed(1)} KiB` : `${(size / (1 << 20)).toFixed(1)} MiB`;
+}
+
+function markdownTable(head: readonly string[], rows: Rows): string {
+  const line = (cells: readonly string[]) => `| ${head.map((_, index) => cells[index] ?? '').join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+}
