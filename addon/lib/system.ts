@@ -78,9 +78,13 @@ export function tcpRepairState(fd: number): 'on' | 'off' {
   return native.tcpRepairState(fd) === TCP_REPAIR_ON ? 'on' : 'off';
 }
 
-/** `size`: room for the option, in bytes; returns as many as the kernel filled. */
-export function getsockopt(fd: number, level: number, name: number, size: number): Buffer {
-  return native.getsockopt(fd, level, name, size);
+/**
+ * `size`: room for the option, in bytes; returns as many as the kernel filled. `asked`: what the room begins with, for options
+ * that are asked with a structure (MCAST_MSFILTER).
+ */
+export function getsockopt(fd: number, level: number, name: number, size: number, asked?: Uint8Array): Buffer {
+  if (asked !== undefined && !(asked instanceof Uint8Array)) throw new TypeError('asked must be a Uint8Array');
+  return native.getsockopt(fd, level, name, size, asked);
 }
 
 export function setsockopt(fd: number, level: number, name: number, value: Uint8Array): void {

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "arguments.h"
@@ -44,9 +46,11 @@ void PidfdSendSignal(const Napi::CallbackInfo& info) {
   }
 }
 
-// (fd, level, name, room) -> the option's bytes
+// (fd, level, name, room, asked?) -> the option's bytes; some options are asked with bytes of the caller's
 Napi::Value GetSockOpt(const Napi::CallbackInfo& info) {
   auto value = Napi::Buffer<uint8_t>::New(info.Env(), UnsignedOf(info[3]));
+  const Bytes asked = BytesOf(info[4]);
+  if (asked.size > 0) memcpy(value.Data(), asked.data, std::min<size_t>(asked.size, value.Length()));
   socklen_t size = value.Length();
   if (getsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.Data(), &size) != 0) {
     Fail(info.Env(), errno, "getsockopt");

@@ -1,7 +1,6 @@
-import { closeSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
-import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
+import { askSocket } from './ask-socket.js';
 import type { BoundFlow, BoundPort, Verdict } from './description.js';
 import { type Endpoint, type Holder, type InternetSocket, isLoopback } from './sockets.js';
 
@@ -85,24 +84,8 @@ function isWildcard({ local: { address } }: InternetSocket): boolean {
 }
 
 /** Whether an IPv6 socket takes no IPv4 (ipv6(7)); no file in /proc tells. One that has gone meanwhile is taken for both. */
-function isSixOnly({ pid, fd }: Holder): boolean {
-  let pidfd: number | undefined;
-  let socket: number | undefined;
-  try {
-    pidfd = pidfdOpen(pid);
-    socket = pidfdGetfd(pidfd, fd);
-    return getsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, 4).readInt32LE() !== 0;
-  } catch (error) {
-    if (['ESRCH', 'EBADF', 'EPERM', 'ENOPROTOOPT', 'EOPNOTSUPP', 'ENOTSOCK'].includes(codeOf(error))) return false;
-    throw error;
-  } finally {
-    if (socket !== undefined) closeSync(socket);
-    if (pidfd !== undefined) closeSync(pidfd);
-  }
-}
-
-function codeOf(error: unknown): string {
-  return (error as { code?: string }).code ?? '';
+function isSixOnly(holder: Holder): boolean {
+  return askSocket(holder, IPPROTO_IPV6, IPV6_V6ONLY, Buffer.alloc(4))?.readInt32LE() === 1;
 }
 
 /** As /proc prints it, so that texts can be compared. */

@@ -12,6 +12,7 @@ import {
 } from '../system/procfs.js';
 import { bindPorts } from './bound-ports.js';
 import type { ProcessDescription, Verdict } from './description.js';
+import { multicastVerdicts } from './multicast.js';
 import { type Holder, readInternetSockets, readSocketHolders } from './sockets.js';
 
 export interface InspectOptions {
@@ -47,7 +48,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     ...descriptorVerdicts(localPids, heldOutside),
   ];
   const bound = bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses: options.homeAddresses });
-  verdicts.push(...bound.verdicts);
+  verdicts.push(...bound.verdicts, ...multicastVerdicts(pid, ours, holders));
   const description: ProcessDescription = {
     homePid: homePid(pid, options),
     comm: root.comm,

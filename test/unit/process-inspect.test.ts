@@ -320,6 +320,33 @@ for (const [words, address, port] of [
   );
 }
 
+const MEMBERS = `${PRELUDE}
+import struct
+four = bound('udp', '0.0.0.0', 7030)
+four.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton('239.1.2.3') + socket.inet_aton('${HOME}'))
+six = bound('udp', '::', 7031)
+index = struct.pack('@I', socket.if_nametoindex('away0'))
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, 'ff05::123') + index)
+none = bound('udp', '0.0.0.0', 7032)
+ready()`;
+
+about('a member of a multicast group is refused, with the group, in both families', MEMBERS, (pid) => {
+  const { verdicts } = inspect(pid);
+  assert.equal(codes(verdicts), ['MULTICAST', 'MULTICAST']);
+  assert.match(verdicts[0]?.reason ?? '', /port 7030 .* 239\.1\.2\.3,/);
+  assert.match(verdicts[1]?.reason ?? '', /port 7031 .* ff05::123,/);
+});
+
+test("somebody else's membership is no matter", async () => {
+  const [member, other] = await Promise.all([start(MEMBERS), start(listening('udp 0.0.0.0 7033', 'udp :: 7034'))]);
+  try {
+    assert.equal(inspect(other.pid).verdicts, []);
+  } finally {
+    member.kill();
+    other.kill();
+  }
+});
+
 const FOREIGN_PIPE = `${PRELUDE}
 end, other = os.pipe()
 if os.fork() == 0:
