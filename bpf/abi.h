@@ -32,6 +32,7 @@ enum egress {
 	EGRESS_OPEN = 0, /* it may speak */
 	EGRESS_HOLD = 1, /* restored but not committed: parked, sent at the commit */
 	EGRESS_SHUT = 2, /* away or fenced: dropped, so that no RST, FIN or ICMP speaks for it */
+	EGRESS_TUNNEL = 3, /* a pod's, whose network drops foreign sources: to its home, in a tunnel (RFC 3024) */
 };
 
 /*
@@ -63,7 +64,7 @@ struct binding {
 	__u32 pod_ifindex;    /* host end of the pod's veth, for ACTION_DELIVER */
 	__u8 pod_mac[6];      /* MAC of the pod's end */
 	__u8 host_mac[6];     /* MAC of the host's end */
-	struct address care_of; /* outer destination for ACTION_TUNNEL */
+	struct address care_of; /* outer destination for ACTION_TUNNEL; of EGRESS_TUNNEL: the home node's address */
 	struct address node;    /* this node's own address: outer source (RFC 5944, 4.2: the home agent's) */
 	struct next_hop next_hop;
 };
@@ -207,7 +208,8 @@ enum reason {
 	REASON_PATH_MTU = 24,        /* passed: a router on the way to a care-of address says "too big"; remembered */
 	REASON_TOO_BIG_RELAYED = 25, /* the same, and passed on to the correspondent whose packet it was */
 	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
-	REASON_COUNT = 27,
+	REASON_REVERSED = 27,        /* a pod's packet, in a tunnel to its home; there: taken out of it and sent to the correspondent */
+	REASON_COUNT = 28,
 };
 
 /* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */

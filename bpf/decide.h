@@ -11,6 +11,7 @@ enum step {
 	STEP_PARK,
 	STEP_TUNNEL,
 	STEP_DELIVER,
+	STEP_REVERSE, /* to the correspondent, in the name of a process that is away */
 };
 
 /* What shall become of one packet. Both hooks decide by the same code; only the carrying out differs. */
@@ -98,6 +99,28 @@ static __always_inline void take_over_tos(void *data, void *end, const struct de
 }
 
 /*
+ * A packet out of a tunnel that is for nobody here: what a process says from where it is away, to be sent on from its home
+ * (RFC 3024, reverse tunnelling). It must come from the very node to which we tunnel what is for that process, or shall as
+ * soon as the copy there runs: nobody else can speak in its name.
+ */
+static __always_inline struct decision reversed(void *data, void *end, const struct tuple *inner, const struct address *from)
+{
+	struct found found = find_speaker(data, end, inner);
+
+	if (!found.binding || (found.binding->action != ACTION_TUNNEL && found.binding->action != ACTION_PARK) ||
+	    !same_address(&found.binding->care_of, from))
+		return passed(reason_of_nobody(inner, REASON_TUNNEL_NO_BINDING));
+	return (struct decision){
+		.step = STEP_REVERSE,
+		.reason = REASON_REVERSED,
+		.tunnelled = 1,
+		.tos = inner->tos,
+		.ttl = OUTER_TTL,
+		.found = found,
+	};
+}
+
+/*
  * A packet that arrived on an uplink, in a frame of `length` bytes. `t`, zero on entry, is the packet on return; when that is
  * a tunnel's, from a node that we know, the one inside.
  */
@@ -134,6 +157,7 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	const __u32 inner = sizeof(struct ethhdr) + sizeof(struct iphdr);
 	__u8 outer_tos = t->tos;
 	__u8 outer_ttl = t->ttl;
+	struct address outer_source = t->source;
 	__u8 inner_family = t->protocol == IPPROTO_IPV6 ? FAMILY_IPV6 : FAMILY_IPV4;
 
 	switch (parse_ip(data, end, inner, t, 0)) {
@@ -148,10 +172,11 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 		return passed(REASON_MALFORMED);
 	struct found found = find_hearer(data, end, t);
 
-	if (!found.binding)
-		return passed(reason_of_nobody(t, REASON_TUNNEL_NO_BINDING));
-	struct decision decision = act(found, t, 1, must_wait(&found, t));
+	struct decision decision =
+		found.binding ? act(found, t, 1, must_wait(&found, t)) : reversed(data, end, t, &outer_source);
 
+	if (!decision.found.binding)
+		return decision;
 	after_tunnel(&decision, t, outer_tos, outer_ttl);
 	return decision;
 }

@@ -13,9 +13,12 @@ static __always_inline int is_icmp(const struct tuple *t)
 	return t->protocol == (t->family == FAMILY_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
+/* A bound that the verifier sees where it has lost sight of l4 (a tuple on the stack): longer than any headers that we read. */
+#define L4_MASK 0xfff
+
 static __always_inline int is_icmp_error(void *data, void *end, const struct tuple *t)
 {
-	struct icmp_header *icmp = data + t->l4;
+	struct icmp_header *icmp = data + (t->l4 & L4_MASK);
 
 	if (!is_icmp(t) || t->fragment || (void *)(icmp + 1) > end)
 		return 0;
@@ -38,7 +41,7 @@ static __always_inline int is_icmp_error(void *data, void *end, const struct tup
  */
 static __always_inline int parse_quoted(void *data, void *end, const struct tuple *t, struct tuple *quoted)
 {
-	__u32 offset = t->l4 + sizeof(struct icmp_header);
+	__u32 offset = (t->l4 & L4_MASK) + sizeof(struct icmp_header);
 
 	if (t->family == FAMILY_IPV4)
 		return parse_ipv4(data, end, offset, quoted, 1) == PARSED && quoted->fragment != FRAGMENT_LATER;

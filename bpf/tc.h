@@ -4,6 +4,7 @@
 
 #include "count.h"
 #include "events.h"
+#include "reverse.h"
 #include "tc_actions.h"
 
 /* Marks a frame that hp_replay sent back into the uplink's ingress, so that hp_ingress does not park it again. */
@@ -34,6 +35,8 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return TC_ACT_OK;
 	if (d->step == STEP_DROP)
 		return TC_ACT_SHOT;
+	if (d->step == STEP_REVERSE)
+		return tc_send_reversed(skb, d, &t, &d->reason);
 	if (d->tunnelled && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
 		d->reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
@@ -71,6 +74,11 @@ static __always_inline int egress(struct __sk_buff *skb, struct found *found, en
 		return TC_ACT_OK;
 	if (skb->mark == MARK_ANSWER) { /* our own answer quotes a guarded flow: it is the one thing to be said about it */
 		*reason = REASON_TOO_BIG;
+		return TC_ACT_OK;
+	}
+	if (skb->mark == MARK_REVERSED) { /* the process itself, from where it is away */
+		skb->mark = 0;
+		*reason = REASON_REVERSED;
 		return TC_ACT_OK;
 	}
 	pull_headers(skb);
@@ -133,7 +141,9 @@ static __always_inline int pod(struct __sk_buff *skb, const struct found *found,
 		return TC_ACT_SHOT; /* a pod's neighbours are permanent entries: nothing but IP has business here */
 	*reason = REASON_MALFORMED;
 	pull_headers(skb);
-	if (parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t) == PARSED_MALFORMED)
+	enum parsed parsed = parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t);
+
+	if (parsed == PARSED_MALFORMED)
 		return TC_ACT_SHOT;
 	*reason = REASON_GUARDED;
 	if (found->binding->egress == EGRESS_SHUT)
@@ -141,8 +151,7 @@ static __always_inline int pod(struct __sk_buff *skb, const struct found *found,
 	*reason = REASON_HELD;
 	if (found->binding->egress == EGRESS_HOLD)
 		return tc_park(skb, found, &t, reason);
-	*reason = REASON_SENT;
-	return tc_send(found->binding);
+	return tc_speak(skb, found, parsed, &t, reason);
 }
 
 SEC("tc")
@@ -181,8 +190,10 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 	struct found heard = find_hearer(data, end, &t);
 
 	if (!heard.binding || heard.id != found->id) { /* what the process itself sent while it was held */
-		*reason = found->binding->egress == EGRESS_OPEN ? REASON_SENT : REASON_GUARDED;
-		return found->binding->egress == EGRESS_OPEN ? tc_send(found->binding) : TC_ACT_SHOT;
+		*reason = REASON_GUARDED;
+		if (found->binding->egress == EGRESS_SHUT || found->binding->egress == EGRESS_HOLD)
+			return TC_ACT_SHOT;
+		return tc_speak(skb, found, parsed, &t, reason);
 	}
 	struct decision d = act(*found, &t, 0, 0);
 

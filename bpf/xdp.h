@@ -69,13 +69,15 @@ static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding 
 }
 
 /*
- * What only tc can do: answer what is too big, ask the kernel for a neighbour, and know a replayed frame by its mark. All
+ * What only tc can do: answer what is too big, ask the kernel for a neighbour, mark, and know a replayed frame by its mark. All
  * fragments go there, lest the small last one overtake those that must be split.
  */
 static __always_inline int is_for_tc(const struct decision *d, const struct tuple *inner)
 {
 	const struct binding *binding = d->found.binding;
 
+	if (d->step == STEP_REVERSE)
+		return 1;
 	if (d->step == STEP_TUNNEL)
 		return inner->fragment || !binding->next_hop.resolved || inner->total + sizeof(struct iphdr) > binding->next_hop.mtu;
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;

@@ -12,6 +12,7 @@ export const Egress = {
   open: 0,
   hold: 1,
   shut: 2,
+  tunnel: 3,
 } as const;
 
 export const DeviceRole = {
@@ -56,7 +57,8 @@ export const Reason = {
   path_mtu: 24,
   too_big_relayed: 25,
   no_route: 26,
-  count: 27,
+  reversed: 27,
+  count: 28,
 } as const;
 
 export const Counters = {
