@@ -36,6 +36,7 @@ const redirected: Rule = { verdicts: ['redirect'], form: untouched, ours: true }
 
 /** Of a frame of a test run. */
 const MOST_SEGMENTS = Math.ceil(LONGEST_FRAME / SMALLEST_SEGMENT);
+const intoTunnel: Rule = { verdicts: ['redirect'], form: checkTunnelled, ours: true };
 
 /** What each reason promises, whichever program gives it. */
 const RULES: Partial<Record<ReasonName, Rule>> = {
@@ -63,21 +64,31 @@ const RULES: Partial<Record<ReasonName, Rule>> = {
   looped: dropped,
   congested: dropped,
   no_route: dropped,
+  reversed: { verdicts: ['redirect'], form: perhapsDecapsulated, ours: true },
 };
 
 /** Where one program differs: it sees only what is a process's own. */
 const PROGRAM_RULES: Partial<Record<ProgramName, Partial<Record<ReasonName, Rule>>>> = {
   hp_ingress: { replayed_home: { ...passed, ours: false } },
   hp_egress: { too_big: passed },
-  hp_pod: { not_parsed: dropped, malformed: dropped },
-  hp_replay: { malformed: dropped },
+  hp_pod: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
+  hp_replay: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
 };
 
 /** Reasons that a batch without super-packets must never give. */
 const ONLY_SUPER: readonly ReasonName[] = ['no_room'];
 
 /** Reasons that no packet gets but for a binding, which counts it as well. */
-const OF_BINDINGS: readonly ReasonName[] = ['parked', 'held', 'tunnelled', 'delivered', 'sent', 'guarded', 'looped'];
+const OF_BINDINGS: readonly ReasonName[] = [
+  'parked',
+  'held',
+  'tunnelled',
+  'delivered',
+  'sent',
+  'reversed',
+  'guarded',
+  'looped',
+];
 
 export class Checker {
   /** @returns the reason that was counted, or what is wrong */

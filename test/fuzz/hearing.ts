@@ -90,7 +90,14 @@ export function whoHears(passage: Passage): Heard {
   inner.readIp(input, outer.l4, end);
   if (!inner.valid || inner.family !== (outer.protocol === 41 ? 6 : 4)) return Heard.nobody;
   passage.tunnel = inner;
-  return whose(input, inner, end, 'heard');
+  const heard = whose(input, inner, end, 'heard');
+  if (heard !== Heard.nobody) return heard;
+  // Through a reverse tunnel the process speaks: from where it is away, and from nowhere else.
+  const { binding, sharedAction } = passage.scene;
+  const away = [binding.action, sharedAction].filter((action) => action === 'tunnel' || action === 'park').length;
+  if (other !== ipv4(binding.careOf ?? '') || away === 0) return Heard.nobody;
+  const said = whose(input, inner, end, 'said');
+  return said === Heard.bound && away === 1 ? Heard.perhaps : said; // the other one of the two bindings may have it
 }
 
 /** For what leaves. */

@@ -22,7 +22,7 @@ export interface Scene {
 
 export const PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay'];
 const ACTIONS = ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const;
-const EGRESS = ['open', 'hold', 'shut'] as const;
+const EGRESS = ['open', 'hold', 'shut', 'tunnel'] as const;
 const MTUS = [1500, 1500, 1500, 1400, 1280, 576, 9000, 68];
 
 /** 0: there is no way to the care-of address. */
