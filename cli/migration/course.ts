@@ -53,8 +53,8 @@ export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Cou
       timer = setTimeout(() => stopped.abort(tooLong(maxFreezeMs)), maxFreezeMs);
     },
     async unlessStopped(step) {
+      step.catch(() => undefined); // when it is left behind, its failure is no news; unheard, it would end the daemon
       stopped.signal.throwIfAborted();
-      step.catch(() => undefined); // when it is left behind, its failure is no news
       let give: (reason: unknown) => void = () => undefined;
       const ended = new Promise<never>((_resolve, reject) => {
         give = reject;
