@@ -13,6 +13,21 @@
 
 #include <linux/types.h>
 
+/*
+ * What is pinned outlives its programs. A build that changes structures takes the content of pinned maps over field by field,
+ * by their names: new fields are 0. A change that this cannot express (another meaning of a field or a number, another map for
+ * the same thing) needs a new LAYOUT_VERSION, and LAYOUT_OLDEST is the oldest one whose content means the same.
+ */
+enum layout_number {
+	LAYOUT_VERSION = 1,
+	LAYOUT_OLDEST = 1,
+};
+
+/* The only value of the map `layout`: what the maps pinned beside it are. */
+struct layout {
+	__u32 version;
+};
+
 /* An IPv6 address, or an IPv4 address in the mapped form ::ffff:a.b.c.d (RFC 4291, 2.5.5.2); network byte order. */
 struct address {
 	__u32 word[4];

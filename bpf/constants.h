@@ -29,6 +29,7 @@ struct abi_enums {
 	enum counters counters;
 	enum verdict verdict;
 	enum fast_kind fast_kind;
+	enum layout_number layout;
 };
 const volatile struct abi_enums abi_enums = {};
 

@@ -76,6 +76,14 @@ struct {
 	__type(value, struct node_entry);
 } nodes SEC(".maps");
 
+/* Written and read by the controller alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct layout);
+} layout SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, HOOK_COUNT * COUNTERS_PER_HOOK);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type NativeBtf, type NativeType, native } from './native.js';
-import type { Field, FieldType, Struct } from './types.js';
+import type { Field, FieldType, MapInfo, Struct } from './types.js';
 
 export interface Variable {
   readonly name: string;
@@ -23,6 +23,18 @@ export class Btf {
   /** Of an object file, or of raw BTF such as /sys/kernel/btf/vmlinux. */
   static fromObject(path: string): Btf {
     return new Btf(new native.Btf(path));
+  }
+
+  /** Types of a map's key and value as the kernel holds them; undefined for a map without type information. */
+  static ofMap({ btfId, keyType, valueType }: MapInfo): { key: FieldType; value: FieldType } | undefined {
+    if (btfId === 0 || keyType === 0 || valueType === 0) return undefined;
+    const types = new Btf(native.typesById(btfId));
+    return { key: types.type(keyType), value: types.type(valueType) };
+  }
+
+  /** The type of that number. Throws TypeError for one that has no layout. */
+  type(id: number): FieldType {
+    return this.#fieldType(id);
   }
 
   /** Throws RangeError for an unknown name and TypeError for a structure with bit fields. */

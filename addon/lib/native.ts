@@ -28,7 +28,7 @@ export interface NativeBtf {
   type(id: number): NativeType;
 }
 
-export type ObjectMap = Omit<MapInfo, 'id'> & { readonly internal: boolean };
+export type ObjectMap = Omit<MapInfo, 'id' | 'btfId'> & { readonly internal: boolean };
 
 export interface NativeObject {
   maps(): ObjectMap[];
@@ -75,6 +75,8 @@ export interface Native {
 
   programInfo(fd: number): ProgramInfo;
   programInfoById(id: number): ProgramInfo;
+  programById(id: number): Descriptor;
+  typesById(id: number): NativeBtf;
   testRun(
     fd: number,
     data: Uint8Array,

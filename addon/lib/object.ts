@@ -8,7 +8,7 @@ import { BpfMap } from './map.js';
 import { closedError, type NativeObject, native, type ObjectMap } from './native.js';
 import { BpfProgram } from './program.js';
 import { writeConstants } from './rodata.js';
-import type { OpenOptions } from './types.js';
+import type { MapDeclaration, OpenOptions } from './types.js';
 
 /** How a pinned map differs from the one that the object declares; undefined when it can be reused. */
 function difference(pinned: BpfMap, declared: ObjectMap): string | undefined {
@@ -49,6 +49,11 @@ export class BpfObject {
     }
   }
 
+  /** Uses a map that exists in place of the object's own of that name. The caller sees to it that it fits, and may close it. */
+  reuse(name: string, map: { readonly fd: number }): void {
+    this.#open.reuseMap(name, map.fd);
+  }
+
   /**
    * Creates or reuses the maps, loads the programs and pins the new maps; after an error nothing new is pinned.
    * Throws EEXIST for an incompatible pinned map; of a program that the verifier refuses, the error has the log.
@@ -66,6 +71,15 @@ export class BpfObject {
   /** Names of the maps, without those that hold the program's variables. */
   get maps(): readonly string[] {
     return this.#declared.map((map) => map.name);
+  }
+
+  /** The maps as the object declares them, before they are loaded. */
+  get declarations(): readonly MapDeclaration[] {
+    return this.#declared.map(({ keyType, valueType, internal: _, ...map }) => ({
+      ...map,
+      ...(keyType === 0 ? {} : { key: this.btf.type(keyType) }),
+      ...(valueType === 0 ? {} : { value: this.btf.type(valueType) }),
+    }));
   }
 
   get programs(): readonly string[] {

@@ -31,6 +31,11 @@ export class BpfProgram {
     return new BpfProgram(native.getPinned(path, 'bpf-prog'));
   }
 
+  /** Any loaded program, to be kept or attached again. Throws ENOENT when there is no such id. */
+  static openById(id: number): BpfProgram {
+    return new BpfProgram(native.programById(id));
+  }
+
   get fd(): number {
     return openFd(this.#descriptor, `BpfProgram ${this.name}`);
   }

@@ -48,6 +48,23 @@ export interface MapInfo {
   readonly valueSize: number;
   readonly maxEntries: number;
   readonly flags: number;
+  /** The kernel's type information of which the next two are types; 0: it has none. */
+  readonly btfId: number;
+  readonly keyType: number;
+  readonly valueType: number;
+}
+
+/** A map as an object file declares it. */
+export interface MapDeclaration {
+  readonly name: string;
+  readonly type: string;
+  readonly keySize: number;
+  readonly valueSize: number;
+  readonly maxEntries: number;
+  readonly flags: number;
+  /** Undefined where the object has no type for it. */
+  readonly key?: FieldType;
+  readonly value?: FieldType;
 }
 
 export interface ProgramInfo {

@@ -2,10 +2,14 @@
 #include "map.h"
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 
+#include <memory>
+
 #include "arguments.h"
+#include "btf.h"
 #include "descriptor.h"
 #include "failure.h"
 
@@ -44,7 +48,18 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
   result["valueSize"] = kernel.value_size;
   result["maxEntries"] = kernel.max_entries;
   result["flags"] = kernel.map_flags;
+  result["btfId"] = kernel.btf_id;
+  result["keyType"] = kernel.btf_key_type_id;
+  result["valueType"] = kernel.btf_value_type_id;
   return result;
+}
+
+// (id of type information that the kernel holds, as a map names it) -> a copy
+Napi::Value TypesById(const Napi::CallbackInfo& info) {
+  btf* types = btf__load_from_kernel_by_id(UnsignedOf(info[0]));
+  if (types == nullptr) Fail(info.Env(), errno, "btf__load_from_kernel_by_id");
+  const std::unique_ptr<btf, decltype(&btf__free)> owner(types, btf__free);
+  return BtfFrom(info.Env(), types);
 }
 
 Napi::Value Lookup(const Napi::CallbackInfo& info) {
@@ -110,6 +125,7 @@ Napi::Value PossibleCpus(const Napi::CallbackInfo& info) {
 void ExportMap(Napi::Env env, Napi::Object exports) {
   exports["mapCreate"] = Napi::Function::New(env, Create, "mapCreate");
   exports["mapInfo"] = Napi::Function::New(env, Info, "mapInfo");
+  exports["typesById"] = Napi::Function::New(env, TypesById, "typesById");
   exports["mapLookup"] = Napi::Function::New(env, Lookup, "mapLookup");
   exports["mapUpdate"] = Napi::Function::New(env, Update, "mapUpdate");
   exports["mapDelete"] = Napi::Function::New(env, Delete, "mapDelete");

@@ -62,6 +62,8 @@ class Object : public Napi::ObjectWrap<Object> {
       entry["valueSize"] = bpf_map__value_size(map);
       entry["maxEntries"] = bpf_map__max_entries(map);
       entry["flags"] = bpf_map__map_flags(map);
+      entry["keyType"] = bpf_map__btf_key_type_id(map);
+      entry["valueType"] = bpf_map__btf_value_type_id(map);
       entry["internal"] = Napi::Boolean::New(info.Env(), bpf_map__is_internal(map));
       result[result.Length()] = entry;
     }

@@ -61,6 +61,13 @@ Napi::Value ProgramInfoById(const Napi::CallbackInfo& info) {
   return DescribeProgram(info.Env(), program.Get());
 }
 
+Napi::Value ProgramById(const Napi::CallbackInfo& info) {
+  const uint32_t id = UnsignedOf(info[0]);
+  const int fd = bpf_prog_get_fd_by_id(id);
+  if (fd < 0) Fail(info.Env(), -fd, "bpf_prog_get_fd_by_id", "program " + std::to_string(id));
+  return Descriptor::New(info.Env(), fd);
+}
+
 // (fd, data in, data out, context in or null, context out or null, repeat) -> [retval, bytes out, ns, context bytes]
 Napi::Value TestRun(const Napi::CallbackInfo& info) {
   const Bytes in = BytesOf(info[1]), out = BytesOf(info[2]), context_in = BytesOf(info[3]),
@@ -133,6 +140,7 @@ Napi::Value GetPinned(const Napi::CallbackInfo& info) {
 void ExportProgram(Napi::Env env, Napi::Object exports) {
   exports["programInfo"] = Napi::Function::New(env, ProgramInfo, "programInfo");
   exports["programInfoById"] = Napi::Function::New(env, ProgramInfoById, "programInfoById");
+  exports["programById"] = Napi::Function::New(env, ProgramById, "programById");
   exports["testRun"] = Napi::Function::New(env, TestRun, "testRun");
   exports["linkUpdate"] = Napi::Function::New(env, LinkUpdate, "linkUpdate");
   exports["linkDetach"] = Napi::Function::New(env, LinkDetach, "linkDetach");

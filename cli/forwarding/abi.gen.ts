@@ -197,3 +197,7 @@ export type TraceSettingsStruct = {
   one_in: number;
   binding: number;
 };
+
+export type LayoutStruct = {
+  version: number;
+};

@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   BpfLink,
   type BpfObject,
+  BpfProgram,
   programInfo,
   tcAttach,
   tcDetach,
@@ -10,17 +11,17 @@ import {
   tcRemoveClsact,
   xdpQuery,
 } from '../../addon/lib/index.js';
-import type { TcDirection, TcFilter } from '../../addon/lib/types.js';
+import type { ProgramInfo, TcDirection, TcFilter, XdpMode } from '../../addon/lib/types.js';
 import { UserError } from '../errors.js';
-import { type Link, readLink } from '../system/ip.js';
+import { type Link, readLink, readLinks } from '../system/ip.js';
 import { countTcFilters } from '../system/tc.js';
-
-export type AttachChoice = 'auto' | 'xdp' | 'xdp-generic' | 'tc';
+import { Changes } from './changes.js';
+import { type AttachChoice, type AttachMode, chooseHook, fallBack, type HookChoice } from './hook-choice.js';
 
 export interface UplinkStatus {
   readonly interface: string;
   readonly ifindex: number;
-  readonly mode: 'xdp-native' | 'xdp-generic' | 'tc';
+  readonly mode: AttachMode;
   /** Why this mode. */
   readonly reason: string;
 }
@@ -28,13 +29,19 @@ export interface UplinkStatus {
 /** Our place among tc filters: "hp" as a number. Whoever else is there keeps it. */
 const PRIORITY = 0x6870;
 const HANDLE = 1;
-/** All our programs are named so; it is how we know our own filters again. */
-const OURS = /^hp_/;
+/** Our programs by name: it is how we know our own filters again. */
+const OURS = new Set(['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay']);
 
 /** Where the attachments leave their traces: links in bpffs, what we must put back in the run folder. */
 export interface AttachmentFolders {
   readonly pins: string;
   readonly run: string;
+}
+
+/** @throws {UserError} `XDP_TAKEN`, `TC_TAKEN` when somebody else's program is where ours would go. Changes nothing. */
+export function requireFree(folders: AttachmentFolders, link: Link, choice: AttachChoice): void {
+  if (chooseHook(link, choice).mode !== 'tc') requireFreeXdp(folders, link);
+  for (const direction of ['ingress', 'egress'] as const) ownProgram(place(link.ifindex, direction));
 }
 
 /** Attaches the uplink programs to one interface, or replaces those of a previous daemon between two packets. */
@@ -43,12 +50,13 @@ export async function attachUplink(
   folders: AttachmentFolders,
   name: string,
   choice: AttachChoice,
+  changes: Changes,
 ): Promise<UplinkStatus> {
   const link = await readLink(name);
-  if (chooseXdp(link, choice).mode !== 'tc') requireFreeXdp(folders, link); // before anything is attached
-  attachFilter(object, folders, link.ifindex, 'ingress', 'hp_ingress');
-  attachFilter(object, folders, link.ifindex, 'egress', 'hp_egress');
-  const { mode, reason } = attachXdp(object, folders, link, choice);
+  // tc first: whatever XDP does not have by then, tc decides
+  attachFilter(object, folders, link.ifindex, 'ingress', 'hp_ingress', changes);
+  attachFilter(object, folders, link.ifindex, 'egress', 'hp_egress', changes);
+  const { mode, reason } = attachXdp(object, folders, link, choice, changes);
   return { interface: name, ifindex: link.ifindex, mode, reason };
 }
 
@@ -59,140 +67,53 @@ export function attachFilter(
   ifindex: number,
   direction: TcDirection,
   programName: string,
+  changes = new Changes(),
 ): void {
-  const filter: TcFilter = { ifindex, direction, priority: PRIORITY, handle: HANDLE };
-  const present = tcQuery(filter);
-  if (present !== undefined && !OURS.test(programInfo(present.programId).name)) {
-    throw taken('TC_TAKEN', `a tc filter at priority ${PRIORITY} of interface ${ifindex}`, present.programId);
-  }
+  const filter = place(ifindex, direction);
+  const present = ownProgram(filter);
+  const previous = present === undefined ? undefined : changes.hold(BpfProgram.openById(present));
   const program = object.program(programName);
   try {
-    const { createdClsact } = tcAttach({ ...filter, program, replace: present !== undefined });
+    const { createdClsact } = tcAttach({ ...filter, program, replace: previous !== undefined });
     if (createdClsact) writeFileSync(clsactMark(folders, ifindex), '', { mode: 0o600 });
   } finally {
     program.close();
   }
-}
-
-/**
- * Takes our programs off an uplink and puts back what we changed. The clsact qdisc goes if we made it and nobody else has a
- * filter there. An interface that is gone has taken everything with it. @returns what was removed, in words.
- */
-export async function detachUplink(folders: AttachmentFolders, name: string, ifindex: number): Promise<string[]> {
-  const removed: string[] = [];
-  const pin = xdpPin(folders, name);
-  if (existsSync(pin)) {
-    takeOff(pin);
-    removed.push(`XDP program of ${name}`);
-  }
-  const detached = (['ingress', 'egress'] as const).filter((direction) => detachFilter(ifindex, direction));
-  removed.push(...detached.map((direction) => `tc ${direction} program of ${name}`));
-  const mark = clsactMark(folders, ifindex);
-  if (existsSync(mark)) {
-    if (detached.length > 0 && (await countTcFilters(name)) === 0) tcRemoveClsact(ifindex);
-    rmSync(mark);
-  }
-  return removed;
+  changes.undoBy(async () => {
+    if (previous !== undefined) tcAttach({ ...filter, program: previous, replace: true });
+    else if (detachFilter(ifindex, direction)) await removeOwnClsact(folders, ifindex);
+  });
 }
 
 /** Takes our tc program off a device. @returns whether there was one. */
 export function detachFilter(ifindex: number, direction: TcDirection): boolean {
-  const filter = { ifindex, direction, priority: PRIORITY, handle: HANDLE };
-  const present = queryFilter(filter);
-  if (present === undefined || !OURS.test(programInfo(present.programId).name)) return false;
-  return tcDetach(filter);
+  return findFilter(ifindex, direction) !== undefined && tcDetach(place(ifindex, direction));
 }
 
-/** Our place on an interface; also undefined when the interface is gone. */
-function queryFilter(filter: TcFilter): { programId: number } | undefined {
+/** Our program on a device; undefined also when the device is gone. */
+export function findFilter(ifindex: number, direction: TcDirection): ProgramInfo | undefined {
   try {
-    return tcQuery(filter);
+    const present = tcQuery(place(ifindex, direction));
+    const info = present === undefined ? undefined : programInfo(present.programId);
+    return info !== undefined && OURS.has(info.name) ? info : undefined;
   } catch (error) {
     if ((error as { code?: string }).code === 'ENODEV') return undefined;
     throw error;
   }
 }
 
-function attachXdp(
-  object: BpfObject,
-  folders: AttachmentFolders,
-  link: Link,
-  choice: AttachChoice,
-): { mode: UplinkStatus['mode']; reason: string } {
-  const pin = xdpPin(folders, link.ifname);
-  const wanted = chooseXdp(link, choice);
-  if (wanted.mode === 'tc') {
-    if (existsSync(pin)) takeOff(pin);
-    return wanted;
-  }
-  const program = object.program('hp_xdp');
-  try {
-    const modeNow = existsSync(pin) ? xdpMode(link.ifindex) : undefined;
-    if (modeNow !== undefined && modeNow !== wanted.mode)
-      takeOff(pin); // the settings ask for the other mode now
-    else if (modeNow !== undefined && updatePinned(pin, link.ifindex, program)) return wanted;
-    const attached = program.attachXdp(link.ifindex, { mode: wanted.mode === 'xdp-native' ? 'native' : 'generic' });
-    mkdirSync(join(folders.pins, 'links'), { recursive: true, mode: 0o700 });
-    attached.pin(pin);
-    attached.close();
-    return wanted;
-  } catch (error) {
-    const code = (error as { code?: string }).code;
-    if (choice !== 'auto' || error instanceof UserError || (code !== 'EOPNOTSUPP' && code !== 'EINVAL')) throw error;
-    return { mode: 'tc', reason: `auto: its driver has no native XDP (${code})` };
-  } finally {
-    program.close();
-  }
-}
-
-/** @throws {UserError} `XDP_TAKEN` when somebody else's program is on the interface. */
-function requireFreeXdp(folders: AttachmentFolders, link: Link): void {
-  const present = xdpQuery(link.ifindex);
-  if (present === undefined) return;
-  const pin = xdpPin(folders, link.ifname);
-  if (existsSync(pin) && pinnedProgram(pin) === present.programId) return;
-  throw taken('XDP_TAKEN', `the XDP hook of ${link.ifname}`, present.programId);
-}
-
-function pinnedProgram(pin: string): number {
-  const link = BpfLink.openPinned(pin);
-  try {
-    return link.info().programId;
-  } finally {
-    link.close();
-  }
-}
-
-function chooseXdp(link: Link, choice: AttachChoice): { mode: UplinkStatus['mode']; reason: string } {
-  if (choice === 'xdp') return { mode: 'xdp-native', reason: 'as configured' };
-  if (choice === 'xdp-generic') return { mode: 'xdp-generic', reason: 'as configured' };
-  if (choice === 'tc') return { mode: 'tc', reason: 'as configured' };
-  // veth_xdp_rcv_skb loses the partial checksum that a local sender left to offload; nothing tells us whether it does
-  if (link.linkinfo?.info_kind === 'veth') {
-    return { mode: 'tc', reason: 'auto: native XDP on veth loses partial checksums of local senders' };
-  }
-  return { mode: 'xdp-native', reason: 'auto: the driver has native XDP' };
-}
-
-/** Replaces the program of a link that a previous daemon pinned. @returns false when the link is dead and was removed. */
-function updatePinned(pin: string, ifindex: number, program: { readonly fd: number }): boolean {
-  const link = BpfLink.openPinned(pin);
-  try {
-    if (link.info().ifindex === ifindex) {
-      link.update(program);
-      return true;
-    }
-  } catch (error) {
-    if ((error as { code?: string }).code !== 'ENOLINK') throw error;
-  } finally {
-    link.close();
-  }
-  unlinkSync(pin);
-  return false;
+/** Takes the clsact qdisc away if we made it and nobody has a filter there any more. */
+export async function removeOwnClsact(folders: AttachmentFolders, ifindex: number): Promise<void> {
+  const mark = clsactMark(folders, ifindex);
+  if (!existsSync(mark)) return;
+  const link = (await readLinks()).find((each) => each.ifindex === ifindex);
+  if (link !== undefined && (await countTcFilters(link.ifname)) > 0) return;
+  if (link !== undefined) tcRemoveClsact(ifindex);
+  rmSync(mark);
 }
 
 /** Takes a pinned link's program off at once; without the detach it comes off some time after the last reference is gone. */
-function takeOff(pin: string): void {
+export function takeOff(pin: string): void {
   const link = BpfLink.openPinned(pin);
   try {
     link.detach();
@@ -202,26 +123,128 @@ function takeOff(pin: string): void {
   }
 }
 
-function xdpMode(ifindex: number): UplinkStatus['mode'] {
-  const mode = xdpQuery(ifindex)?.mode;
-  if (mode === undefined) return 'tc';
-  return mode === 'generic' ? 'xdp-generic' : 'xdp-native';
-}
-
-function xdpPin({ pins }: AttachmentFolders, name: string): string {
+export function xdpPin({ pins }: AttachmentFolders, name: string): string {
   return join(pins, 'links', `xdp-${name.replaceAll('.', '_')}`); // bpffs forbids dots in names
 }
 
-function clsactMark({ run }: AttachmentFolders, ifindex: number): string {
+export function clsactMark({ run }: AttachmentFolders, ifindex: number): string {
   return join(run, `clsact-${ifindex}`);
 }
 
-function taken(code: string, place: string, programId: number): UserError {
+function place(ifindex: number, direction: TcDirection): TcFilter {
+  return { ifindex, direction, priority: PRIORITY, handle: HANDLE };
+}
+
+/** The id of our program in a place; undefined when nothing is there. @throws {UserError} `TC_TAKEN` */
+function ownProgram(filter: TcFilter): number | undefined {
+  const present = tcQuery(filter);
+  if (present === undefined || OURS.has(programInfo(present.programId).name)) return present?.programId;
+  throw taken(
+    'TC_TAKEN',
+    `a tc filter at priority ${PRIORITY} of interface ${filter.ifindex}`,
+    present.programId,
+    'detach it',
+  );
+}
+
+function attachXdp(
+  object: BpfObject,
+  folders: AttachmentFolders,
+  link: Link,
+  choice: AttachChoice,
+  changes: Changes,
+): HookChoice {
+  const pin = xdpPin(folders, link.ifname);
+  const wanted = chooseHook(link, choice);
+  const present = ownXdp(pin, link.ifindex);
+  if (wanted.mode === 'tc') {
+    if (present !== undefined) changes.atLast(() => takeOff(pin));
+    return wanted;
+  }
+  const previous = present === undefined ? undefined : changes.hold(BpfProgram.openById(present.programId));
+  const program = object.program('hp_xdp');
+  try {
+    if (present?.mode === wanted.mode) {
+      updatePinned(pin, program);
+      changes.undoBy(() => {
+        if (previous !== undefined) updatePinned(pin, previous);
+      });
+      return wanted;
+    }
+    if (present !== undefined && previous !== undefined) {
+      takeOff(pin); // the settings ask for the other mode now; tc has its packets meanwhile
+      changes.undoBy(() => attachPinned(previous, link.ifindex, modeFor(present.mode), pin));
+    }
+    attachPinned(program, link.ifindex, modeFor(wanted.mode), pin);
+    changes.undoBy(() => takeOff(pin));
+    return wanted;
+  } catch (error) {
+    const fallback = choice === 'auto' ? fallBack(error) : undefined;
+    if (fallback === undefined) throw error;
+    return fallback;
+  } finally {
+    program.close();
+  }
+}
+
+/** What our pinned link holds on an interface. A link whose interface is gone, or came again as another, is removed. */
+function ownXdp(pin: string, ifindex: number): { readonly programId: number; readonly mode: AttachMode } | undefined {
+  if (!existsSync(pin)) return undefined;
+  const link = BpfLink.openPinned(pin);
+  try {
+    const { ifindex: attachedTo, programId } = link.info();
+    const state = attachedTo === ifindex ? xdpQuery(ifindex) : undefined;
+    if (state?.programId === programId) {
+      return { programId, mode: state.mode === 'generic' ? 'xdp-generic' : 'xdp-native' };
+    }
+  } finally {
+    link.close();
+  }
+  unlinkSync(pin);
+  return undefined;
+}
+
+function modeFor(mode: AttachMode): XdpMode {
+  return mode === 'xdp-generic' ? 'generic' : 'native';
+}
+
+/** Attaches and pins under a name of its own first: a pin in our place is always one of a program that is attached. */
+function attachPinned(program: BpfProgram, ifindex: number, mode: XdpMode, pin: string): void {
+  const staged = `${pin}-new`;
+  mkdirSync(join(pin, '..'), { recursive: true, mode: 0o700 });
+  rmSync(staged, { force: true });
+  const link = program.attachXdp(ifindex, { mode });
+  try {
+    link.pin(staged);
+    renameSync(staged, pin);
+  } catch (error) {
+    rmSync(staged, { force: true });
+    link.detach();
+    throw error;
+  } finally {
+    link.close();
+  }
+}
+
+/** Between two packets. */
+function updatePinned(pin: string, program: { readonly fd: number }): void {
+  const link = BpfLink.openPinned(pin);
+  try {
+    link.update(program);
+  } finally {
+    link.close();
+  }
+}
+
+function requireFreeXdp(folders: AttachmentFolders, link: Link): void {
+  const present = xdpQuery(link.ifindex);
+  if (present === undefined || ownXdp(xdpPin(folders, link.ifname), link.ifindex) !== undefined) return;
+  const remedy = 'detach it, or set `attach: tc` for that interface';
+  throw taken('XDP_TAKEN', `the XDP hook of ${link.ifname}`, present.programId, remedy);
+}
+
+function taken(code: string, where: string, programId: number, remedy: string): UserError {
   const { name } = programInfo(programId);
-  return new UserError({
-    code,
-    message: `${place} is taken by the program "${name}" (id ${programId}), which is not ours`,
-    remedy: 'detach it, or set `attach: tc` for that interface',
-    exitStatus: 7,
-  });
+  const message = `${where} is taken by the program "${name}" (id ${programId}), which is not ours`;
+  return new UserError({ code, message, remedy, exitStatus: 7 });
 }

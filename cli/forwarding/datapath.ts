@@ -1,20 +1,17 @@
-import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { BpfObject, flock } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { readLink } from '../system/ip.js';
 import { DeviceRole, type DeviceStruct } from './abi.gen.js';
 import { addressBytes } from './address.js';
-import {
-  type AttachChoice,
-  attachFilter,
-  attachUplink,
-  detachFilter,
-  detachUplink,
-  type UplinkStatus,
-} from './attachments.js';
+import { attachFilter, attachUplink, requireFree, type UplinkStatus } from './attachments.js';
+import { Changes } from './changes.js';
 import { type BindingTotals, type CounterRow, readBindingCounters, readCounters } from './counters.js';
 import { DatapathEvents } from './events.js';
+import type { AttachChoice } from './hook-choice.js';
+import { ownMapIds, PinnedMaps } from './pinned-maps.js';
+import { removeDatapath, removeFromOthers } from './removal.js';
 import { Tables } from './tables.js';
 
 export interface DatapathOptions {
@@ -48,34 +45,68 @@ export class Datapath {
   }
 
   /**
-   * Loads or adopts the datapath and attaches it to the uplinks.
-   * @throws {UserError} `DATAPATH_LOCKED`, `XDP_TAKEN`, `TC_TAKEN`; {BpfError} what the kernel said.
+   * Loads the datapath and attaches it to the uplinks. What a previous daemon left goes on working until it is replaced between
+   * two packets: its maps are adopted, or their content is taken over. When anything fails, it is as before: the old programs
+   * are attached, to all interfaces.
+   * @throws {UserError} `DATAPATH_LOCKED`, `XDP_TAKEN`, `TC_TAKEN`, `LAYOUT_UNKNOWN`, `LAYOUT_UNFIT`, `LAYOUT_BUSY`;
+   * {BpfError} what the kernel said.
    */
   static async open(options: DatapathOptions): Promise<Datapath> {
     const lock = takeLock(options.run);
+    const changes = new Changes();
     let object: BpfObject | undefined;
+    let maps: PinnedMaps | undefined;
+    let datapath: Datapath | undefined;
     try {
-      mkdirSync(join(options.pins, 'maps'), { recursive: true, mode: 0o700 });
+      for (const { interface: name, attach } of options.uplinks) requireFree(options, await readLink(name), attach);
       object = BpfObject.open(options.objectPath, {
         rodata: {
           node_address: addressBytes(options.nodeAddress),
           transmit_in_place: (await anyVeth(options)) ? 0 : 1,
         },
-        pinDirectory: join(options.pins, 'maps'),
         ...(options.flowCapacity === undefined ? {} : { mapSizes: { flows: options.flowCapacity } }),
-      }).load();
+      });
+      maps = PinnedMaps.adopt(options.pins, object);
+      object.load();
+      maps.stage();
       refreshFastPath(object);
       const uplinks: UplinkStatus[] = [];
       for (const { interface: name, attach } of options.uplinks) {
-        uplinks.push(await attachUplink(object, options, name, attach));
+        uplinks.push(await attachUplink(object, options, name, attach, changes));
       }
-      const datapath = new Datapath(object, options, uplinks, lock);
-      datapath.refreshDevices();
+      datapath = new Datapath(object, options, uplinks, lock);
+      datapath.refreshDevices(changes);
+      const owned = ownMapIds(options.pins);
+      changes.atLast(() => removeFromOthers(options, uplinks, owned));
+      maps.commit();
+    } catch (error) {
+      await changes.takeBack();
+      maps?.abandon();
+      if (datapath === undefined) {
+        object?.close();
+        closeSync(lock);
+      } else datapath.close();
+      throw error;
+    } finally {
+      maps?.close();
+    }
+    try {
+      await changes.keep();
       return datapath;
     } catch (error) {
-      object?.close();
-      closeSync(lock);
+      datapath.close(); // what is attached by now is complete
       throw error;
+    }
+  }
+
+  /** Takes off and removes what a daemon left that does not run any more. @throws {UserError} `DATAPATH_LOCKED` when it does. */
+  static async removeLeft(folders: { readonly pins: string; readonly run: string }): Promise<string[]> {
+    if (!existsSync(folders.run) && !existsSync(folders.pins)) return [];
+    const lock = takeLock(folders.run);
+    try {
+      return await removeDatapath(folders);
+    } finally {
+      closeSync(lock);
     }
   }
 
@@ -108,16 +139,7 @@ export class Datapath {
 
   /** Takes everything off and removes pins and maps. @returns what was removed, in words. */
   async detach(): Promise<string[]> {
-    const removed: string[] = [];
-    for (const uplink of this.uplinks) {
-      removed.push(...(await detachUplink(this.options, uplink.interface, uplink.ifindex)));
-    }
-    for (const [ifindex] of this.tables.devices.entries()) {
-      if (detachFilter(ifindex, 'ingress')) removed.push(`tc program of device ${ifindex}`);
-      this.removeDevice(ifindex);
-    }
-    rmSync(this.options.pins, { recursive: true, force: true });
-    return [...removed, `pinned maps in ${this.options.pins}`];
+    return removeDatapath(this.options);
   }
 
   /** Lets go of our descriptors; attached programs and pinned maps stay. */
@@ -129,14 +151,14 @@ export class Datapath {
   }
 
   /** After an adoption the devices' filters still run the previous daemon's programs. */
-  private refreshDevices(): void {
+  private refreshDevices(changes: Changes): void {
     for (const [ifindex, { role }] of this.tables.devices.entries() as Iterable<[number, DeviceStruct]>) {
       try {
         const program = role === DeviceRole.pod ? 'hp_pod' : 'hp_replay';
-        attachFilter(this.object, this.options, ifindex, 'ingress', program);
+        attachFilter(this.object, this.options, ifindex, 'ingress', program, changes);
       } catch (error) {
         if ((error as { code?: string }).code !== 'ENODEV') throw error;
-        this.removeDevice(ifindex); // a TAP that ended with the previous daemon
+        changes.atLast(() => this.removeDevice(ifindex)); // a TAP that ended with the previous daemon
       }
     }
   }

@@ -26,6 +26,7 @@ const STRUCTS = [
   'binding_counter_key',
   'event',
   'trace_settings',
+  'layout',
 ];
 
 /** The text of abi.gen.ts for an object file. */

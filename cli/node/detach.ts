@@ -1,11 +1,11 @@
 import { existsSync } from 'node:fs';
-import { type Config, ownNode } from '../config/load.js';
+import type { Config } from '../config/load.js';
 import { UserError } from '../errors.js';
+import { Datapath } from '../forwarding/datapath.js';
 import { Journal } from '../migration/journal.js';
-import { interfaceOf } from '../system/ip.js';
-import { openDatapath } from './forwarding-setup.js';
+import { datapathRun } from './forwarding-setup.js';
 
-/** What `homeproxy down` does when no daemon runs: the same, on what a daemon left attached. */
+/** What `homeproxy down` does when no daemon runs: the same, on what a daemon left attached. Attaches and loads nothing. */
 export async function detachWithoutDaemon(config: Config, force: boolean): Promise<string[]> {
   if (!existsSync(config.paths.bpf)) return [];
   const journal = new Journal(config.paths.state);
@@ -21,9 +21,5 @@ export async function detachWithoutDaemon(config: Config, force: boolean): Promi
   } finally {
     await journal.close();
   }
-  const self = ownNode(config);
-  const datapath = await openDatapath(config, self, (await interfaceOf(self.address)) ?? '');
-  const removed = await datapath.detach();
-  datapath.close();
-  return removed;
+  return Datapath.removeLeft({ pins: config.paths.bpf, run: datapathRun(config) });
 }

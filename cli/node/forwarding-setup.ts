@@ -56,7 +56,7 @@ export async function openDatapath(config: Config, node: NodeName, home: string)
     return await Datapath.open({
       objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
       pins: config.paths.bpf,
-      run: join(config.paths.run, 'datapath'),
+      run: datapathRun(config),
       nodeAddress: node.address,
       uplinks,
     });
@@ -64,4 +64,9 @@ export async function openDatapath(config: Config, node: NodeName, home: string)
     if (!pinned) rmSync(config.paths.bpf, { recursive: true, force: true });
     throw error;
   }
+}
+
+/** The root-only folder of the datapath's lock and of what must be put back. */
+export function datapathRun(config: Config): string {
+  return join(config.paths.run, 'datapath');
 }

@@ -30,6 +30,11 @@ export async function readLink(name: string): Promise<Link> {
   return link;
 }
 
+/** All interfaces. */
+export async function readLinks(): Promise<Link[]> {
+  return query(linkSchema, ['link', 'show']);
+}
+
 /** Name of the interface that has an address. */
 export async function interfaceOf(address: string): Promise<string | undefined> {
   const rows = await query(addressSchema, ['address', 'show']);

@@ -9,8 +9,8 @@ import { BpfObject, programInfo, tcAttach, tcQuery, xdpQuery } from '../../addon
 import type { UserError } from '../../cli/errors.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress } from '../../cli/forwarding/address.js';
-import type { AttachChoice } from '../../cli/forwarding/attachments.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { projectFile } from '../../cli/system/project.js';
 import { countTcFilters } from '../../cli/system/tc.js';

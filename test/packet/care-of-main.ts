@@ -6,8 +6,8 @@
 import { join } from 'node:path';
 import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
-import type { AttachChoice } from '../../cli/forwarding/attachments.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { CARE_OF, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
