@@ -22,7 +22,7 @@ export interface DatapathOptions {
   readonly run: string;
   readonly nodeAddress: string;
   readonly uplinks: readonly { readonly interface: string; readonly attach: AttachChoice }[];
-  /** Most flows on shared ports; default one million. What is pinned keeps the size that it was made with. */
+  /** Most flows on shared ports; default one million. */
   readonly flowCapacity?: number;
 }
 
