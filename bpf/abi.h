@@ -224,7 +224,8 @@ enum reason {
 	REASON_TOO_BIG_RELAYED = 25, /* the same, and passed on to the correspondent whose packet it was */
 	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
 	REASON_REVERSED = 27,        /* a pod's packet, in a tunnel to its home; there: taken out of it and sent to the correspondent */
-	REASON_COUNT = 28,
+	REASON_PARK_LOST = 28,       /* parked, but the queue was full or taken away: counted by the controller, packets only */
+	REASON_COUNT = 29,
 };
 
 /* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */

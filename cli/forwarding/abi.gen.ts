@@ -58,7 +58,8 @@ export const Reason = {
   too_big_relayed: 25,
   no_route: 26,
   reversed: 27,
-  count: 28,
+  park_lost: 28,
+  count: 29,
 } as const;
 
 export const Counters = {

@@ -1,3 +1,4 @@
+import { BugError } from '../errors.js';
 import { type CounterStruct, Counters, Hook, Reason } from './abi.gen.js';
 import type { Tables } from './tables.js';
 
@@ -41,6 +42,27 @@ export function readBindingCounters(tables: Tables, binding: number): BindingTot
     if (values !== undefined || total.packets > 0n) totals[name] = total;
   }
   return totals;
+}
+
+/**
+ * Counts packets of a binding that the programs could not: only under a reason that no program gives, because what a program
+ * adds meanwhile would be lost.
+ */
+export function countForPrograms(tables: Tables, hook: number, reason: number, binding: number, packets: bigint): void {
+  const index = Buffer.alloc(4);
+  index.writeUInt32LE(hook * Counters.per_hook + reason);
+  const total = tables.counters.getPerCpu(index) ?? [];
+  const zero = tables.counterCodec.encode({ packets: 0n, bytes: 0n });
+  tables.counters.setPerCpu(index, withMore(tables, total, packets));
+  const key = tables.bindingCounterKeyCodec.encode({ binding, reason });
+  const own = tables.bindingCounters.getPerCpu(key) ?? total.map(() => zero);
+  tables.bindingCounters.setPerCpu(key, withMore(tables, own, packets));
+}
+
+function withMore(tables: Tables, [first, ...others]: readonly Buffer[], packets: bigint): Buffer[] {
+  if (first === undefined) throw new BugError('a counter without a value for the first CPU');
+  const counter = tables.counterCodec.decode(first) as CounterStruct;
+  return [tables.counterCodec.encode({ ...counter, packets: counter.packets + packets }), ...others];
 }
 
 function sum(tables: Tables, perCpu: readonly Buffer[]): PacketCount {

@@ -4,6 +4,8 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { openTap, pidfdGetfd, pidfdOpen, readFrame, writeFrame } from '../../addon/lib/index.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readText, stampAlive, stampProcess } from '../system/procfs.js';
+import { Hook, Reason } from './abi.gen.js';
+import { countForPrograms } from './counters.js';
 import type { Datapath } from './datapath.js';
 
 /** What a queue is made of; enough to take it up after a crash of the daemon. */
@@ -44,7 +46,7 @@ export class ParkQueue {
     private readonly fd: number,
   ) {}
 
-  /** Makes the TAP and gives it to the binding. @param packets how many it holds; more are dropped and counted. */
+  /** Makes the TAP and gives it to the binding. @param packets how many it holds; more are dropped, and counted when it is closed. */
   static async create(datapath: Datapath, binding: number, name: string, packets: number): Promise<ParkQueue> {
     const { fd, ifindex } = openTap(name);
     try {
@@ -67,7 +69,10 @@ export class ParkQueue {
 
   /** Takes up a queue whose daemon died: the holder has its descriptor. Undefined when the holder is gone too. */
   static adopt(datapath: Datapath, binding: number, record: ParkQueueRecord): ParkQueue | undefined {
-    if (!stampAlive(record.holder)) return undefined;
+    if (!stampAlive(record.holder)) {
+      countLost(datapath, binding);
+      return undefined;
+    }
     const pidfd = pidfdOpen(record.holder.pid);
     try {
       return new ParkQueue(datapath, binding, record, pidfdGetfd(pidfd, HOLDER_FD));
@@ -113,10 +118,11 @@ export class ParkQueue {
     }
   }
 
-  /** Removes the TAP. What is still in it is lost. */
+  /** Removes the TAP. What is still in it is lost, and counted with what never found room in it. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    countLost(this.datapath, this.binding);
     this.datapath.removeDevice(this.ifindex);
     closeSync(this.fd);
     if (stampAlive(this.record.holder)) process.kill(this.record.holder.pid, 'SIGKILL');
@@ -130,6 +136,15 @@ export class ParkQueue {
   private counts(): { parked: bigint; replayed: bigint } {
     return this.datapath.tables.parkStates.get(this.binding) ?? { parked: 0n, replayed: 0n };
   }
+}
+
+/** Everything that the programs parked and nobody replayed was lost; from here on it waits no more. */
+function countLost(datapath: Datapath, binding: number): void {
+  const { parkStates } = datapath.tables;
+  const state = parkStates.get(binding);
+  if (state === undefined || state.parked <= state.replayed) return;
+  parkStates.put(binding, { parked: state.parked, replayed: state.parked });
+  countForPrograms(datapath.tables, Hook.replay, Reason.park_lost, binding, state.parked - state.replayed);
 }
 
 function startHolder(fd: number): ProcessStamp {

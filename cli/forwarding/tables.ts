@@ -129,9 +129,15 @@ export class Tables {
     }
   }
 
+  /** Takes the binding alone away: from here on its packets are nobody's, and nothing more enters its queue. */
+  unbind(id: number): void {
+    this.fastPath.remove(id);
+    this.bindings.delete(id);
+  }
+
   /** Removes a binding with its ports, flows, order of parked packets and counters. */
   removeBinding(id: number): void {
-    this.fastPath.remove(id);
+    this.unbind(id);
     const own: Buffer[] = [];
     const heirs = new Map<string, number>(); // shared ports that the flows of other bindings still need
     for (const [key, value] of this.flows.getBatch()) {
@@ -147,7 +153,6 @@ export class Tables {
       if (heir === undefined) this.releasePort(this.decodePort(key));
       else this.ports.set(key, this.portEntry.encode({ binding: heir, shared: 1 } satisfies PortEntryStruct));
     }
-    this.bindings.delete(id);
     this.parkStates.delete(id);
     this.parkReleases.delete(id);
     for (const key of [...this.bindingCounters.keys()]) if (key.readUInt32LE() === id) this.bindingCounters.delete(key);

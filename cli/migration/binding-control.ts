@@ -206,9 +206,10 @@ export class BindingControl {
     this.unwatch?.();
     const { datapath } = this.forwarding;
     const binding = datapath.tables.bindings.get(this.id);
+    datapath.tables.unbind(this.id);
+    this.closeQueue();
     datapath.tables.removeBinding(this.id);
     if (binding !== undefined && binding.pod_ifindex !== 0) datapath.removeDevice(binding.pod_ifindex);
-    this.closeQueue();
   }
 
   /**

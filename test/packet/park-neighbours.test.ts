@@ -57,7 +57,27 @@ function macOf(machine: Machine): string {
   return /link\/ether (\S+)/.exec(machine.run('ip', 'link', 'show', 'up0'))?.[1] ?? '';
 }
 
+/** What the node counted as parked and lost. */
+function parkLost(): number {
+  const row = datapath.counters().find(({ hook, reason }) => hook === 'replay' && reason === 'park_lost');
+  return Number(row?.packets ?? 0n);
+}
+
 const park = suite('park queue');
+
+park('what is still in it when it is closed is counted as lost', async () => {
+  const queue = await ParkQueue.create(datapath, ID, 'left', 50);
+  datapath.tables.putBinding(ID, { ...binding, park_ifindex: queue.ifindex });
+  const sender = correspondent.start('stream', HOME, PORT, 20);
+  const { packets } = await sender.next('sent');
+  await until(() => queue.pending === packets, 'all have been counted');
+  const before = parkLost();
+  queue.close();
+  assert.is(parkLost() - before, packets);
+  sender.close();
+  datapath.tables.removeBinding(ID);
+  datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);
+});
 
 park('it holds so many packets, and says how many it lost beyond that', async () => {
   const queue = await ParkQueue.create(datapath, ID, 'small', 50);
@@ -69,7 +89,13 @@ park('it holds so many packets, and says how many it lost beyond that', async ()
   const { replayed, lost } = await queue.replay();
   assert.is(replayed + lost, packets);
   assert.ok(replayed >= 50 && replayed <= 64, `${replayed} were held`); // the kernel rounds rings up
+  const [device] = JSON.parse(own.run('ip', '-j', '-s', 'link', 'show', 'small'));
+  assert.is(device.stats64.tx.dropped, lost, 'the device has counted them too');
+  const before = parkLost();
   queue.close();
+  queue.close();
+  assert.is(parkLost() - before, lost);
+  assert.is(Number(datapath.bindingCounters(ID).park_lost?.packets ?? 0n), lost);
   sender.close();
 });
 
