@@ -37,13 +37,69 @@
 
 #define read(type, at) (*(const type *)(data + (at)))
 
-static __always_inline void fast_count(__u32 reason, __u64 bytes)
+static __always_inline void fast_count(__u32 hook, __u32 reason, __u64 bytes)
 {
-	__u32 index = HOOK_XDP * COUNTERS_PER_HOOK + reason;
+	__u32 index = hook * COUNTERS_PER_HOOK + reason;
 	struct counter *total = bpf_map_lookup_elem(&counters, &index);
 
 	if (total)
 		add_to(total, bytes);
+}
+
+/* A whole IPv4 packet of TCP or UDP without IP options. */
+struct plain {
+	__u32 total; /* bytes of the IP packet */
+	__u32 place; /* of its local port, in `port_filter` and `fast_ports` */
+	__u8 starts; /* a SYN */
+};
+
+/* Reads a frame of `bytes` whose local port is at `at_port`; 0: it is none of these, or somebody traces. */
+static __always_inline int read_plain(void *data, void *end, __u64 bytes, __u32 at_port, struct plain *plain)
+{
+	if (tracing.one_in || data + FAST_HEADERS > end || read(__be16, AT_TYPE) != bpf_htons(ETH_P_IP) ||
+	    read(__u8, AT_IP) != 0x45 || read(__be16, AT_FRAGMENT) & bpf_htons(IP_OFFSET | IP_MF))
+		return 0;
+	__u32 headers = sizeof(struct iphdr);
+
+	plain->total = bpf_ntohs(read(__be16, AT_TOTAL));
+	plain->place = bpf_ntohs(read(__be16, at_port));
+	plain->starts = 0;
+	if (read(__u8, AT_PROTOCOL) == IPPROTO_TCP) {
+		__u32 words = read(__u8, AT_TCP_LENGTH) >> 4;
+
+		if (words < 5)
+			return 0;
+		headers += 4 * words;
+		plain->starts = read(__u8, AT_TCP_FLAGS) & TCP_SYN;
+	} else if (read(__u8, AT_PROTOCOL) == IPPROTO_UDP) {
+		headers += sizeof(struct udphdr);
+		plain->place += 65536;
+	} else {
+		return 0;
+	}
+	return plain->total >= headers && AT_IP + plain->total <= bytes;
+}
+
+/* Whether nobody who departed has the port. */
+static __always_inline int is_foreign(__u32 place)
+{
+	__u32 word = place / 64;
+	__u64 *filter = bpf_map_lookup_elem(&port_filter, &word);
+
+	return filter && !(*filter & (1ULL << (place % 64)));
+}
+
+/* Other traffic of the node, in tc: 1 when the packet passes, counted. */
+static __always_inline int fast_passes(struct __sk_buff *skb, __u32 hook, __u32 at_port)
+{
+	struct plain plain;
+
+	if (!fast_path || skb->mark || skb->vlan_present ||
+	    !read_plain((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, at_port, &plain) ||
+	    !is_foreign(plain.place))
+		return 0;
+	fast_count(hook, REASON_NOT_OURS, skb->len);
+	return 1;
 }
 
 /* The binding of a connection on a port that its process shares with others; 0: none. */
@@ -113,7 +169,7 @@ static __always_inline int fast_tunnel(struct xdp_md *ctx, __u32 id, __u8 tos, _
 
 	if (own)
 		add_to(own, bytes);
-	fast_count(REASON_TUNNELLED, bytes);
+	fast_count(HOOK_XDP, REASON_TUNNELLED, bytes);
 	if (transmit_in_place && ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(ifindex, 0);
@@ -125,54 +181,29 @@ static __always_inline int fast_arrival(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u64 bytes = end - data;
+	struct plain plain;
 
-	if (tracing.one_in || data + FAST_HEADERS > end || read(__be16, AT_TYPE) != bpf_htons(ETH_P_IP) || read(__u8, AT_IP) != 0x45 ||
-	    read(__be16, AT_FRAGMENT) & bpf_htons(IP_OFFSET | IP_MF))
+	if (!fast_path || !read_plain(data, end, bytes, AT_DESTINATION_PORT, &plain))
 		return GENERAL_PATH;
-	__u32 total = bpf_ntohs(read(__be16, AT_TOTAL));
-	__u32 headers = sizeof(struct iphdr);
-	__u32 place = bpf_ntohs(read(__be16, AT_DESTINATION_PORT));
-	int starts = 0;
-
-	if (read(__u8, AT_PROTOCOL) == IPPROTO_TCP) {
-		__u32 words = read(__u8, AT_TCP_LENGTH) >> 4;
-
-		if (words < 5)
-			return GENERAL_PATH;
-		headers += 4 * words;
-		starts = read(__u8, AT_TCP_FLAGS) & TCP_SYN;
-	} else if (read(__u8, AT_PROTOCOL) == IPPROTO_UDP) {
-		headers += sizeof(struct udphdr);
-		place += 65536;
-	} else {
-		return GENERAL_PATH;
-	}
-	if (total < headers || AT_IP + total > bytes)
-		return GENERAL_PATH;
-	__u32 word = place / 64;
-	__u64 *filter = bpf_map_lookup_elem(&port_filter, &word);
-
-	if (!filter)
-		return GENERAL_PATH;
-	if (!(*filter & (1ULL << (place % 64)))) {
-		fast_count(REASON_NOT_OURS, bytes);
+	if (is_foreign(plain.place)) {
+		fast_count(HOOK_XDP, REASON_NOT_OURS, bytes);
 		return XDP_PASS;
 	}
 	union {
 		__u64 whole;
 		struct fast_port port;
 	} entry;
-	__u64 *found = bpf_map_lookup_elem(&fast_ports, &place);
+	__u64 *found = bpf_map_lookup_elem(&fast_ports, &plain.place);
 
-	if (!found || starts)
+	if (!found || plain.starts)
 		return GENERAL_PATH;
 	entry.whole = *(volatile __u64 *)found;
 	if (entry.port.local != read(__be32, AT_DESTINATION))
 		return GENERAL_PATH;
 	if (entry.port.kind == FAST_OWN)
-		return fast_tunnel(ctx, entry.port.binding, read(__u8, AT_IP + 1), total, bytes);
+		return fast_tunnel(ctx, entry.port.binding, read(__u8, AT_IP + 1), plain.total, bytes);
 	if (entry.port.kind == FAST_SHARED)
-		return fast_tunnel(ctx, fast_shared(data), read(__u8, AT_IP + 1), total, bytes);
+		return fast_tunnel(ctx, fast_shared(data), read(__u8, AT_IP + 1), plain.total, bytes);
 	return GENERAL_PATH;
 }
 

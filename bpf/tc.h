@@ -4,6 +4,7 @@
 
 #include "count.h"
 #include "events.h"
+#include "fast.h"
 #include "reverse.h"
 #include "tc_actions.h"
 
@@ -56,6 +57,8 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 SEC("tc")
 int hp_ingress(struct __sk_buff *skb)
 {
+	if (fast_passes(skb, HOOK_INGRESS, AT_DESTINATION_PORT))
+		return TC_ACT_OK;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = ingress(skb, &d);
@@ -110,6 +113,8 @@ static __always_inline int egress(struct __sk_buff *skb, struct found *found, en
 SEC("tc")
 int hp_egress(struct __sk_buff *skb)
 {
+	if (fast_passes(skb, HOOK_EGRESS, AT_SOURCE_PORT))
+		return TC_ACT_OK;
 	__u64 bytes = skb->len;
 	struct found found = {};
 	enum reason reason = REASON_MALFORMED;

@@ -112,7 +112,7 @@ static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const
 SEC("xdp")
 int hp_xdp(struct xdp_md *ctx)
 {
-	int fast = fast_path ? fast_arrival(ctx) : GENERAL_PATH;
+	int fast = fast_arrival(ctx);
 
 	if (fast != GENERAL_PATH)
 		return fast;
