@@ -7,6 +7,8 @@
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { randomFrom } from '../fault/chance.js';
+import { measureTax } from './home-tax.js';
+import { compareInLab } from './lab-comparison.js';
 import { measureMemory } from './map-memory.js';
 import { measurePackets, Scene } from './per-packet.js';
 import { terminalReport, writeReport } from './report.js';
@@ -15,6 +17,8 @@ import type { Rounds } from './rounds.js';
 
 const QUICK: Rounds = { count: 20, runs: 2000 };
 const FULL: Rounds = { count: 60, runs: 5000 };
+/** Seconds of one measurement, and how often each path is measured. */
+const LAB = { rounds: 5, seconds: 2 };
 const NOT_ROOT = 7;
 
 interface Options {
@@ -55,6 +59,20 @@ function measureNode({ quick, seed }: Options): Pick<Result, 'packets' | 'memory
   }
 }
 
+async function measureRest({ seed }: Options): Promise<Pick<Result, 'tax' | 'lab'>> {
+  say("the tax on a node's other traffic: filling tables with up to 100,000 bindings");
+  const tax = measureTax(FULL, randomFrom(seed));
+  const interruption = new AbortController();
+  const interrupt = () => interruption.abort();
+  process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
+  try {
+    const { signal } = interruption;
+    return { tax, lab: await compareInLab({ ...LAB, quick: false, onProgress: say, signal }) };
+  } finally {
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
+  }
+}
+
 async function main(): Promise<number> {
   let chosen: Options;
   try {
@@ -67,7 +85,7 @@ async function main(): Promise<number> {
     console.error('bench:datapath loads BPF programs: run it as root (sudo npm run bench:datapath)');
     return NOT_ROOT;
   }
-  const result: Result = measureNode(chosen);
+  const result: Result = { ...measureNode(chosen), ...(chosen.quick ? {} : await measureRest(chosen)) };
   console.log(terminalReport(result));
   say(`report: ${writeReport(resolve(chosen.out), result)}`);
   if (chosen.json) console.log(jsonLine(result));

@@ -1,4 +1,4 @@
-import { ethernet, ipip, ipv4, tcp } from '../packet/packets.js';
+import { ethernet, ipip, ipv4, type Segment, tcp } from '../packet/packets.js';
 
 /** The cast: this node, another node of ours, and the home address of a process that came to us from there. */
 export const HOME = '10.0.0.2';
@@ -52,6 +52,13 @@ export function incoming(local: string, portOf: (flow: number) => number): Frame
   return { template, write: writer(ETHERNET, portOf) };
 }
 
+/** Packets of 64 bytes that `local` sends, on ports as `portOf` says. */
+export function outgoing(local: string, portOf: (flow: number) => number): FrameKind {
+  const packet = ipv4({ source: local, destination: '0.0.0.0' }, acknowledgement());
+  const template = ethernet({}, packet);
+  return { template, write: writer(ETHERNET, portOf, LEAVING) };
+}
+
 /** The same packets as another node tunnels them to this one. */
 export function tunnelled(local: string, portOf: (flow: number) => number): FrameKind {
   const template = ethernet({}, ipv4({ source: OTHER_NODE, destination: HOME, ttl: 64, id: 0 }, ipip(packetTo(local))));
@@ -72,20 +79,27 @@ export function randomFrames(kind: FrameKind, flows: number, count: number, rand
 }
 
 function packetTo(local: string): Buffer {
-  const segment = tcp({ sourcePort: 1, destinationPort: 1, flags: 'A', payload: Buffer.alloc(10) });
-  return ipv4({ source: '0.0.0.0', destination: local }, segment);
+  return ipv4({ source: '0.0.0.0', destination: local }, acknowledgement());
 }
 
-/** Fills in the remote address and both ports, and mends the IP header's checksum (the template's source is 0.0.0.0). */
-function writer(ip: number, portOf: (flow: number) => number): Write {
+function acknowledgement(): Segment {
+  return tcp({ sourcePort: 1, destinationPort: 1, flags: 'A', payload: Buffer.alloc(10) });
+}
+
+/** Where a packet has its remote end and its local port, from the start of its IP header. */
+const ARRIVING = { remote: 12, remotePort: IP, localPort: IP + 2 };
+const LEAVING = { remote: 16, remotePort: IP + 2, localPort: IP };
+
+/** Fills in the remote address and both ports, and mends the IP header's checksum (the template's remote end is 0.0.0.0). */
+function writer(ip: number, portOf: (flow: number) => number, place = ARRIVING): Write {
   return (frames, offset, flow) => {
     const { address, port } = remoteOf(flow);
     const at = offset + ip;
     const sum = (~frames.readUInt16BE(at + 10) & 0xffff) + (address >>> 16) + (address & 0xffff);
     const folded = (sum & 0xffff) + (sum >>> 16);
     frames.writeUInt16BE(~((folded & 0xffff) + (folded >>> 16)) & 0xffff, at + 10);
-    frames.writeUInt32BE(address, at + 12);
-    frames.writeUInt16BE(port, at + IP);
-    frames.writeUInt16BE(portOf(flow), at + IP + 2);
+    frames.writeUInt32BE(address, at + place.remote);
+    frames.writeUInt16BE(port, at + place.remotePort);
+    frames.writeUInt16BE(portOf(flow), at + place.localPort);
   };
 }

@@ -22,6 +22,8 @@ const UPLINK = 1;
 const POD = 77;
 const TAP = 78;
 const FLOWS_AT_ONCE = 20_000;
+/** Where an IPv4 address lies in its mapped form. */
+const MAPPED_IPV4 = 12;
 
 const Binding = { own: 1, shared: 2, parked: 3, guest: 4 } as const;
 
@@ -55,14 +57,45 @@ export class Node {
     node.claim(Binding.parked, HOME, PARKED_PORT);
     node.claim(Binding.guest, GUEST, GUEST_PORT);
     node.tables.claimPort({ protocol: 'tcp', address: HOME, port: SHARED_PORT }, Binding.shared, true);
-    for (let from = 0; from < flows; from += FLOWS_AT_ONCE) {
-      const count = Math.min(FLOWS_AT_ONCE, flows - from);
-      node.tables.claimFlows(
-        Array.from({ length: count }, (_, i) => sharedFlow(from + i)),
-        Binding.shared,
-      );
+    node.fillFlows(flows);
+    return node;
+  }
+
+  /** A node with so many departed processes, each with a port of its own. */
+  static withBindings(bindings: number): Node {
+    const node = Node.load();
+    for (let i = 0; i < bindings; i++) {
+      const { address, port } = boundPort(i);
+      node.tables.putBinding(i + 1, BINDING);
+      node.claim(i + 1, address, port);
     }
     return node;
+  }
+
+  /** The controller writes the first flow; the others are copies with another remote end, in a tenth of the time. */
+  private fillFlows(flows: number): void {
+    this.tables.claimFlows([sharedFlow(0)], Binding.shared);
+    const map = this.object.map('flows');
+    try {
+      const [first] = map.getBatch();
+      if (first === undefined) throw new RangeError('the first flow is not in the table');
+      const [key, value] = first;
+      const fields = this.object.btf.struct('flow_key').fields;
+      const at = (name: string): number => fields.find((field) => field.name === name)?.offset ?? Number.NaN;
+      const [addressAt, portAt] = [at('remote') + MAPPED_IPV4, at('remote_port')];
+      for (let from = 1; from < flows; from += FLOWS_AT_ONCE) {
+        const entries = Array.from({ length: Math.min(FLOWS_AT_ONCE, flows - from) }, (_, i) => {
+          const { address, port } = remoteOf(from + i);
+          const copy = Buffer.from(key);
+          copy.writeUInt32BE(address, addressAt);
+          copy.writeUInt16BE(port, portAt);
+          return [copy, value] as const;
+        });
+        map.setBatch(entries);
+      }
+    } finally {
+      map.close();
+    }
   }
 
   bind(id: number, action: 'tunnel' | 'park' | 'deliver'): void {
@@ -104,6 +137,17 @@ export class Node {
     this.tables.close();
     this.object.close();
   }
+}
+
+/** An address of the node on which nobody who departed has a port. */
+export const UNBOUND_HOME = '10.0.0.22';
+const FIRST_BOUND_PORT = 1024;
+const BOUND_PORTS = 28_000;
+
+/** The port of the i-th process of {@link Node.withBindings}; when an address has no more, the next one's. */
+export function boundPort(index: number): { readonly address: string; readonly port: number } {
+  const address = `10.1.0.${1 + Math.floor(index / BOUND_PORTS)}`;
+  return { address, port: FIRST_BOUND_PORT + (index % BOUND_PORTS) };
 }
 
 /** On how many ports a process with so many connections has them. */

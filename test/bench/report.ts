@@ -4,9 +4,13 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { textTable } from '../../cli/text-table.js';
+import { BINDINGS, TAXES, taxName } from './home-tax.js';
+import type { LabComparison } from './lab-comparison.js';
+import { RATIO_GROUPS } from './lab-ratios.js';
 import { BASE, CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
-import { linePlot, type Series } from './plot.js';
+import { barPlot, linePlot, type Series } from './plot.js';
 import { type Goal, goals, type Result } from './result.js';
+import type { Measurement } from './rounds.js';
 import type { Figure } from './statistics.js';
 
 const WORDS: Readonly<Record<(typeof CASES)[number], string>> = {
@@ -49,7 +53,68 @@ export function writeReport(folder: string, result: Result): string {
 }
 
 function sections(result: Result): Section[] {
-  return [goalSection(goals(result)), packetSection(result), memorySection(result)];
+  const { tax, lab } = result;
+  return [
+    goalSection(goals(result)),
+    packetSection(result),
+    ...(lab === undefined ? [] : labSections(lab)),
+    ...(tax === undefined ? [] : [taxSection(tax, lab)]),
+    memorySection(result),
+  ];
+}
+
+const TAX_WORDS: Readonly<Record<(typeof TAXES)[number], string>> = {
+  xdp: 'hp_xdp',
+  ingress: 'hp_ingress (tc)',
+  egress: 'hp_egress (tc)',
+  xdpSamePort: 'hp_xdp, a bound port number on another address',
+};
+
+function taxSection(tax: Measurement, lab: LabComparison | undefined): Section {
+  const series = TAXES.map((what) => ({
+    name: TAX_WORDS[what],
+    points: BINDINGS.filter((count) => count > 0).map((count) => ({ x: count, ...tax.net(taxName(what, count)) })),
+  }));
+  const texts = {
+    title: 'One packet of somebody else',
+    subtitle: 'nanoseconds net of a program that returns at once, by bindings on the node',
+  };
+  const attached = Object.values(lab?.ratios ?? {})
+    .flatMap((group) => Object.entries(group))
+    .filter(([name]) => name.startsWith('direct/plain'))
+    .map(([name, { value }]) => `${name} ${value.toFixed(3)}`);
+  const inLab =
+    attached.length === 0 ? '' : ` In the lab, with the programs attached against without: ${attached.join(', ')}.`;
+  return {
+    title: "The tax on a node's other traffic",
+    text: `What one packet that belongs to no binding pays.${inLab}`,
+    head: ['ns', ...BINDINGS.map((count) => `${count.toLocaleString('en')} bindings`)],
+    rows: TAXES.map((what) => [
+      TAX_WORDS[what],
+      ...BINDINGS.map((count) =>
+        what === 'xdpSamePort' && count === 0 ? '' : spread(tax.net(taxName(what, count)), 1),
+      ),
+    ]),
+    picture: { file: 'home-tax.svg', svg: linePlot(texts, 'ns', series) },
+  };
+}
+
+function labSections({ ratios, rounds }: LabComparison): Section[] {
+  return RATIO_GROUPS.map((group) => {
+    const bars = Object.entries(ratios[group]).map(([name, figure]) => ({ name, ...figure }));
+    const better = group === 'rtt' ? 'less is better' : 'more is better';
+    const texts = {
+      title: `In the lab: ${group}`,
+      subtitle: `ratios from the same rounds, ${better}; the line is the extremes`,
+    };
+    return {
+      title: texts.title,
+      text: `Ratios of samples of the same round, ${rounds} rounds; ${better}. In brackets the extremes.`,
+      head: ['compared', 'ratio'],
+      rows: bars.map((bar) => [bar.name, spread(bar, 2)]),
+      picture: { file: `lab-${group}.svg`, svg: barPlot(texts, bars, (value) => value.toFixed(2)) },
+    };
+  });
 }
 
 function goalSection(wanted: readonly Goal[]): Section {

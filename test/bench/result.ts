@@ -1,12 +1,17 @@
+import { BINDINGS, TAXES, taxName } from './home-tax.js';
+import type { LabComparison } from './lab-comparison.js';
+import { RATIO_GROUPS } from './lab-ratios.js';
 import type { MapMemory } from './map-memory.js';
 import { type CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import type { Measurement } from './rounds.js';
 import type { Figure } from './statistics.js';
 
-/** All that was measured. */
+/** All that was measured; `--quick` leaves the last two out. */
 export interface Result {
   readonly packets: Measurement;
   readonly memory: MapMemory;
+  readonly tax?: Measurement;
+  readonly lab?: LabComparison;
 }
 
 /** What issue 5 wants to see, each from one run. */
@@ -44,7 +49,7 @@ export function goals({ packets }: Result): Goal[] {
 
 /** The line that `--json` ends with. All nanoseconds are net of `pass`, the program that returns at once. */
 export function jsonLine(result: Result): string {
-  const { packets, memory } = result;
+  const { packets, memory, tax, lab } = result;
   const net = (point: string): number => rounded(packets.net(point).value);
   const byFlows = (what: (typeof CASES)[number], flows: readonly number[] = FLOWS) =>
     Object.fromEntries(flows.map((count) => [count, net(pointName(what, count))]));
@@ -59,12 +64,31 @@ export function jsonLine(result: Result): string {
       deliver: net(pointName('deliver', MOST)),
       park: net(pointName('park', MOST)),
     },
-    ratios: { throughput: {}, requests: {}, rtt: {} },
-    homeTax: {},
+    ratios: Object.fromEntries(
+      RATIO_GROUPS.map((group) => [
+        group,
+        Object.fromEntries(Object.entries(lab?.ratios[group] ?? {}).map(([name, { value }]) => [name, toThree(value)])),
+      ]),
+    ),
+    homeTax: tax === undefined ? {} : taxByBindings(tax),
     mapBytesPerFlow: rounded(memory.bytesPerFlow),
   });
 }
 
-export function rounded(value: number): number {
+/** Nanoseconds by kind of traffic and number of bindings. */
+function taxByBindings(tax: Measurement) {
+  return Object.fromEntries(
+    TAXES.map((what) => [
+      what,
+      Object.fromEntries(BINDINGS.map((count) => [count, rounded(tax.net(taxName(what, count)).value)])),
+    ]),
+  );
+}
+
+function toThree(value: number): number {
+  return Math.round(value * 1000) / 1000;
+}
+
+function rounded(value: number): number {
   return Math.round(value * 10) / 10;
 }
