@@ -30,16 +30,14 @@ export async function runCase(lab: FaultLab, fault: FaultCase): Promise<CaseResu
     await lab.moveTo(fault.from);
     const clear = await putObstacle(lab, fault);
     const observed = observeStall(lab);
-    let reached = false;
     try {
-      reached = await strike(lab, fault);
+      const reached = await strike(lab, fault).finally(clear);
+      faults.push(...(await lab.faults(SETTLE_MS)));
+      if (reached) outcome = (await lab.location()) === fault.to ? 'moved' : 'stayed';
+      faults.push(...(await served(lab)));
     } finally {
-      await clear();
+      stallMs = observed(); // also ends it: a case that failed must not keep the matrix from ending
     }
-    faults.push(...(await lab.faults(SETTLE_MS)));
-    if (reached) outcome = (await lab.location()) === fault.to ? 'moved' : 'stayed';
-    faults.push(...(await served(lab)));
-    stallMs = observed();
   } catch (error) {
     faults.push(`threw: ${(error as Error).message}`);
   }
