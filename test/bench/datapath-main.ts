@@ -15,8 +15,8 @@ import { terminalReport, writeReport } from './report.js';
 import { jsonLine, type Result } from './result.js';
 import type { Rounds } from './rounds.js';
 
-const QUICK: Rounds = { count: 20, runs: 2000 };
-const FULL: Rounds = { count: 60, runs: 5000 };
+const QUICK: Rounds = { count: 40, runs: 1000 };
+const FULL: Rounds = { count: 100, runs: 2000 };
 /** Seconds of one measurement, and how often each path is measured. */
 const LAB = { rounds: 5, seconds: 2 };
 const NOT_ROOT = 7;

@@ -45,10 +45,12 @@ export class Measurement {
     return this.all.get(point)?.quantile(0.5) ?? Number.NaN;
   }
 
-  /** Nanoseconds of one run, net of the program that returns at once: the median of all runs, and its spread by rounds. */
+  /**
+   * Nanoseconds of one run, net of the program that returns at once in the same round: what slows the machine down for a
+   * while slows both.
+   */
   net(point: string): Figure {
-    const { low, high } = figureOf(this.netByRound(point));
-    return { value: this.gross(point) - this.gross(this.bases.get(point) ?? ''), low, high };
+    return figureOf(this.netByRound(point));
   }
 
   /** One point's net cost over another's, each pair from the same round. */

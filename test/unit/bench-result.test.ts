@@ -1,0 +1,91 @@
+/** What the benchmark of the datapath says of what it measured. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { BpfProgram } from '../../addon/lib/index.js';
+import { BINDINGS, TAXES, taxName } from '../bench/home-tax.js';
+import { BASE, CASES, FLOOR, FLOWS, pointName } from '../bench/per-packet.js';
+import { goals, jsonLine } from '../bench/result.js';
+import { Measurement, type Point } from '../bench/rounds.js';
+import { Durations, figureOf } from '../bench/statistics.js';
+
+const test = suite('bench result');
+const MEMORY = { bytes: {}, byMap: [], bytesPerFlow: 104.04 };
+
+/** Three rounds in which each point took as long as it says. */
+function measured(base: string, nanoseconds: Readonly<Record<string, number>>): Measurement {
+  const point = { program: {} as BpfProgram, frames: { template: Buffer.alloc(0), write: () => undefined }, flows: 1 };
+  const points = Object.keys(nanoseconds).map((name): Point => ({ ...point, name, base, verdict: 0 }));
+  const measurement = new Measurement(points);
+  for (let round = 0; round < 3; round++) {
+    for (const [name, ns] of Object.entries(nanoseconds)) measurement.add(name, new Uint32Array(100).fill(ns));
+  }
+  return measurement;
+}
+
+const packets = measured(BASE, {
+  [BASE]: 70,
+  [FLOOR]: 90,
+  ...Object.fromEntries(CASES.flatMap((what) => FLOWS.map((flows) => [pointName(what, flows), 100]))),
+  [pointName('encap', 1)]: 110,
+  [pointName('encap', 1_000_000)]: 120,
+  [pointName('miss', 1_000_000)]: 75,
+});
+
+test('--json says everything net of the program that returns at once', () => {
+  const { ns, ratios, homeTax, mapBytesPerFlow } = JSON.parse(jsonLine({ packets, memory: MEMORY }));
+  const same = { '1': 30, '1000': 30, '100000': 30, '1000000': 30 };
+  assert.equal(ns, {
+    floor: 20,
+    pass: 0,
+    encap: { ...same, '1': 40, '1000000': 50 },
+    encapShared: same,
+    hashReference: same,
+    miss: { '1': 30, '1000000': 5 },
+    deliver: 30,
+    park: 30,
+  });
+  assert.equal(ratios, { throughput: {}, requests: {}, rtt: {} });
+  assert.equal(homeTax, {});
+  assert.is(mapBytesPerFlow, 104);
+});
+
+test('--json has the tax by kind of traffic and number of bindings, and the ratios of the lab by name', () => {
+  const tax = measured('base', {
+    base: 60,
+    ...Object.fromEntries(TAXES.flatMap((what) => BINDINGS.map((count) => [taxName(what, count), 65]))),
+  });
+  const spread = { value: 0.97654, low: 0.9, high: 1 };
+  const lab = {
+    rounds: 3,
+    samples: { tc: {}, xdp: {} },
+    ratios: { throughput: { 'a/b': spread }, requests: {}, rtt: {} },
+  };
+  const { ratios, homeTax } = JSON.parse(jsonLine({ packets, memory: MEMORY, tax, lab }));
+  assert.equal(homeTax.xdp, { '0': 5, '1': 5, '1000': 5, '100000': 5 });
+  assert.equal(Object.keys(homeTax), [...TAXES]);
+  assert.equal(ratios.throughput, { 'a/b': 0.977 });
+});
+
+test('the goals are ratios of net figures', () => {
+  assert.equal(
+    goals({ packets, memory: MEMORY }).map(({ figure }) => figure.value),
+    [1.25, 2, 1, 5],
+  );
+});
+
+test('a median is finer than the steps of the clock', () => {
+  const durations = new Durations().add(Uint32Array.from({ length: 100 }, (_, run) => (run < 70 ? 70 : 80)));
+  const median = durations.quantile(0.5);
+  assert.ok(median > 70 && median < 75, String(median));
+  assert.is(durations.runs, 100);
+});
+
+test('what takes longer than anything counted counts as the longest', () => {
+  assert.ok(new Durations().add(Uint32Array.of(1_000_000)).quantile(0.5) < 10_000);
+});
+
+test('a figure is the median of the rounds with their middle half', () => {
+  assert.equal(figureOf([5, 1, 4, 2, 3]), { value: 3, low: 2, high: 4 });
+});
+
+test.run();
