@@ -100,7 +100,7 @@ function taxSection(tax: Measurement, lab: LabComparison | undefined): Section {
 }
 
 function labSections({ ratios, rounds }: LabComparison): Section[] {
-  return RATIO_GROUPS.map((group) => {
+  return RATIO_GROUPS.filter((group) => Object.keys(ratios[group]).length > 0).map((group) => {
     const bars = Object.entries(ratios[group]).map(([name, figure]) => ({ name, ...figure }));
     const better = group === 'rtt' ? 'less is better' : 'more is better';
     const texts = {

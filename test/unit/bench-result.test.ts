@@ -1,9 +1,13 @@
 /** What the benchmark of the datapath says of what it measured. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BpfProgram } from '../../addon/lib/index.js';
 import { BINDINGS, TAXES, taxName } from '../bench/home-tax.js';
 import { BASE, CASES, FLOOR, FLOWS, pointName } from '../bench/per-packet.js';
+import { writeReport } from '../bench/report.js';
 import { goals, jsonLine } from '../bench/result.js';
 import { Measurement, type Point } from '../bench/rounds.js';
 import { Durations, figureOf } from '../bench/statistics.js';
@@ -64,6 +68,30 @@ test('--json has the tax by kind of traffic and number of bindings, and the rati
   assert.equal(homeTax.xdp, { '0': 5, '1': 5, '1000': 5, '100000': 5 });
   assert.equal(Object.keys(homeTax), [...TAXES]);
   assert.equal(ratios.throughput, { 'a/b': 0.977 });
+});
+
+test('the report is a page with a picture for each part', () => {
+  const tax = measured('base', {
+    base: 60,
+    ...Object.fromEntries(TAXES.flatMap((what) => BINDINGS.map((count) => [taxName(what, count), 65]))),
+  });
+  const ratios = { throughput: { 'direct/plain': { value: 0.97, low: 0.9, high: 1 } }, requests: {}, rtt: {} };
+  const lab = { rounds: 3, samples: { tc: {}, xdp: {} }, ratios };
+  const folder = mkdtempSync(join(tmpdir(), 'homeproxy-bench-'));
+  try {
+    const page = readFileSync(writeReport(join(folder, 'new'), { packets, memory: MEMORY, tax, lab }), 'utf8');
+    const pictures = [...page.matchAll(/\]\((.*\.svg)\)/g)].map(([, file]) => file ?? '');
+    assert.equal(pictures, ['ns-per-packet.svg', 'lab-throughput.svg', 'home-tax.svg']);
+    for (const file of pictures) {
+      const svg = readFileSync(join(folder, 'new', file), 'utf8');
+      assert.match(svg, /^<\?xml[\s\S]*<\/svg>\n$/);
+      assert.not.match(svg, /NaN|undefined|Infinity/);
+    }
+    assert.match(page, /direct\/plain 0\.970/);
+    assert.not.match(page, /NaN|undefined/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('the goals are ratios of net figures', () => {
