@@ -38,6 +38,13 @@ const nodeEntry = z.strictObject({
     .max(65_535, 'must be between 1 and 65535')
     .default(DEFAULT_PEER_PORT)
     .describe(`TCP port of its daemon. Default ${DEFAULT_PEER_PORT}.`),
+  reverseTunnel: z
+    .boolean('must be true or false')
+    .default(false)
+    .describe(
+      'What departed processes send from there goes back through their home: for a network that drops packets with ' +
+        "another machine's source address. Default false: straight to the correspondent.",
+    ),
 });
 
 const uplinkEntry = z.strictObject({

@@ -75,6 +75,11 @@ export class Neighbours {
     }
   }
 
+  /** What is known of the way to an address at this moment; nothing is provoked. */
+  known(address: string): NextHopStruct {
+    return this.lookUp(address).hop;
+  }
+
   /** Calls back whenever the next hop of an address is another. @returns a function that ends it. */
   watch(address: string, hop: NextHopStruct, onChange: (hop: NextHopStruct) => void): () => void {
     const entry = this.watched.get(address) ?? { address, way: { hop, via: undefined }, changed: new Set() };

@@ -22,6 +22,8 @@ export interface Forwarding {
   /** The interface that has the node's address, and its MTU in bytes. */
   readonly uplinkIfindex: number;
   readonly uplinkMtu: number;
+  /** What departed processes say from here goes through their homes. */
+  readonly reverseTunnel: boolean;
   /** Longest park queue, in packets. */
   readonly parkPackets: number;
   /** Durable records of the queues that are open, by binding. */
@@ -94,8 +96,10 @@ export class BindingControl {
         if (control.exists && !control.fenced) control.change({ park_ifindex: 0 });
       }
     }
-    if (away !== undefined && away.name !== forwarding.node.name && !control.fenced)
-      control.follow(away, await control.resolve(away));
+    if (away !== undefined && away.name !== forwarding.node.name && !control.fenced) {
+      await control.resolve(away);
+      control.follow(away);
+    }
     return control;
   }
 
@@ -187,13 +191,35 @@ export class BindingControl {
       care_of: encodeAddress(to.address),
       next_hop: hop,
     });
-    this.follow(to, hop);
+    this.follow(to);
     return counts;
   }
 
-  /** Into the pod, parked packets first. */
-  async deliver(): Promise<ParkCounts> {
-    return this.flip({ action: Action.deliver, egress: Egress.open });
+  /** Into the pod, parked packets first. What the process says goes as this node's settings want it. */
+  async deliver(home: NodeName): Promise<ParkCounts> {
+    const counts = this.flip({ action: Action.deliver, ...this.wayOut(home) });
+    if (this.forwarding.reverseTunnel) this.follow(home);
+    return await counts;
+  }
+
+  /** After a restart: a process that runs here speaks as the settings want it now. */
+  speakAgain(home: NodeName): void {
+    const present = this.forwarding.datapath.tables.bindings.get(this.id);
+    if (present?.action !== Action.deliver || this.fenced) return;
+    this.change(this.wayOut(home));
+    if (this.forwarding.reverseTunnel) this.follow(home);
+  }
+
+  private wayOut(home: NodeName): Partial<BindingStruct> {
+    const { reverseTunnel, neighbours } = this.forwarding;
+    if (!reverseTunnel) return { egress: Egress.open };
+    const next_hop = neighbours.known(home.address);
+    return { egress: Egress.tunnel, care_of: encodeAddress(home.address), next_hop };
+  }
+
+  /** While its packets are parked: what comes from that node in a reverse tunnel is the process, now that it runs there. */
+  believe(node: NodeName): void {
+    this.change({ care_of: encodeAddress(node.address) });
   }
 
   /** To the local stack, parked packets first. */
@@ -242,9 +268,12 @@ export class BindingControl {
     this.forwarding.queues.delete(String(this.id));
   }
 
-  /** Rewrites the binding whenever the next hop of its care-of address changes. */
-  private follow(to: NodeName, hop: NextHopStruct): void {
-    this.unwatch = this.forwarding.neighbours.watch(to.address, hop, (next) => {
+  /** Rewrites the binding whenever the next hop of the node that it tunnels to is another than the binding has. */
+  private follow(to: NodeName): void {
+    this.unwatch?.();
+    const { datapath, neighbours } = this.forwarding;
+    const present = datapath.tables.bindings.get(this.id)?.next_hop ?? NO_WAY;
+    this.unwatch = neighbours.watch(to.address, present, (next) => {
       if (!this.fenced) this.change({ next_hop: next });
     });
   }

@@ -255,6 +255,7 @@ export class Coordinator {
     const returned = destination.node.name === this.site.node.name;
 
     watch.begin('resume');
+    if (!returned) twin.control.believe(destination.node);
     try {
       await this.insist(() => destination.commit({ migration }), 'COPY_LOST');
     } catch (error) {

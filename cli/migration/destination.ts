@@ -257,7 +257,7 @@ export class LocalDestination implements DestinationParticipant {
       });
     }
     await reached('destination', 'confirmed', migration);
-    const delivered = arrival.resident?.control.deliver(); // what waits for it goes out first
+    const delivered = arrival.resident?.control.deliver(arrival.resident.home); // what waits for it goes out first
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
     session?.go('pre-resume');
@@ -349,12 +349,14 @@ export class LocalDestination implements DestinationParticipant {
       const pod = await createPod({
         name: `hpp${control.id}`,
         homeAddresses: description.homeAddresses,
-        mtu: forwarding.uplinkMtu,
-        tunnelOverhead: TUNNEL_OVERHEAD,
+        // what a process sends through a tunnel must leave room for the outer header, as what comes to it does
+        mtu: forwarding.uplinkMtu - (forwarding.reverseTunnel ? TUNNEL_OVERHEAD : 0),
+        tunnelOverhead: forwarding.reverseTunnel ? 0 : TUNNEL_OVERHEAD,
       });
       try {
         await control.openQueue();
         control.attachPod(pod);
+        if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
         await keepPidsFree(pod, description.pids);
         return residents.add(
           { twin, home, description, binding: control.id, pod, epoch, state: 'held', migration, arrivedAt: Date.now() },

@@ -69,6 +69,7 @@ export class Residents {
   async adopt(): Promise<void> {
     for (const record of this.journal.residents.all()) {
       const control = await BindingControl.adopt(this.forwarding, record, undefined);
+      control.speakAgain(record.home);
       this.byTwin.set(record.twin, new Resident(record, control));
     }
   }

@@ -269,7 +269,7 @@ export class LocalSource implements SourceParticipant {
     else {
       const pod = new Cgroup(record.freezer.path);
       if (pod.exists) pod.setFrozen(false);
-      await resident.control.deliver();
+      await resident.control.deliver(resident.home);
     }
     await reached('source', 'runs-again', migration);
     wipeImageFolder(record.images);

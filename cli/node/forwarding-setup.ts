@@ -1,7 +1,7 @@
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { Config } from '../config/load.js';
+import { type Config, ownNode } from '../config/load.js';
 import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
 import { Neighbours } from '../forwarding/neighbours.js';
@@ -40,6 +40,7 @@ export async function openForwarding(
     node,
     uplinkIfindex: ifindex,
     uplinkMtu: mtu,
+    reverseTunnel: ownNode(config).reverseTunnel,
     parkPackets: config.park.packets,
     queues: journal.queues,
   };

@@ -2,10 +2,11 @@
 
 # redis-tools rather than redis-server: the latter starts and enables a service on installation, and the
 # same binary comes with redis-tools (redis-check-rdb is redis-server under another name).
+# nftables plays the strict networks of the lab's tests.
 # python3 is for node-gyp and the CRIU proof; patchelf for the private CRIU; catatonit is pid 1 of pods.
 readonly packages=(
   clang llvm libbpf-dev libelf-dev zlib1g-dev pkg-config make g++ python3
-  iproute2 ethtool util-linux procps tcpdump catatonit patchelf ca-certificates redis-tools
+  iproute2 ethtool util-linux procps tcpdump catatonit patchelf ca-certificates redis-tools nftables
 )
 
 # Prints those of the packages given that are not installed, one per line.

@@ -46,7 +46,7 @@ async function codeOf(path: string): Promise<string> {
 test('two settings are enough; everything else has its default', () => {
   assert.equal(parseConfig(MINIMAL, 'f'), {
     node: 'home',
-    nodes: [{ name: 'home', address: '10.77.0.2', port: 7077 }],
+    nodes: [{ name: 'home', address: '10.77.0.2', port: 7077, reverseTunnel: false }],
     uplinks: [],
     tls: { ca: '/etc/homeproxy/ca.pem', certificate: '/etc/homeproxy/node.pem', key: '/etc/homeproxy/node.key' },
     paths: { run: '/run/homeproxy', state: '/var/lib/homeproxy', bpf: '/sys/fs/bpf/homeproxy' },
@@ -142,6 +142,11 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'a port out of range',
     'node: a\nnodes:\n  - name: a\n    address: 10.0.0.1\n    port: 70000\n',
     ['f.yaml:5:11: nodes[0].port: must be between 1 and 65535'],
+  ],
+  [
+    'a reverse tunnel that is neither there nor not',
+    'node: a\nnodes:\n  - name: a\n    address: 10.0.0.1\n    reverseTunnel: 1\n',
+    ['f.yaml:5:20: nodes[0].reverseTunnel: must be true or false'],
   ],
   [
     'a name instead of an address',
