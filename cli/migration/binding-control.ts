@@ -177,9 +177,12 @@ export class BindingControl {
     this.change({ egress: Egress.shut });
   }
 
-  /** The copy on this node may speak again, while what comes to it is still parked. */
-  openEgress(): void {
-    this.change({ egress: Egress.open });
+  /**
+   * The copy on this node may speak again, while what comes to it is still parked.
+   * @param home of a process that lives here in a pod
+   */
+  openEgress(home?: NodeName): void {
+    this.change(home === undefined ? { egress: Egress.open } : this.wayOut(home));
   }
 
   /** To a node, parked packets first. Nobody here speaks for the process from now on. */
@@ -219,7 +222,7 @@ export class BindingControl {
 
   /** While its packets are parked: what comes from that node in a reverse tunnel is the process, now that it runs there. */
   believe(node: NodeName): void {
-    this.change({ care_of: encodeAddress(node.address) });
+    if (!this.fenced) this.change({ care_of: encodeAddress(node.address) });
   }
 
   /** To the local stack, parked packets first. */

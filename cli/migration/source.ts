@@ -264,7 +264,7 @@ export class LocalSource implements SourceParticipant {
     }
     await reached('source', 'repaired', migration);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
-    control?.openEgress();
+    control?.openEgress(resident?.home);
     if (resident === undefined) scatter(record.freezer);
     else {
       const pod = new Cgroup(record.freezer.path);

@@ -5,6 +5,11 @@ import { interfaceOf, readLink } from '../system/ip.js';
 import { type Finding, failed, ok, warning } from './finding.js';
 import { reversePathFilter } from './machine.js';
 
+const THROUGH_HOME = 'what a departed process sends from here goes through its home, in a tunnel';
+const STRAIGHT =
+  'what a departed process sends from here has its home address as source: where a router or a switch around this host ' +
+  'drops that (rp_filter, anti-spoofing), set `reverseTunnel: true` for this node on all nodes';
+
 /** What the interfaces of the configuration are like: address, MTU, reverse-path filter, foreign programs. */
 export async function checkUplinks(config: Config): Promise<Finding[]> {
   const self = ownNode(config);
@@ -13,6 +18,7 @@ export async function checkUplinks(config: Config): Promise<Finding[]> {
     home === undefined
       ? failed('address', `no interface has ${self.address}`, `configure it, or correct the address of "${self.name}"`)
       : ok('address', `${self.address} on ${home}`),
+    ok('sources', self.reverseTunnel ? THROUGH_HOME : STRAIGHT),
   ];
   const named = config.uplinks.map((uplink) => uplink.interface);
   const names = named.length > 0 ? named : [home].filter((name) => name !== undefined);

@@ -81,7 +81,7 @@ test('/run on a tmpfs is fine, elsewhere it is a warning', ({ folder }) => {
 
 test('finds the interface of the node and says what fits into its tunnel', async () => {
   const findings = await checkUplinks(configOf('10.77.0.2'));
-  assert.equal(outcomes(findings), ['address ok', 'uplink-mtu:up0 ok', 'xdp:up0 ok', 'rp-filter:up0 ok']);
+  assert.equal(outcomes(findings), ['address ok', 'sources ok', 'uplink-mtu:up0 ok', 'xdp:up0 ok', 'rp-filter:up0 ok']);
   assert.match(named(findings, 'uplink-mtu:up0').detail, /^1400; packets of up to 1380 bytes/);
   assert.is(named(findings, 'xdp:up0').detail, 'free');
 });
