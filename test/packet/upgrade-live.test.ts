@@ -1,0 +1,155 @@
+// limit: 300 s
+/**
+ * The programs of a home node are replaced again and again, by a build with other structures and back, while numbered datagrams
+ * go through the tunnel to a process that is away: every single one arrives.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
+import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress } from '../../cli/forwarding/address.js';
+import { Datapath } from '../../cli/forwarding/datapath.js';
+import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
+import { Neighbours } from '../../cli/forwarding/neighbours.js';
+import { readLink } from '../../cli/system/ip.js';
+import { projectFile } from '../../cli/system/project.js';
+import { RouteMonitor } from '../../cli/system/route-monitor.js';
+import { bpffs, folder } from '../addon/private-namespaces.js';
+import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
+import { joinLan, type Lan, Machine, type Traffic } from './network.js';
+
+const CARE_OF_MAIN = fileURLToPath(new URL('./care-of-main.js', import.meta.url));
+const ID = 1;
+const UPGRADES = 6;
+
+const own = Machine.own();
+let machines: Machine[] = [];
+let lan: Lan;
+let careOfNode: Traffic;
+
+/** The same datapath with one more field in its bindings, before all others. */
+function grownObject(): string {
+  const source = mkdtempSync(join(folder, 'grown'));
+  for (const file of readdirSync(projectFile('bpf')).filter((each) => /\.(h|c)$|^Makefile$/.test(each))) {
+    const text = readFileSync(projectFile(`bpf/${file}`), 'utf8');
+    writeFileSync(join(source, file), text.replace('struct binding {\n', 'struct binding {\n\t__u64 colour;\n'));
+  }
+  execFileSync('make', ['-s', '-C', source], { stdio: ['ignore', 'ignore', 'inherit'] });
+  return join(source, 'build/homeproxy.bpf.o');
+}
+
+const BUILDS = [grownObject(), projectFile('bpf/build/homeproxy.bpf.o')];
+
+const open = (attach: AttachChoice, objectPath: string): Promise<Datapath> =>
+  Datapath.open({
+    objectPath,
+    pins: join(bpffs, 'home'),
+    run: join(folder, 'run'),
+    nodeAddress: HOME,
+    uplinks: [{ interface: 'up0', attach }],
+  });
+
+async function start(attach: AttachChoice): Promise<{ correspondent: Machine; pod: Machine }> {
+  const [correspondent, careOf, pod] = [await Machine.create(), await Machine.create(), await Machine.create()];
+  machines = [correspondent, careOf, pod];
+  lan = await joinLan({ [CORRESPONDENT]: correspondent, [HOME]: own, [CARE_OF]: careOf });
+  careOf.ip(
+    `link add pod0 address ${POD_HOST_MAC} type veth peer name eth0 address ${POD_MAC} netns ${pod.pid}`,
+    'link set pod0 addrgenmode none up',
+  );
+  pod.ip(`address add ${HOME}/32 dev eth0`, 'link set eth0 addrgenmode none up');
+  pod.run('ethtool', '-K', 'eth0', 'gro', 'on');
+  careOfNode = careOf.startProgram(CARE_OF_MAIN, attach, folder, bpffs);
+  await careOfNode.next('ready', 60_000);
+  return { correspondent, pod };
+}
+
+async function bind(datapath: Datapath): Promise<void> {
+  const { ifindex } = await readLink('up0');
+  const monitor = new RouteMonitor();
+  const neighbours = new Neighbours(monitor);
+  const next_hop = await neighbours.resolve(CARE_OF);
+  neighbours.close();
+  monitor.close();
+  assert.is(next_hop.resolved, 1);
+  const binding: BindingStruct = {
+    epoch: 1,
+    action: Action.tunnel,
+    egress: Egress.shut,
+    draining: 0,
+    hold_new: 0,
+    park_ifindex: 0,
+    uplink_ifindex: ifindex,
+    pod_ifindex: 0,
+    pod_mac: Buffer.alloc(6),
+    host_mac: Buffer.alloc(6),
+    care_of: encodeAddress(CARE_OF),
+    node: encodeAddress(HOME),
+    next_hop,
+  };
+  datapath.tables.putBinding(ID, binding);
+  datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);
+}
+
+/** What runs on the uplink now. */
+async function programs(): Promise<(number | undefined)[]> {
+  const { ifindex } = await readLink('up0');
+  const place = { ifindex, priority: 0x6870, handle: 1 };
+  return [
+    xdpQuery(ifindex)?.programId,
+    ...(['ingress', 'egress'] as const).map((direction) => tcQuery({ ...place, direction })?.programId),
+  ];
+}
+
+const tunnelled = (datapath: Datapath): number => Number(datapath.bindingCounters(ID).tunnelled?.packets ?? 0n);
+
+for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
+  const test = suite(`upgrades under traffic by ${attach}`);
+  let datapath: Datapath | undefined;
+
+  test.after(async () => {
+    careOfNode?.finish();
+    await careOfNode?.next('gone', 60_000);
+    await datapath?.detach();
+    datapath?.close();
+    lan?.close();
+    for (const machine of machines) machine.close();
+  });
+
+  test(`${UPGRADES} upgrades lose no packet, and every one is counted`, async () => {
+    const { correspondent, pod } = await start(attach);
+    datapath = await open(attach, BUILDS[1] as string);
+    await bind(datapath);
+    const listener = pod.start('count', HOME, PORT);
+    await listener.next('ready', 60_000);
+    const sender = correspondent.start('stream', HOME, PORT, 10_000_000);
+    const seen = new Set<string>();
+    for (let upgrade = 0; upgrade < UPGRADES; upgrade++) {
+      seen.add(String(await programs()));
+      const before = tunnelled(datapath);
+      while (tunnelled(datapath) < before + 200) await new Promise((resolve) => setTimeout(resolve, 5));
+      datapath.close();
+      datapath = await open(attach, BUILDS[upgrade % 2] as string);
+    }
+    seen.add(String(await programs()));
+    sender.finish();
+    const { packets: sent } = (await sender.next('sent', 60_000)) as unknown as { packets: number };
+    while (tunnelled(datapath) < sent) await new Promise((resolve) => setTimeout(resolve, 5));
+    listener.finish();
+    const counted = await listener.next('counted', 60_000);
+    assert.is(seen.size, UPGRADES + 1, 'the programs were others each time');
+    assert.ok(sent >= 200 * UPGRADES);
+    assert.equal(
+      { received: counted.received, distinct: counted.distinct, late: counted.late },
+      { received: sent, distinct: sent, late: 0 },
+    );
+    assert.is(tunnelled(datapath), sent);
+    console.log(`${attach}: ${sent} packets sent and received over ${UPGRADES} upgrades`);
+  });
+
+  test.run();
+}
