@@ -53,4 +53,13 @@ static __always_inline void set_traffic_class(struct ipv6hdr *ip, __u8 class)
 	ip->flow_lbl[0] = class << 4 | (ip->flow_lbl[0] & 0x0f);
 }
 
+/* Into a header of either family. */
+static __always_inline void write_tos(void *ip, __u8 family, __u8 tos)
+{
+	if (family == FAMILY_IPV6)
+		set_traffic_class(ip, tos);
+	else
+		set_tos(ip, tos);
+}
+
 #endif

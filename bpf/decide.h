@@ -90,12 +90,8 @@ static __always_inline void take_over_tos(void *data, void *end, const struct de
 {
 	struct iphdr *ip = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
 
-	if (decision->tos == inner->tos || (void *)(ip + 1) > end)
-		return;
-	if (inner->family == FAMILY_IPV6)
-		set_traffic_class((struct ipv6hdr *)ip, decision->tos);
-	else
-		set_tos(ip, decision->tos);
+	if (decision->tos != inner->tos && (void *)(ip + 1) <= end)
+		write_tos(ip, inner->family, decision->tos);
 }
 
 /*

@@ -3,6 +3,7 @@
 #ifndef HOMEPROXY_TC_ACTIONS_H
 #define HOMEPROXY_TC_ACTIONS_H
 
+#include <linux/if_packet.h>
 #include "decide.h"
 #include "encapsulate.h"
 #include "too_big.h"
@@ -10,11 +11,18 @@
 /* Ethernet, two IPv6 headers of which one has 64 bytes of extensions (or IPv4 with options), and a TCP header. */
 #define HEADERS_BYTES (14 + 40 + 40 + 64 + 20)
 
-/* Makes the headers readable in place. What the skb does not hold linearly is pulled (non-linear skbs of GRO, TAP). */
+/*
+ * Makes the headers readable in place. What the skb does not hold linearly is pulled (non-linear skbs of GRO, TAP). Only that:
+ * the helper makes what it pulls writable too, and for that copies the head of whatever a local sender still holds.
+ */
 static __always_inline void pull_headers(struct __sk_buff *skb)
 {
-	if (skb->data + HEADERS_BYTES > skb->data_end)
-		bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
+	__u32 wanted = skb->len;
+
+	if (wanted > HEADERS_BYTES)
+		wanted = HEADERS_BYTES;
+	if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, wanted);
 }
 
 /*
@@ -34,10 +42,24 @@ static __always_inline __u64 decapsulation_flags(const struct tuple *inner)
 	return inner->family == FAMILY_IPV6 ? DECAP_L3_IPV6 : 0;
 }
 
+/* Through a copy: a program that writes in place pays for it with every packet that has a clone (bpf_unclone_prologue). */
+static __always_inline long tc_take_over_tos(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	const __u32 offset = sizeof(struct ethhdr) + sizeof(struct iphdr);
+	struct iphdr ip; /* of IPv6 the first half: the traffic class is in there as well */
+
+	if (d->tos == inner->tos)
+		return 0;
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+		return -1;
+	write_tos(&ip, inner->family, d->tos);
+	return bpf_skb_store_bytes(skb, offset, &ip, sizeof(ip), 0);
+}
+
 static __always_inline int tc_decapsulate(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
 {
-	take_over_tos((void *)(long)skb->data, (void *)(long)skb->data_end, d, inner);
-	if (bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC,
+	if (tc_take_over_tos(skb, d, inner) ||
+	    bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC,
 				decapsulation_flags(inner) | segment_flags(inner)))
 		return -1;
 	if (inner->family == FAMILY_IPV4)
@@ -97,13 +119,18 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 	return bpf_redirect(binding->next_hop.ifindex, 0);
 }
 
+/*
+ * Straight to the pod's end of its veth, in the same turn: through the host's end the packet would wait for another. There is
+ * no eth_type_trans on that way, so that what the uplink thought of the destination (a TAP: not mine) must be put right.
+ */
 static __always_inline int tc_deliver(struct __sk_buff *skb, const struct binding *binding, enum reason *reason)
 {
-	if (store_macs(skb, binding->pod_mac, binding->host_mac, skb->protocol)) {
+	if (store_macs(skb, binding->pod_mac, binding->host_mac, skb->protocol) ||
+	    (skb->pkt_type != PACKET_HOST && bpf_skb_change_type(skb, PACKET_HOST))) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
-	return bpf_redirect(binding->pod_ifindex, 0);
+	return bpf_redirect_peer(binding->pod_ifindex, 0);
 }
 
 /*
