@@ -1,0 +1,221 @@
+// limit: 240 s
+/**
+ * No packet disappears without a counter. Packets of every kind enter a real interface with the programs attached; each way
+ * out is a TAP whose frames are counted. What was sent is what was passed, what came out, and what was dropped for a reason.
+ */
+
+import { closeSync } from 'node:fs';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { openTap, readFrame, writeFrame } from '../../addon/lib/index.js';
+import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import { Datapath } from '../../cli/forwarding/datapath.js';
+import { ParkQueue } from '../../cli/forwarding/park-queue.js';
+import { projectFile } from '../../cli/system/project.js';
+import { bpffs, folder } from '../addon/private-namespaces.js';
+import { corpus } from '../fuzz/corpus.js';
+import { Machine } from './network.js';
+import { CARE_OF, HOME, HOME6, OTHER_NODE, SERVICE_PORT } from './scene.js';
+
+const ID = 1;
+const UPLINK_MAC = '02:00:00:00:00:02';
+const MAC_BYTES = 6;
+/** So often each seed is sent. */
+const ROUNDS = 3;
+
+/** After these a packet goes on through the kernel; the others, but `OUT`, are drops. */
+const PASSED = [
+  ...['not_ours', 'not_parsed', 'at_home', 'tunnel_unknown_node', 'tunnel_no_binding', 'malformed', 'tagged'],
+  ...['fragment_unknown', 'slow_path', 'path_mtu'],
+];
+/** And these come out of an interface. */
+const OUT = ['tunnelled', 'delivered', 'parked', 'too_big', 'split', 'too_big_relayed', 'reversed', 'sent'];
+
+const own = Machine.own();
+const frames = corpus()
+  .map(({ frame }) => Buffer.concat([encodeMac(UPLINK_MAC), frame.subarray(MAC_BYTES)]))
+  .filter((frame) => frame.length <= 1514);
+
+interface Tap {
+  readonly fd: number;
+  readonly ifindex: number;
+}
+
+const taps: Tap[] = [];
+
+function makeTap(name: string, ...settings: readonly string[]): Tap {
+  const tap = openTap(name);
+  taps.push(tap);
+  own.ip(
+    `link set dev ${name} addrgenmode none arp off ${['mtu 1500', ...settings].join(' ')}`,
+    `link set dev ${name} up`,
+  );
+  return tap;
+}
+
+const uplink = makeTap('up0', `address ${UPLINK_MAC}`);
+const onward = makeTap('out0');
+const pod = makeTap('pod0');
+own.ip(`address add ${HOME}/24 dev up0`, `address add ${HOME6}/64 dev up0 nodad`);
+
+const buffer = Buffer.alloc(65_536);
+
+/** How many frames have come out since the last time. */
+function drain({ fd }: Tap): number {
+  let frames = 0;
+  while (readFrame(fd, buffer) >= 0) frames++;
+  return frames;
+}
+
+type Counted = ReadonlyMap<string, number>;
+
+function count(datapath: Datapath): Counted {
+  return new Map(datapath.counters().map(({ hook, reason, packets }) => [`${hook} ${reason}`, Number(packets)]));
+}
+
+/** What a hook counted between two times, by reason. */
+function between(before: Counted, after: Counted, hook: string): Map<string, number> {
+  const result = new Map<string, number>();
+  for (const [name, packets] of after) {
+    const [ofHook, reason = ''] = name.split(' ');
+    const more = packets - (before.get(name) ?? 0);
+    if (ofHook === hook && more !== 0) result.set(reason, more);
+  }
+  return result;
+}
+
+function sum(reasons: ReadonlyMap<string, number>, chosen: (reason: string) => boolean = () => true): number {
+  let packets = 0;
+  for (const [reason, count] of reasons) if (chosen(reason)) packets += count;
+  return packets;
+}
+
+const isPassed = (reason: string): boolean => PASSED.includes(reason);
+
+for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
+  const test = suite(`every packet is accounted for (${attach})`);
+  let datapath: Datapath;
+  let queue: ParkQueue;
+  let present: BindingStruct;
+
+  test.before(async () => {
+    try {
+      datapath = await Datapath.open({
+        objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
+        pins: join(bpffs, attach),
+        run: join(folder, attach),
+        nodeAddress: HOME,
+        uplinks: [{ interface: 'up0', attach }],
+      });
+      queue = await ParkQueue.create(datapath, ID, 'parked', 8000);
+      datapath.tables.setNodes([CARE_OF, OTHER_NODE]);
+      for (const address of [HOME, HOME6]) {
+        for (const protocol of ['tcp', 'udp'] as const) {
+          datapath.tables.claimPort({ protocol, address, port: SERVICE_PORT }, ID, false);
+        }
+      }
+      present = {
+        epoch: 1,
+        action: Action.pass,
+        egress: Egress.open,
+        draining: 0,
+        hold_new: 0,
+        park_ifindex: queue.ifindex,
+        uplink_ifindex: uplink.ifindex,
+        pod_ifindex: pod.ifindex,
+        pod_mac: encodeMac('02:00:00:00:0f:01'),
+        host_mac: encodeMac('02:00:00:00:0f:02'),
+        care_of: encodeAddress(CARE_OF),
+        node: encodeAddress(HOME),
+        next_hop: {
+          ifindex: onward.ifindex,
+          mtu: 1500,
+          resolved: 1,
+          source: encodeMac(UPLINK_MAC),
+          destination: encodeMac('02:00:00:00:00:03'),
+        },
+      };
+    } catch (error) {
+      console.error(error); // uvu says nothing about a hook that fails
+      throw error;
+    }
+  });
+
+  test.after(async () => {
+    queue.close();
+    await datapath.detach();
+    datapath.close();
+  });
+
+  for (const action of ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const) {
+    test(`${action}: sent is passed, out of an interface, or dropped and counted`, () => {
+      const egress = action === 'pass' || action === 'deliver' ? Egress.open : Egress.shut;
+      datapath.tables.putBinding(ID, { ...present, action: Action[action], egress });
+      for (const tap of [uplink, onward, pod]) drain(tap);
+      const [before, pending] = [count(datapath), queue.pending];
+      const out = { uplink: 0, onward: 0, pod: 0 };
+      let sent = 0;
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const frame of frames) {
+          assert.is(writeFrame(uplink.fd, frame), frame.length);
+          sent++;
+          out.uplink += drain(uplink);
+          out.onward += drain(onward);
+          out.pod += drain(pod);
+        }
+      }
+      const after = count(datapath);
+      const [xdp, tc] = [between(before, after, 'xdp'), between(before, after, 'ingress')];
+      const first = attach === 'tc' ? tc : xdp;
+      assert.is(sum(first), sent, 'the first program counts all that was sent');
+      if (attach !== 'tc') assert.is(sum(tc), sum(xdp, isPassed), 'tc counts what XDP passed');
+      const of = (reason: string): number => (xdp.get(reason) ?? 0) + (tc.get(reason) ?? 0);
+      const [tunnelled, split] = [of('tunnelled'), of('split')];
+      if (split === 0) assert.is(out.onward, tunnelled, 'tunnelled is what came out towards the care-of host');
+      else assert.ok(out.onward >= tunnelled + 2 * split, 'a packet that was split came out in pieces');
+      assert.is(out.pod, of('delivered'), 'delivered is what came out into the pod');
+      assert.is(queue.pending - pending, of('parked'), 'parked is what waits in the queue');
+      const left = between(before, after, 'egress');
+      assert.is(
+        out.uplink,
+        sum(left, (reason) => isPassed(reason) || OUT.includes(reason)),
+        'and what left was counted',
+      );
+      const dropped = sum(tc, (reason) => !isPassed(reason) && !OUT.includes(reason));
+      if (action !== 'drop') assert.is(of('fenced'), 0);
+      else assert.ok(of('fenced') > 0 && dropped + sum(xdp, (reason) => reason === 'fenced') > 0);
+      const expected = { pass: 'at_home', park: 'parked', tunnel: 'tunnelled', deliver: 'delivered', drop: 'fenced' }[
+        action
+      ];
+      assert.ok(of(expected) > 0, `some were counted as ${expected}`);
+    });
+  }
+
+  test('what was parked comes out again, frame for frame, and nothing is lost', async () => {
+    const pending = queue.pending;
+    assert.ok(pending > 0);
+    datapath.tables.putBinding(ID, { ...present, action: Action.tunnel, egress: Egress.shut, draining: 1 });
+    drain(onward);
+    const before = count(datapath);
+    let out = 0;
+    const reading = setInterval(() => {
+      out += drain(onward);
+    }, 1);
+    const { replayed, lost } = await queue.replay();
+    clearInterval(reading);
+    out += drain(onward);
+    assert.equal({ replayed, lost }, { replayed: pending, lost: 0 });
+    const replays = between(before, count(datapath), 'replay');
+    assert.is(sum(replays), replayed);
+    if (!replays.has('split')) assert.is(out, replays.get('tunnelled'));
+  });
+
+  if (attach === 'xdp-generic') {
+    test.after(() => {
+      for (const { fd } of taps) closeSync(fd);
+    });
+  }
+  test.run();
+}
