@@ -51,6 +51,15 @@ enum egress {
 };
 
 /*
+ * What is around a packet in a tunnel: an IP header alone (protocol 4 or 41), or IP and UDP (GUE variant 1) for networks that
+ * filter those protocols, and for receivers that spread flows over their queues by ports. Its family is that of care_of.
+ */
+enum encapsulation {
+	ENCAPSULATION_IP = 0,
+	ENCAPSULATION_UDP = 1,
+};
+
+/*
  * Where the next hop of a care-of address is, kept fresh by the controller. `resolved` 0 sends the packet through the
  * kernel's own neighbour table instead (bpf_redirect_neigh in tc), which is slower but never stale. `ifindex` 0: there is no
  * way at all.
@@ -80,8 +89,11 @@ struct binding {
 	__u8 pod_mac[6];      /* MAC of the pod's end */
 	__u8 host_mac[6];     /* MAC of the host's end */
 	struct address care_of; /* outer destination for ACTION_TUNNEL; of EGRESS_TUNNEL: the home node's address */
-	struct address node;    /* this node's own address: outer source (RFC 5944, 4.2: the home agent's) */
+	struct address node;    /* this node's own address of the same family: outer source (RFC 5944, 4.2: the home agent's) */
 	struct next_hop next_hop;
+	__be16 tunnel_port;   /* outer UDP destination: the port on which the care-of host expects tunnels */
+	__u8 encapsulation;   /* enum encapsulation */
+	__u8 pad;
 };
 
 /* The local end of a port that belongs to a bound process. */

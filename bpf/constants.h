@@ -6,8 +6,15 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
-/* This node's own address, IPv4-mapped: outer destination of what is tunnelled to us. Set before the load. */
+/*
+ * This node's own address, and that of the other family when it has one: outer destinations of what is tunnelled to us. Set
+ * before the load; zero: none.
+ */
 const volatile struct address node_address = {};
+const volatile struct address other_address = {};
+
+/* UDP port on which tunnels arrive here, network order. Set before the load; 0: none. */
+const volatile __be16 tunnel_port = 0;
 
 /*
  * Whether XDP_TX may be used to send back through the interface that a packet came by. Not on veth: there it wakes the peer
@@ -30,10 +37,11 @@ struct abi_enums {
 	enum verdict verdict;
 	enum fast_kind fast_kind;
 	enum layout_number layout;
+	enum encapsulation encapsulation;
 };
 const volatile struct abi_enums abi_enums = {};
 
-#define OUTER_TTL 64 /* RFC 2003, 3.1: set by the encapsulator, independent of the inner TTL */
+#define OUTER_TTL 64 /* RFC 2003, 3.1: set by the encapsulator, independent of the inner TTL; RFC 2473, 6.3 */
 #define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff

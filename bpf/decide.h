@@ -3,6 +3,7 @@
 #define HOMEPROXY_DECIDE_H
 
 #include "congestion.h"
+#include "encapsulate.h"
 #include "icmp_error.h"
 
 enum step {
@@ -18,7 +19,7 @@ enum step {
 struct decision {
 	enum step step;
 	enum reason reason;
-	__u8 tunnelled; /* the packet came encapsulated */
+	__u8 outer;     /* bytes of the outer header that the packet came with, see header_bytes; 0: it did not come tunnelled */
 	__u8 tos;       /* what the inner packet's shall be when it leaves the tunnel */
 	__u8 ttl;       /* of the outer header, if it goes (on) through a tunnel */
 	struct found found;
@@ -43,9 +44,9 @@ static __always_inline int must_wait(const struct found *found, const struct tup
 	return state && state->parked != (release ? release->replayed : 0);
 }
 
-static __always_inline struct decision act(struct found found, const struct tuple *inner, __u8 tunnelled, int waits)
+static __always_inline struct decision act(struct found found, const struct tuple *inner, __u8 outer, int waits)
 {
-	struct decision decision = { .found = found, .tunnelled = tunnelled, .tos = inner->tos, .ttl = OUTER_TTL };
+	struct decision decision = { .found = found, .outer = outer, .tos = inner->tos, .ttl = OUTER_TTL };
 
 	if (found.binding->action == ACTION_DROP) {
 		decision.step = STEP_DROP;
@@ -85,13 +86,43 @@ static __always_inline void after_tunnel(struct decision *decision, const struct
 	}
 }
 
-/* Before the outer header goes: the inner one takes over what it is to know. */
-static __always_inline void take_over_tos(void *data, void *end, const struct decision *decision, const struct tuple *inner)
+static __always_inline int is_own(const struct address *address)
 {
-	struct iphdr *ip = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
+	struct address first = node_address;
+	struct address second = other_address;
 
-	if (decision->tos != inner->tos && (void *)(ip + 1) <= end)
-		write_tos(ip, inner->family, decision->tos);
+	return same_address(address, &first) || same_address(address, &second);
+}
+
+/* Bytes of the outer header when this is a tunnel's packet for this node; 0 when it is not. */
+static __always_inline __u32 tunnel_header(const struct tuple *t)
+{
+	int udp = t->protocol == IPPROTO_UDP && t->destination_port == tunnel_port && tunnel_port;
+
+	if (!udp && t->protocol != IPPROTO_IPIP && t->protocol != IPPROTO_IPV6)
+		return 0;
+	return is_own(&t->destination) ? header_bytes(t->family, udp) : 0;
+}
+
+/* Our own nodes send neither options, nor extension headers, nor a UDP checksum: another outer header is not theirs. */
+static __always_inline int is_ours(void *data, void *end, const struct tuple *t, __u32 outer)
+{
+	struct udphdr *udp = data + sizeof(struct ethhdr) + outer - sizeof(struct udphdr);
+
+	if (t->headers != outer || t->total < outer)
+		return 0;
+	return t->protocol != IPPROTO_UDP || ((void *)(udp + 1) <= end && !udp->check);
+}
+
+/* Whether the outer header, which is still in the frame, has that source. Read again: a copy would not fit on the stack. */
+static __always_inline int is_from(void *data, void *end, __u8 outer, const struct address *address)
+{
+	struct iphdr *ip = data + sizeof(struct ethhdr);
+	struct ipv6hdr *ip6 = data + sizeof(struct ethhdr);
+
+	if (outer < sizeof(*ip6))
+		return (void *)(ip + 1) <= end && is_ipv4(address) && ip->saddr == address->word[3];
+	return (void *)(ip6 + 1) <= end && same_address((struct address *)&ip6->saddr, address);
 }
 
 /*
@@ -99,21 +130,57 @@ static __always_inline void take_over_tos(void *data, void *end, const struct de
  * (RFC 3024, reverse tunnelling). It must come from the very node to which we tunnel what is for that process, or shall as
  * soon as the copy there runs: nobody else can speak in its name.
  */
-static __always_inline struct decision reversed(void *data, void *end, const struct tuple *inner, const struct address *from)
+static __always_inline struct decision reversed(void *data, void *end, const struct tuple *inner, __u8 outer)
 {
 	struct found found = find_speaker(data, end, inner);
 
 	if (!found.binding || (found.binding->action != ACTION_TUNNEL && found.binding->action != ACTION_PARK) ||
-	    !same_address(&found.binding->care_of, from))
+	    !is_from(data, end, outer, &found.binding->care_of))
 		return passed(reason_of_nobody(inner, REASON_TUNNEL_NO_BINDING));
 	return (struct decision){
 		.step = STEP_REVERSE,
 		.reason = REASON_REVERSED,
-		.tunnelled = 1,
+		.outer = outer,
 		.tos = inner->tos,
 		.ttl = OUTER_TTL,
 		.found = found,
 	};
+}
+
+/*
+ * A packet out of a tunnel, whose outer header `t` describes; on return `t` is the packet inside. It must fill the tunnel's
+ * packet: when a receiver has merged several (UDP GRO), what is inside is not one packet.
+ */
+static __always_inline struct decision decide_tunnelled(void *data, void *end, __u32 length, struct tuple *t, __u32 outer)
+{
+	if (!bpf_map_lookup_elem(&nodes, &t->source))
+		return passed(REASON_TUNNEL_UNKNOWN_NODE);
+	if (!is_ours(data, end, t, outer))
+		return passed(REASON_MALFORMED);
+	__u8 outer_tos = t->tos;
+	__u8 outer_ttl = t->ttl;
+	__u8 inner_family = t->protocol == IPPROTO_IPV6 ? FAMILY_IPV6 : t->protocol == IPPROTO_IPIP ? FAMILY_IPV4 : 0;
+	__u32 inner_total = t->total - outer;
+
+	switch (parse_ip(data, end, sizeof(struct ethhdr) + outer, t, 0)) {
+	case PARSED_OTHER:
+		return passed(REASON_NOT_PARSED);
+	case PARSED_MALFORMED:
+		return passed(REASON_MALFORMED);
+	case PARSED:
+		break;
+	}
+	if ((inner_family && t->family != inner_family) || t->total != inner_total || !is_whole(t, length))
+		return passed(REASON_MALFORMED);
+	struct found found = find_hearer(data, end, t);
+
+	struct decision decision = found.binding ? act(found, t, outer, must_wait(&found, t)) :
+						   reversed(data, end, t, outer);
+
+	if (!decision.found.binding)
+		return decision;
+	after_tunnel(&decision, t, outer_tos, outer_ttl);
+	return decision;
 }
 
 /*
@@ -136,45 +203,15 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	}
 	if (!is_whole(t, length))
 		return passed(REASON_MALFORMED);
-	if (t->fragment || (t->protocol != IPPROTO_IPIP && t->protocol != IPPROTO_IPV6)) {
-		struct found found = find_hearer(data, end, t);
+	__u32 outer = t->fragment ? 0 : tunnel_header(t);
 
-		if (!found.binding)
-			return passed(reason_of_nobody(t, REASON_NOT_OURS));
-		return act(found, t, 0, must_wait(&found, t));
-	}
-	if (t->family != FAMILY_IPV4 || t->destination.word[3] != node_address.word[3])
-		return passed(REASON_NOT_OURS);
-	if (!bpf_map_lookup_elem(&nodes, &t->source))
-		return passed(REASON_TUNNEL_UNKNOWN_NODE);
-	/* Our own nodes send no options: an outer header of another length is not theirs. */
-	if (t->l4 != sizeof(struct ethhdr) + sizeof(struct iphdr))
-		return passed(REASON_MALFORMED);
-	const __u32 inner = sizeof(struct ethhdr) + sizeof(struct iphdr);
-	__u8 outer_tos = t->tos;
-	__u8 outer_ttl = t->ttl;
-	struct address outer_source = t->source;
-	__u8 inner_family = t->protocol == IPPROTO_IPV6 ? FAMILY_IPV6 : FAMILY_IPV4;
-
-	switch (parse_ip(data, end, inner, t, 0)) {
-	case PARSED_OTHER:
-		return passed(REASON_NOT_PARSED);
-	case PARSED_MALFORMED:
-		return passed(REASON_MALFORMED);
-	case PARSED:
-		break;
-	}
-	if (t->family != inner_family || !is_whole(t, length))
-		return passed(REASON_MALFORMED);
+	if (outer)
+		return decide_tunnelled(data, end, length, t, outer);
 	struct found found = find_hearer(data, end, t);
 
-	struct decision decision =
-		found.binding ? act(found, t, 1, must_wait(&found, t)) : reversed(data, end, t, &outer_source);
-
-	if (!decision.found.binding)
-		return decision;
-	after_tunnel(&decision, t, outer_tos, outer_ttl);
-	return decision;
+	if (!found.binding)
+		return passed(reason_of_nobody(t, REASON_NOT_OURS));
+	return act(found, t, 0, must_wait(&found, t));
 }
 
 /* Takes places in the queue for so many frames. The counts order packets: see binding.draining. */

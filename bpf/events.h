@@ -61,6 +61,8 @@ static __always_inline void describe_flow(void *data, void *end, struct event *e
 	parse_frame(data, end, &t);
 	if (t.protocol == IPPROTO_IPIP || t.protocol == IPPROTO_IPV6)
 		parse_ip(data, end, t.l4, &t, 1);
+	else if (t.protocol == IPPROTO_UDP && tunnel_port && t.destination_port == tunnel_port)
+		parse_ip(data, end, t.l4 + sizeof(struct udphdr), &t, 1);
 	else if (event->verdict == VERDICT_ANSWER)
 		parse_ip(data, end, t.l4 + sizeof(struct icmp_header), &t, 1);
 	event->source = t.source;

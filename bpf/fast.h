@@ -72,6 +72,8 @@ static __always_inline int read_plain(void *data, void *end, __u64 bytes, __u32 
 		headers += 4 * words;
 		plain->starts = read(__u8, AT_TCP_FLAGS) & TCP_SYN;
 	} else if (read(__u8, AT_PROTOCOL) == IPPROTO_UDP) {
+		if (read(__be16, AT_DESTINATION_PORT) == tunnel_port)
+			return 0; /* it may be a tunnel's, for whatever port */
 		headers += sizeof(struct udphdr);
 		plain->place += 65536;
 	} else {
@@ -118,7 +120,7 @@ static __always_inline __u32 fast_shared(void *data)
 }
 
 /*
- * Puts the outer header before the packet, as outer_header() in encapsulate.h builds it:
+ * Puts the outer header before the packet, as outer_ipv4() in encapsulate.h builds it:
  *
  *   14 bytes   20 bytes                                  the packet as it came
  *   +--------+-----------------------------------------+------------------------+

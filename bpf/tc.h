@@ -38,7 +38,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return TC_ACT_SHOT;
 	if (d->step == STEP_REVERSE)
 		return tc_send_reversed(skb, d, &t, &d->reason);
-	if (d->tunnelled && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
+	if (d->outer && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
 		d->reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}

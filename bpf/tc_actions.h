@@ -34,19 +34,19 @@ static __always_inline __u64 segment_flags(const struct tuple *t)
 	return t->protocol == IPPROTO_UDP ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
 }
 
-/*
- * The type of what is inside becomes skb->protocol (6.3). Where it is the same no flag is needed, and older kernels know none.
- */
-static __always_inline __u64 decapsulation_flags(const struct tuple *inner)
+/* skb->protocol follows to the other family (6.3). Where it is the same no flag is needed, and older kernels know none. */
+static __always_inline __u64 decapsulation_flags(const struct __sk_buff *skb, const struct tuple *inner)
 {
-	return inner->family == FAMILY_IPV6 ? DECAP_L3_IPV6 : 0;
+	if (skb->protocol == type_of(inner->family))
+		return 0;
+	return inner->family == FAMILY_IPV6 ? DECAP_L3_IPV6 : DECAP_L3_IPV4;
 }
 
-/* Through a copy: a program that writes in place pays for it with every packet that has a clone (bpf_unclone_prologue). */
+/* Not by a write into the packet: for that the verifier has every packet copied that somebody else holds as well. */
 static __always_inline long tc_take_over_tos(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
 {
-	const __u32 offset = sizeof(struct ethhdr) + sizeof(struct iphdr);
-	struct iphdr ip; /* of IPv6 the first half: the traffic class is in there as well */
+	__u32 offset = sizeof(struct ethhdr) + d->outer;
+	struct iphdr ip;
 
 	if (d->tos == inner->tos)
 		return 0;
@@ -56,17 +56,21 @@ static __always_inline long tc_take_over_tos(struct __sk_buff *skb, const struct
 	return bpf_skb_store_bytes(skb, offset, &ip, sizeof(ip), 0);
 }
 
+/* Removes the outer header. 0: done. */
+static __always_inline int tc_strip(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	__u64 flags = decapsulation_flags(skb, inner) | segment_flags(inner);
+	__be16 type = type_of(inner->family);
+
+	if (bpf_skb_adjust_room(skb, -(int)d->outer, BPF_ADJ_ROOM_MAC, flags))
+		return -1;
+	return bpf_skb_store_bytes(skb, __builtin_offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
+}
+
+/* The packet leaves the tunnel. 0: done. */
 static __always_inline int tc_decapsulate(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
 {
-	if (tc_take_over_tos(skb, d, inner) ||
-	    bpf_skb_adjust_room(skb, -(int)sizeof(struct iphdr), BPF_ADJ_ROOM_MAC,
-				decapsulation_flags(inner) | segment_flags(inner)))
-		return -1;
-	if (inner->family == FAMILY_IPV4)
-		return 0;
-	__be16 type = bpf_htons(ETH_P_IPV6); /* a TAP's reader goes by it */
-
-	return bpf_skb_store_bytes(skb, __builtin_offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
+	return tc_take_over_tos(skb, d, inner) || tc_strip(skb, d, inner);
 }
 
 static __always_inline long store_macs(struct __sk_buff *skb, const __u8 *destination, const __u8 *source, __be16 type)
@@ -81,15 +85,73 @@ static __always_inline long store_macs(struct __sk_buff *skb, const __u8 *destin
 
 /*
  * Length of the longest packet that leaves for this skb after encapsulation. A GSO super-packet is not "too big" by its
- * length; for TCP bpf_skb_adjust_room takes the bytes that it adds from gso_size.
+ * length; for TCP bpf_skb_adjust_room takes the bytes that it adds from gso_size, and gives it those that it removes.
  */
 static __always_inline __u32 encapsulated_length(const struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
 {
-	if (!skb->gso_size)
-		return inner->total + sizeof(struct iphdr);
-	int grows = d->tunnelled || inner->protocol == IPPROTO_UDP;
+	__u32 more = overhead(d->found.binding);
 
-	return skb->gso_size + inner->headers + (grows ? sizeof(struct iphdr) : 0);
+	if (!skb->gso_size)
+		return inner->total + more;
+	if (d->outer == more || inner->protocol == IPPROTO_UDP)
+		return skb->gso_size + inner->headers + more;
+	return skb->gso_size + d->outer + inner->headers;
+}
+
+static __always_inline __u64 encapsulation_flags(const struct binding *binding, const struct tuple *inner)
+{
+	__u64 flags = outer_family(binding) == FAMILY_IPV6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+
+	if (binding->encapsulation == ENCAPSULATION_UDP)
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+	return flags | segment_flags(inner);
+}
+
+static __always_inline long store_outer_ipv4(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+	struct {
+		struct iphdr ip;
+		struct udphdr udp;
+	} outer = { .ip = outer_ipv4(binding, inner, d->tos, d->ttl) };
+
+	if (binding->encapsulation != ENCAPSULATION_UDP)
+		return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer.ip), BPF_F_INVALIDATE_HASH);
+	outer.udp = outer_udp(binding, inner);
+	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+}
+
+static __always_inline long store_outer_ipv6(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+	struct {
+		struct ipv6hdr ip;
+		struct udphdr udp;
+	} outer = { .ip = outer_ipv6(binding, inner, d->tos, d->ttl) };
+
+	if (binding->encapsulation != ENCAPSULATION_UDP)
+		return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer.ip), BPF_F_INVALIDATE_HASH);
+	outer.udp = outer_udp(binding, inner);
+	return bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+}
+
+/*
+ * Puts the binding's outer header in place of the one that the packet came with, if any; one of the same kind is overwritten.
+ * The kernel refuses to wrap a super-packet that it has merged from tunnelled packets (EALREADY): such a one can go on only
+ * in a tunnel of the same kind.
+ */
+static __always_inline int tc_encapsulate(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+	int more = overhead(binding);
+
+	if (d->outer != more) {
+		if (d->outer && tc_strip(skb, d, inner))
+			return -1;
+		if (bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, encapsulation_flags(binding, inner)))
+			return -1;
+	}
+	return outer_family(binding) == FAMILY_IPV6 ? store_outer_ipv6(skb, d, inner) : store_outer_ipv4(skb, d, inner);
 }
 
 static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner, enum reason *reason)
@@ -101,18 +163,14 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 		return TC_ACT_SHOT;
 	}
 	if (encapsulated_length(skb, d, inner) > binding->next_hop.mtu)
-		return answer_too_big(skb, binding, inner, d->tunnelled, reason);
-	struct iphdr outer = outer_header(binding, inner, d->tos, d->ttl);
-	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | segment_flags(inner);
-
-	if ((!d->tunnelled && bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, flags)) ||
-	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), BPF_F_INVALIDATE_HASH)) {
+		return answer_too_big(skb, binding, inner, d->outer, reason);
+	if (tc_encapsulate(skb, d, inner)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
 	if (!binding->next_hop.resolved)
 		return bpf_redirect_neigh(binding->next_hop.ifindex, NULL, 0, 0);
-	if (store_macs(skb, binding->next_hop.destination, binding->next_hop.source, bpf_htons(ETH_P_IP))) {
+	if (store_macs(skb, binding->next_hop.destination, binding->next_hop.source, type_of(outer_family(binding)))) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}

@@ -79,7 +79,7 @@ static __always_inline int answer_too_big(struct __sk_buff *skb, const struct bi
 	answer.ip.check = header_checksum(&answer.ip);
 	answer.icmp.type = ICMP_UNREACHABLE;
 	answer.icmp.code = ICMP_NEEDS_FRAGMENTATION;
-	answer.icmp.mtu = bpf_htons(binding->next_hop.mtu - sizeof(struct iphdr));
+	answer.icmp.mtu = bpf_htons(binding->next_hop.mtu - overhead(binding));
 	__s64 sum = bpf_csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer.icmp), 0);
 
 	sum = bpf_csum_diff(0, 0, (__be32 *)quoted, sizeof(quoted), sum);

@@ -8,11 +8,6 @@
 #include "events.h"
 #include "fast.h"
 
-static __always_inline __be16 type_of(__u8 family)
-{
-	return family == FAMILY_IPV6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-}
-
 static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination, const __u8 *source, __u8 family)
 {
 	__builtin_memcpy(eth->h_dest, destination, ETH_ALEN);
@@ -20,7 +15,17 @@ static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination
 	eth->h_proto = type_of(family);
 }
 
-/* Removes the outer IPv4 header; the Ethernet header moves up to the inner one, and takes its type. 0: done. */
+/* Before the outer header goes: the inner one takes over what it is to know. */
+static __always_inline void xdp_take_over_tos(void *data, void *end, const struct decision *d, const struct tuple *inner)
+{
+	struct iphdr *ip = data + sizeof(struct ethhdr) + d->outer;
+
+	if (d->tos == inner->tos || (void *)(ip + 1) > end)
+		return;
+	write_tos(ip, inner->family, d->tos);
+}
+
+/* Removes the outer header; the Ethernet header moves up to the inner one, and takes its type. 0: done. */
 static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -29,8 +34,8 @@ static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct deci
 		return -1;
 	struct ethhdr copy = *eth;
 
-	take_over_tos(eth, (void *)(long)ctx->data_end, d, inner);
-	if (bpf_xdp_adjust_head(ctx, sizeof(struct iphdr)))
+	xdp_take_over_tos(eth, (void *)(long)ctx->data_end, d, inner);
+	if (bpf_xdp_adjust_head(ctx, d->outer))
 		return -1;
 	eth = (void *)(long)ctx->data;
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
@@ -40,19 +45,57 @@ static __always_inline int xdp_decapsulate(struct xdp_md *ctx, const struct deci
 	return 0;
 }
 
+static __always_inline int write_outer_ipv4(struct ethhdr *eth, void *end, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct udphdr *udp = (void *)(ip + 1);
+
+	if ((void *)udp > end)
+		return -1;
+	*ip = outer_ipv4(binding, inner, d->tos, d->ttl);
+	if (binding->encapsulation != ENCAPSULATION_UDP)
+		return 0;
+	if ((void *)(udp + 1) > end)
+		return -1;
+	*udp = outer_udp(binding, inner);
+	return 0;
+}
+
+static __always_inline int write_outer_ipv6(struct ethhdr *eth, void *end, const struct decision *d, const struct tuple *inner)
+{
+	const struct binding *binding = d->found.binding;
+	struct ipv6hdr *ip = (void *)(eth + 1);
+	struct udphdr *udp = (void *)(ip + 1);
+
+	if ((void *)udp > end)
+		return -1;
+	*ip = outer_ipv6(binding, inner, d->tos, d->ttl);
+	if (binding->encapsulation != ENCAPSULATION_UDP)
+		return 0;
+	if ((void *)(udp + 1) > end)
+		return -1;
+	*udp = outer_udp(binding, inner);
+	return 0;
+}
+
+/* Puts the binding's outer header in place of the one that the packet came with, if any. */
 static __always_inline int xdp_tunnel(struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
 {
 	const struct binding *binding = d->found.binding;
+	__u8 family = outer_family(binding);
+	int shorter = (int)d->outer - (int)overhead(binding);
 
-	if (!d->tunnelled && bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
+	if (shorter && bpf_xdp_adjust_head(ctx, shorter))
 		return XDP_DROP;
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct iphdr *ip = (void *)(eth + 1);
+	void *end = (void *)(long)ctx->data_end;
 
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(eth + 1) > end)
 		return XDP_DROP;
-	set_macs(eth, binding->next_hop.destination, binding->next_hop.source, FAMILY_IPV4);
-	*ip = outer_header(binding, inner, d->tos, d->ttl);
+	set_macs(eth, binding->next_hop.destination, binding->next_hop.source, family);
+	if (family == FAMILY_IPV6 ? write_outer_ipv6(eth, end, d, inner) : write_outer_ipv4(eth, end, d, inner))
+		return XDP_DROP;
 	if (transmit_in_place && binding->next_hop.ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(binding->next_hop.ifindex, 0);
@@ -79,7 +122,7 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 	if (d->step == STEP_REVERSE)
 		return 1;
 	if (d->step == STEP_TUNNEL)
-		return inner->fragment || !binding->next_hop.resolved || inner->total + sizeof(struct iphdr) > binding->next_hop.mtu;
+		return inner->fragment || !binding->next_hop.resolved || inner->total + overhead(binding) > binding->next_hop.mtu;
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
 }
 
@@ -94,7 +137,7 @@ static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const
 	}
 	int verdict = XDP_PASS;
 
-	if (d->tunnelled && d->step != STEP_TUNNEL && xdp_decapsulate(ctx, d, inner))
+	if (d->outer && d->step != STEP_TUNNEL && xdp_decapsulate(ctx, d, inner))
 		verdict = XDP_DROP;
 	else if (d->step == STEP_TUNNEL)
 		verdict = xdp_tunnel(ctx, d, inner);

@@ -79,6 +79,11 @@ export const FastKind = {
   shared: 2,
 } as const;
 
+export const Encapsulation = {
+  ip: 0,
+  udp: 1,
+} as const;
+
 export type AddressStruct = {
   word: number[];
 };
@@ -105,6 +110,8 @@ export type BindingStruct = {
   care_of: AddressStruct;
   node: AddressStruct;
   next_hop: NextHopStruct;
+  tunnel_port: number;
+  encapsulation: number;
 };
 
 export type PortKeyStruct = {

@@ -1,6 +1,6 @@
 import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { BpfObject, flock } from '../../addon/lib/index.js';
+import { BpfObject, flock, htons } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { readLink } from '../system/ip.js';
 import { DeviceRole, type DeviceStruct } from './abi.gen.js';
@@ -8,6 +8,7 @@ import { addressBytes } from './address.js';
 import { attachFilter, attachUplink, requireFree, type UplinkStatus } from './attachments.js';
 import { Changes } from './changes.js';
 import { type BindingTotals, type CounterRow, readBindingCounters, readCounters } from './counters.js';
+import { GUE_PORT } from './encapsulation.js';
 import { DatapathEvents } from './events.js';
 import type { AttachChoice } from './hook-choice.js';
 import { ownMapIds, PinnedMaps } from './pinned-maps.js';
@@ -21,6 +22,10 @@ export interface DatapathOptions {
   /** Root-only folder for the lock and for what we must put back. */
   readonly run: string;
   readonly nodeAddress: string;
+  /** The node's address of the other family: tunnels to it are accepted as well. */
+  readonly otherAddress?: string;
+  /** UDP port on which tunnels are accepted; default GUE's. */
+  readonly tunnelPort?: number;
   readonly uplinks: readonly { readonly interface: string; readonly attach: AttachChoice }[];
   /** Most flows on shared ports; default one million. */
   readonly flowCapacity?: number;
@@ -62,6 +67,8 @@ export class Datapath {
       object = BpfObject.open(options.objectPath, {
         rodata: {
           node_address: addressBytes(options.nodeAddress),
+          ...(options.otherAddress === undefined ? {} : { other_address: addressBytes(options.otherAddress) }),
+          tunnel_port: htons(options.tunnelPort ?? GUE_PORT),
           transmit_in_place: (await anyVeth(options)) ? 0 : 1,
         },
         ...(options.flowCapacity === undefined ? {} : { mapSizes: { flows: options.flowCapacity } }),

@@ -3,6 +3,7 @@ import {
   Action,
   type AddressStruct,
   type BindingStruct,
+  Encapsulation,
   type FastBindingStruct,
   FastKind,
   type FastPortStruct,
@@ -126,6 +127,7 @@ function serves(binding: BindingStruct): boolean {
     binding.hold_new === 0 &&
     binding.next_hop.resolved === 1 &&
     binding.next_hop.ifindex !== 0 &&
+    binding.encapsulation === Encapsulation.ip &&
     ipv4Of(binding.care_of) !== undefined &&
     ipv4Of(binding.node) !== undefined
   );

@@ -6,7 +6,17 @@ import { Btf } from '../../addon/lib/index.js';
 import type { FieldType } from '../../addon/lib/types.js';
 import { projectFile } from '../system/project.js';
 
-const ENUMS = ['action', 'egress', 'device_role', 'hook', 'reason', 'counters', 'verdict', 'fast_kind'];
+const ENUMS = [
+  'action',
+  'egress',
+  'device_role',
+  'hook',
+  'reason',
+  'counters',
+  'verdict',
+  'fast_kind',
+  'encapsulation',
+];
 const STRUCTS = [
   'address',
   'next_hop',

@@ -2,6 +2,7 @@ import { UserError } from '../errors.js';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
+import { tunnelFields } from '../forwarding/encapsulation.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
 import type { PodRecord } from '../pod/pod.js';
@@ -67,7 +68,7 @@ export class BindingControl {
       pod_ifindex: 0,
       pod_mac: Buffer.alloc(6),
       host_mac: Buffer.alloc(6),
-      care_of: encodeAddress('0.0.0.0'),
+      ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
       node: encodeAddress(forwarding.node.address),
       next_hop: NO_WAY,
     });

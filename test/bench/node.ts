@@ -1,6 +1,7 @@
 import { BpfObject, type BpfProgram } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { type Flow, Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import {
@@ -166,7 +167,7 @@ const BINDING: BindingStruct = {
   pod_ifindex: POD,
   pod_mac: encodeMac('02:00:00:00:0f:01'),
   host_mac: encodeMac('02:00:00:00:0f:02'),
-  care_of: encodeAddress(OTHER_NODE),
+  ...tunnelFields({ to: OTHER_NODE, encapsulation: 'ip' }),
   node: encodeAddress(HOME),
   next_hop: {
     ifindex: UPLINK,

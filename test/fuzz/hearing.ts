@@ -1,8 +1,8 @@
 import ipaddr from 'ipaddr.js';
 import { CARE_OF, CLIENT_PORT, CORRESPONDENT, HOME, HOME6, OTHER_NODE, SERVICE_PORT } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT } from './cast.js';
+import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
 import type { Passage } from './forms.js';
-import { Fragment, Reading, Tag, u8, u32 } from './reading.js';
+import { Fragment, Reading, Tag, u8, u16, u32 } from './reading.js';
 
 /** Whose a packet is, as far as can be said without knowing what came before it. */
 export const Heard = { nobody: 0, bound: 1, perhaps: 2 } as const;
@@ -81,14 +81,17 @@ export function whoHears(passage: Passage): Heard {
   const { input, from, end, outer, inner } = passage;
   outer.readFrame(input, from, end);
   if (!outer.valid || outer.tag !== Tag.none) return Heard.nobody;
-  if (outer.fragment !== Fragment.none || (outer.protocol !== 4 && outer.protocol !== 41)) {
+  const [own, other] = [ipv4(passage.scene.node), u32(input, outer.source)];
+  const here = outer.family === 4 && u32(input, outer.destination) === own;
+  const udp = here && outer.protocol === 17 && outer.destinationPort === TUNNEL_PORT;
+  if (outer.fragment !== Fragment.none || (outer.protocol !== 4 && outer.protocol !== 41 && !udp)) {
     return whose(input, outer, end, 'heard');
   }
-  const [own, other] = [ipv4(passage.scene.node), u32(input, outer.source)];
-  const known = u32(input, outer.destination) === own && other !== own && NODES.includes(other);
-  if (outer.family !== 4 || !known || outer.unusual) return Heard.nobody;
-  inner.readIp(input, outer.l4, end);
-  if (!inner.valid || inner.family !== (outer.protocol === 41 ? 6 : 4)) return Heard.nobody;
+  const known = here && other !== own && NODES.includes(other);
+  if (!known || outer.unusual || (udp && u16(input, outer.l4 + 6) !== 0)) return Heard.nobody;
+  inner.readIp(input, outer.l4 + (udp ? 8 : 0), end);
+  if (!inner.valid || inner.packetEnd !== outer.packetEnd) return Heard.nobody;
+  if (!udp && inner.family !== (outer.protocol === 41 ? 6 : 4)) return Heard.nobody;
   passage.tunnel = inner;
   const heard = whose(input, inner, end, 'heard');
   if (heard !== Heard.nobody) return heard;

@@ -61,6 +61,7 @@ export function makeScene(number: number, random: () => number): Scene {
       holdNew: random() < 0.3,
       parkIfindex: random() < 0.15 ? 0 : OTHER_IFINDEX,
       careOf: node === HOME ? CARE_OF : OTHER_NODE,
+      encapsulation: 'ip',
       mtu: pick(MTUS, random),
       resolved: nextHopIfindex !== 0 && random() < 0.8,
       nextHopIfindex,

@@ -46,9 +46,8 @@ const passed: readonly (readonly [string, Buffer, ReasonName])[] = [
   ['UDP to a bound TCP port', ipv6(to, udp(9, SERVICE_PORT)), 'not_ours'],
   ['a ping', ipv6(to, icmp6(128, 0, 1, Buffer.from('ping'))), 'not_ours'],
   ['a packet without a next header', ipv6(to, noNextHeader), 'not_ours'],
-  ['a first fragment', request6({ extensions: [fragment(9, 0, true)] }), 'not_parsed'],
-  ['a later fragment', request6({ extensions: [fragment(9, 64, true)] }), 'not_parsed'],
-  ['the last fragment', request6({ extensions: [fragment(9, 128, false)] }), 'not_parsed'],
+  ['a later fragment', request6({ extensions: [fragment(9, 64, true)] }), 'fragment_unknown'],
+  ['the last fragment', request6({ extensions: [fragment(9, 128, false)] }), 'fragment_unknown'],
   ['a packet on its way to the next segment', request6({ extensions: [routing(4, 1)] }), 'not_parsed'],
   [
     'more extension headers than it reads',

@@ -9,8 +9,8 @@ export interface ArrivalRow {
   readonly at: 'home' | 'care-of';
   readonly binding: BindingFields;
   readonly input: Buffer;
-  /** Default: as it came. */
-  readonly output?: Buffer;
+  /** Default: as it came. A function gets the actual frame, for what the program is free to choose. */
+  readonly output?: Buffer | ((actual: Buffer) => Buffer);
   readonly xdp: Verdict;
   readonly tc: Verdict;
   readonly reason: ReasonName;
@@ -53,7 +53,9 @@ function testArrival(bench: Bench, program: 'hp_xdp' | 'hp_ingress', row: Arriva
   const rewritten = row.output !== undefined && outcome.verdict !== 'drop' && !slow;
   const viaKernel = program === 'hp_ingress' && row.viaKernel === true;
   if (!viaKernel && outcome.verdict !== 'drop') {
-    assert.is(outcome.frame.toString('hex'), (rewritten ? row.output : row.input)?.toString('hex'));
+    const output = typeof row.output === 'function' && rewritten ? row.output(outcome.frame) : row.output;
+    const expected = rewritten && output instanceof Buffer ? output : row.input;
+    assert.is(outcome.frame.toString('hex'), expected.toString('hex'));
   }
   const parkedNow = outcome.reason === 'parked' ? 1 : 0;
   assert.is(bench.parkState(BINDING).parked - before.parked, parkedNow, 'the order counts what was parked');

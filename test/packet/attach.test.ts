@@ -10,6 +10,7 @@ import type { UserError } from '../../cli/errors.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -39,7 +40,7 @@ const binding: BindingStruct = {
   pod_ifindex: 0,
   pod_mac: Buffer.alloc(6),
   host_mac: Buffer.alloc(6),
-  care_of: encodeAddress('0.0.0.0'),
+  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
   node: encodeAddress('10.0.0.2'),
   next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
 };

@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
 import type { OpenOptions } from '../../addon/lib/types.js';
-import { Action, Counters, Egress, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
+import { Action, Counters, Egress, Encapsulation, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
 
@@ -19,11 +19,23 @@ const HOOKS: Record<ProgramName, number> = {
 const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
 const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
 
-const EMPTIED = ['bindings', 'ports', 'flows', 'nodes', 'devices', 'park_states', 'park_releases', 'binding_counters'];
+const EMPTIED = [
+  'bindings',
+  'ports',
+  'flows',
+  'nodes',
+  'devices',
+  'park_states',
+  'park_releases',
+  'fragments',
+  'binding_counters',
+];
 
 /** The interface that test runs arrive on: the namespace's loopback. */
 export const ARRIVAL_IFINDEX = 1;
 export const OTHER_IFINDEX = 77;
+/** Where every node of a bench expects UDP tunnels. */
+export const TUNNEL_PORT = 6080;
 
 export interface BindingFields {
   readonly action: keyof typeof Action;
@@ -33,6 +45,7 @@ export interface BindingFields {
   readonly parkIfindex?: number;
   readonly careOf?: string;
   readonly node?: string;
+  readonly encapsulation?: keyof typeof Encapsulation;
   readonly mtu?: number;
   readonly resolved?: boolean;
   readonly nextHopIfindex?: number;
@@ -55,6 +68,10 @@ function addressWords(text: string): number[] {
   );
 }
 
+function addressBytes(text: string): Buffer {
+  return Buffer.from(new Uint32Array(addressWords(text)).buffer);
+}
+
 function u32(value: number): Buffer {
   return Buffer.from(new Uint32Array([value]).buffer);
 }
@@ -68,15 +85,22 @@ export class Bench {
   readonly object: BpfObject;
   private readonly programs = new Map<ProgramName, BpfProgram>();
 
-  /** @param options constants and maps for the object, beside those that every bench sets */
+  readonly other: string | undefined;
+
+  /** @param options its address of the other family; constants and maps for the object, beside those that every bench sets */
   constructor(
     readonly node: string,
-    options: Pick<OpenOptions, 'rodata' | 'maps'> = {},
+    { other, ...options }: Pick<OpenOptions, 'rodata' | 'maps'> & { readonly other?: string } = {},
   ) {
-    const bytes = Buffer.from(new Uint32Array(addressWords(node)).buffer);
+    this.other = other;
     this.object = BpfObject.open(projectFile('bpf/build/homeproxy.bpf.o'), {
       ...options,
-      rodata: { node_address: bytes, ...options.rodata },
+      rodata: {
+        node_address: addressBytes(node),
+        ...(other === undefined ? {} : { other_address: addressBytes(other) }),
+        tunnel_port: htons(TUNNEL_PORT),
+        ...options.rodata,
+      },
       mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
     }).load();
   }
@@ -95,7 +119,9 @@ export class Bench {
       pod_mac: mac('02:00:00:00:0f:01'),
       host_mac: mac('02:00:00:00:0f:02'),
       care_of: address(fields.careOf ?? '10.0.0.3'),
-      node: address(fields.node ?? this.node),
+      node: address(fields.node ?? (fields.careOf?.includes(':') ? (this.other ?? this.node) : this.node)),
+      encapsulation: Encapsulation[fields.encapsulation ?? 'ip'],
+      tunnel_port: htons(TUNNEL_PORT),
       next_hop: {
         ifindex: fields.nextHopIfindex ?? ARRIVAL_IFINDEX,
         mtu: fields.mtu ?? 1500,
@@ -136,7 +162,7 @@ export class Bench {
 
   allow(...nodes: readonly string[]): this {
     nodes.forEach((node, index) => {
-      this.set('nodes', Buffer.from(new Uint32Array(addressWords(node)).buffer), 'node_entry', { id: index + 1 });
+      this.set('nodes', addressBytes(node), 'node_entry', { id: index + 1 });
     });
     return this;
   }

@@ -10,6 +10,7 @@ import * as assert from 'uvu/assert';
 import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -79,7 +80,7 @@ test('a departed process is reached through it', async () => {
     pod_ifindex: 0,
     pod_mac: Buffer.alloc(6),
     host_mac: Buffer.alloc(6),
-    care_of: encodeAddress(CARE_OF),
+    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
     node: encodeAddress(HOME),
     next_hop: await neighbours.resolve(CARE_OF),
   });

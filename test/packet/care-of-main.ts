@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -37,7 +38,7 @@ tables.putBinding(ID, {
   pod_ifindex: pod.ifindex,
   pod_mac: encodeMac(POD_MAC),
   host_mac: encodeMac(POD_HOST_MAC),
-  care_of: encodeAddress('0.0.0.0'),
+  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
   node: encodeAddress(CARE_OF),
   next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
 });

@@ -12,6 +12,7 @@ import { openTap, readFrame, writeFrame } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
@@ -127,7 +128,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
         pod_ifindex: pod.ifindex,
         pod_mac: encodeMac('02:00:00:00:0f:01'),
         host_mac: encodeMac('02:00:00:00:0f:02'),
-        care_of: encodeAddress(CARE_OF),
+        ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
         node: encodeAddress(HOME),
         next_hop: {
           ifindex: onward.ifindex,

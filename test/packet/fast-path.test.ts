@@ -6,6 +6,7 @@ import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import { pick, randomFrom } from '../fault/chance.js';
@@ -33,7 +34,7 @@ const binding: BindingStruct = {
   pod_ifindex: 13,
   pod_mac: Buffer.from('020000000f01', 'hex'),
   host_mac: Buffer.from('020000000f02', 'hex'),
-  care_of: encodeAddress(CARE_OF),
+  ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
   node: encodeAddress(HOME),
   next_hop: {
     ifindex: 1,

@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { readLink } from '../../cli/system/ip.js';
@@ -40,7 +41,7 @@ const binding: BindingStruct = {
   pod_ifindex: 0,
   pod_mac: Buffer.alloc(6),
   host_mac: Buffer.alloc(6),
-  care_of: encodeAddress('0.0.0.0'),
+  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
   node: encodeAddress(HOME),
   next_hop: noHop,
 };

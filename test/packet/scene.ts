@@ -1,5 +1,5 @@
 import { Bench } from './bench.js';
-import { type Ecn, ethernet, type Ipv4Fields, icmp, ipip, ipv4, MAC, tcp } from './packets.js';
+import { type Ecn, ethernet, type Ipv4Fields, icmp, ipip, ipv4, MAC, type Segment, tcp } from './packets.js';
 import { type Ipv6Fields, ip6ip, ipv6 } from './packets6.js';
 
 /** The cast: a correspondent talks to a service on a home address; two other nodes; a stranger. */
@@ -66,9 +66,14 @@ export function reply(options: TcpOptions = {}): Buffer {
 
 /** The packet, of either family, as a node puts it into a tunnel over IPv4 (RFC 2003, RFC 4213). */
 export function tunnelled(inner: Buffer, outer: Partial<Ipv4Fields> = {}): Buffer {
-  const segment = isIpv6(inner) ? ip6ip(inner) : ipip(inner);
-  return ipv4({ source: HOME, destination: CARE_OF, ttl: 64, tos: tosOf(inner), id: 0, ...outer }, segment);
+  return ipv4(
+    { source: HOME, destination: CARE_OF, ttl: 64, tos: tosOf(inner), id: 0, ...outer },
+    tunnelSegment(inner),
+  );
 }
+
+/** A packet of either family as what an IP header carries. */
+export const tunnelSegment = (inner: Buffer): Segment => (isIpv6(inner) ? ip6ip(inner) : ipip(inner));
 
 const isIpv6 = (packet: Buffer): boolean => (packet[0] ?? 0) >> 4 === 6;
 
@@ -98,17 +103,19 @@ export function withEcn(packet: Buffer, ecn: (typeof Ecn)[keyof typeof Ecn]): nu
 
 /** A home node with one bound service, its binding to be set by the test. */
 export function homeBench(): Bench {
-  return furnish(new Bench(HOME));
+  return furnish(new Bench(HOME, { other: HOME6 }));
 }
 
 /** A care-of host of the same service. */
 export function careOfBench(): Bench {
-  return furnish(new Bench(CARE_OF));
+  return furnish(new Bench(CARE_OF, { other: CARE_OF6 }));
 }
 
 /** Claims the service on an empty bench and makes the other nodes known. */
 export function furnish(bench: Bench): Bench {
-  const nodes = [HOME, CARE_OF, OTHER_NODE].filter((node) => node !== bench.node);
+  const nodes = [HOME, CARE_OF, OTHER_NODE, HOME6, CARE_OF6, OTHER_NODE6].filter(
+    (node) => node !== bench.node && node !== bench.other,
+  );
   return bench
     .claim(BINDING, HOME, SERVICE_PORT)
     .claim(BINDING, HOME6, SERVICE_PORT)

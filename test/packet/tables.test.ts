@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { Action, type BindingStruct, Egress, Encapsulation } from '../../cli/forwarding/abi.gen.js';
 import { decodeAddress, encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields, tunnelOverhead } from '../../cli/forwarding/encapsulation.js';
 import type { Flow, LocalPort } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
@@ -34,7 +35,7 @@ const binding: BindingStruct = {
   pod_ifindex: 13,
   pod_mac: Buffer.from('020000000001', 'hex'),
   host_mac: Buffer.from('020000000002', 'hex'),
-  care_of: encodeAddress('10.0.0.3'),
+  ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(HOME),
   next_hop: {
     ifindex: 14,
@@ -173,6 +174,34 @@ test('nodes are replaced by what the configuration names', () => {
   assert.equal(known(), ['10.0.0.3', '10.0.0.4']);
   tables.setNodes(['10.0.0.4', '10.0.0.5']);
   assert.equal(known(), ['10.0.0.4', '10.0.0.5']);
+});
+
+test('a tunnel is written with its kind and its port, in network order', () => {
+  const udp = { ...binding, ...tunnelFields({ to: '2001:db8::3', encapsulation: 'udp', port: 0x1234 }) };
+  tables.putBinding(1, udp);
+  const { care_of, encapsulation, tunnel_port } = tables.bindings.get(1) ?? binding;
+  assert.equal([decodeAddress(care_of), encapsulation, tunnel_port], ['2001:db8::3', Encapsulation.udp, 0x3412]);
+  tables.removeBinding(1);
+});
+
+test('a tunnel takes 20 bytes over IPv4, 40 over IPv6, and 8 more with UDP', () => {
+  const overheads = ['10.0.0.3', '2001:db8::3'].flatMap((to) =>
+    (['ip', 'udp'] as const).map((encapsulation) => tunnelOverhead({ to, encapsulation })),
+  );
+  assert.equal(overheads, [20, 28, 40, 48]);
+});
+
+test('ports and flows of IPv6 addresses are kept apart from those of IPv4', () => {
+  const port6 = port(80, 'tcp', '2001:db8::2');
+  tables.claimPort(port(80), 1, false);
+  tables.claimPort(port6, 2, true);
+  const end = (address: string, number: number) => ({ address, port: number });
+  tables.claimFlows([{ protocol: 'tcp', local: end('2001:db8::2', 80), remote: end('2001:db8::1', 4000) }], 2);
+  assert.equal([tables.portsOf(1), tables.portsOf(2)], [[port(80)], [port6]]);
+  tables.removeBinding(1);
+  assert.equal([entries().ports, entries().flows, filtered()], [1, 1, [80]]);
+  tables.removeBinding(2);
+  assert.equal([entries().ports, entries().flows, filtered()], [0, 0, []]);
 });
 
 test('addresses keep their text in the form of 16 bytes', () => {

@@ -13,6 +13,7 @@ import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { readLink } from '../../cli/system/ip.js';
@@ -87,7 +88,7 @@ async function bind(datapath: Datapath): Promise<void> {
     pod_ifindex: 0,
     pod_mac: Buffer.alloc(6),
     host_mac: Buffer.alloc(6),
-    care_of: encodeAddress(CARE_OF),
+    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
     node: encodeAddress(HOME),
     next_hop,
   };

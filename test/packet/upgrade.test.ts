@@ -10,6 +10,7 @@ import type { UserError } from '../../cli/errors.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
@@ -42,7 +43,7 @@ const binding: BindingStruct = {
   pod_ifindex: 0,
   pod_mac: Buffer.alloc(6),
   host_mac: Buffer.alloc(6),
-  care_of: encodeAddress('10.0.0.3'),
+  ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(ADDRESS),
   next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6, 2), destination: Buffer.alloc(6, 4) },
 };
