@@ -13,6 +13,7 @@ enum step {
 	STEP_TUNNEL,
 	STEP_DELIVER,
 	STEP_REVERSE, /* to the correspondent, in the name of a process that is away */
+	STEP_HEED,    /* a router's word about our tunnel's packets: for tc */
 };
 
 /* What shall become of one packet. Both hooks decide by the same code; only the carrying out differs. */
@@ -34,7 +35,7 @@ static __always_inline int must_wait(const struct found *found, const struct tup
 {
 	const struct binding *binding = found->binding;
 
-	if (binding->action == ACTION_PARK || (binding->hold_new && inner->syn))
+	if (binding->action == ACTION_PARK || (binding->hold_new && inner->syn == SYN_START))
 		return 1;
 	if (!binding->draining)
 		return 0;
@@ -209,6 +210,8 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 		return decide_tunnelled(data, end, length, t, outer);
 	struct found found = find_hearer(data, end, t);
 
+	if (found.tunnel_too_big && is_own(&t->destination))
+		return (struct decision){ .step = STEP_HEED, .reason = REASON_SLOW_PATH };
 	if (!found.binding)
 		return passed(reason_of_nobody(t, REASON_NOT_OURS));
 	return act(found, t, 0, must_wait(&found, t));

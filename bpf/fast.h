@@ -16,6 +16,7 @@
 #include "events.h"
 #include "maps.h"
 #include "parse.h"
+#include "path_mtu.h"
 
 #define GENERAL_PATH -1
 
@@ -136,7 +137,7 @@ static __always_inline int fast_tunnel(struct xdp_md *ctx, __u32 id, __u8 tos, _
 	__u32 version = *(volatile __u32 *)&binding->version;
 	const struct fast_route *route = &binding->routes[version & 1];
 
-	if (!version || total + OUTER > route->mtu || bpf_xdp_adjust_head(ctx, -OUTER))
+	if (!version || total + OUTER > route->mtu || may_exceed_path(total + OUTER) || bpf_xdp_adjust_head(ctx, -OUTER))
 		return GENERAL_PATH;
 	void *data = (void *)(long)ctx->data;
 

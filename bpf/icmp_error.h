@@ -8,17 +8,21 @@
 
 #include "fragments.h"
 
+/* An offset that the parser has found, for the verifier, which forgets its bound on the way: 32 KiB, more than headers take. */
+static __always_inline __u32 bounded(__u32 offset)
+{
+	asm volatile("" : "+r"(offset));
+	return offset & 0x7fff;
+}
+
 static __always_inline int is_icmp(const struct tuple *t)
 {
 	return t->protocol == (t->family == FAMILY_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
-/* A bound that the verifier sees where it has lost sight of l4 (a tuple on the stack): longer than any headers that we read. */
-#define L4_MASK 0xfff
-
 static __always_inline int is_icmp_error(void *data, void *end, const struct tuple *t)
 {
-	struct icmp_header *icmp = data + (t->l4 & L4_MASK);
+	struct icmp_header *icmp = data + bounded(t->l4);
 
 	if (!is_icmp(t) || t->fragment || (void *)(icmp + 1) > end)
 		return 0;
@@ -39,11 +43,10 @@ static __always_inline int is_icmp_error(void *data, void *end, const struct tup
  * A later fragment is no subject of an error (RFC 1122, 3.2.2), and names nobody. Of IPv6 extension headers only a fragment's
  * is read, the one that a kernel puts into what a process sends.
  */
-static __always_inline int parse_quoted(void *data, void *end, const struct tuple *t, struct tuple *quoted)
+static __always_inline int parse_quoted_packet(void *data, void *end, __u32 offset, __u8 family, struct tuple *quoted)
 {
-	__u32 offset = (t->l4 & L4_MASK) + sizeof(struct icmp_header);
-
-	if (t->family == FAMILY_IPV4)
+	offset = bounded(offset);
+	if (family == FAMILY_IPV4)
 		return parse_ipv4(data, end, offset, quoted, 1) == PARSED && quoted->fragment != FRAGMENT_LATER;
 	struct ipv6hdr *ip = data + offset;
 
@@ -68,6 +71,28 @@ static __always_inline int parse_quoted(void *data, void *end, const struct tupl
 	return parse_transport(data, end, quoted, 1) == PARSED;
 }
 
+static __always_inline int parse_quoted(void *data, void *end, const struct tuple *t, struct tuple *quoted)
+{
+	return parse_quoted_packet(data, end, t->l4 + sizeof(struct icmp_header), t->family, quoted);
+}
+
+/* Whether an ICMP error says that the packet which it quotes was too big for a link. */
+static __always_inline int says_too_big(void *data, void *end, const struct tuple *t)
+{
+	struct icmp_header *icmp = data + bounded(t->l4);
+
+	if ((void *)(icmp + 1) > end)
+		return 0;
+	return t->family == FAMILY_IPV6 ? icmp->type == ICMP6_TOO_BIG
+					: icmp->type == ICMP_UNREACHABLE && icmp->code == ICMP_NEEDS_FRAGMENTATION;
+}
+
+/* Whether a packet that this node sent may have been a tunnel's. */
+static __always_inline int may_be_tunnel(const struct tuple *t)
+{
+	return t->protocol == IPPROTO_IPIP || t->protocol == IPPROTO_IPV6 || t->protocol == IPPROTO_UDP;
+}
+
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
 	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] && a->word[0] == b->word[0];
@@ -82,9 +107,11 @@ static __always_inline struct found find_hearer(void *data, void *end, const str
 	if (t->fragment == FRAGMENT_LATER)
 		return find_by_fragment(t, SIDE_HEARD);
 	if (is_icmp(t)) {
-		if (is_icmp_error(data, end, t) && parse_quoted(data, end, t, &quoted) &&
-		    same_address(&quoted.source, &t->destination))
-			found = find_by_source(&quoted);
+		if (!is_icmp_error(data, end, t) || !parse_quoted(data, end, t, &quoted) ||
+		    !same_address(&quoted.source, &t->destination))
+			return found;
+		found = find_by_source(&quoted);
+		found.tunnel_too_big = !found.binding && may_be_tunnel(&quoted) && says_too_big(data, end, t);
 		return found;
 	}
 	found = find_by_destination(t);

@@ -25,6 +25,7 @@ struct icmp_header {
 #define ICMP_QUENCH 4
 #define ICMP_EXCEEDED 11
 #define ICMP_PROBLEM 12
+#define ICMP6_TOO_BIG 2
 #define ICMP6_INFORMATIONAL 128 /* types below are errors (RFC 4443, 2.1) */
 
 #define FAMILY_IPV4 4
@@ -40,6 +41,12 @@ enum tag {
 	TAG_NONE = 0,
 	TAG_PRIORITY = 1, /* VLAN id 0 (802.1Q): a priority, and the interface's own network */
 	TAG_VLAN = 2,     /* another network than the interface's own, though the packet may look like ours */
+};
+
+enum syn {
+	SYN_NONE = 0,
+	SYN_START = 1,  /* the start of a connection */
+	SYN_ANSWER = 2, /* with ACK */
 };
 
 /* What a parser found in one packet, IPv4 or IPv6. */
@@ -58,7 +65,7 @@ struct tuple {
 	__u8 tos;      /* or IPv6's traffic class */
 	__u8 ttl;      /* or hop limit */
 	__u8 df;       /* no router may fragment it: always so for IPv6 */
-	__u8 syn;      /* a TCP SYN without ACK: the start of a connection */
+	__u8 syn;      /* enum syn */
 	__u8 fragment; /* enum fragment */
 	__u8 tag;      /* enum tag */
 };
@@ -93,7 +100,7 @@ static __always_inline enum parsed parse_transport(void *data, void *end, struct
 
 	if ((void *)(tcp + 1) > end || tcp->doff * 4 < sizeof(*tcp))
 		return PARSED_MALFORMED;
-	tuple->syn = tcp->syn && !tcp->ack;
+	tuple->syn = !tcp->syn ? SYN_NONE : tcp->ack ? SYN_ANSWER : SYN_START;
 	tuple->headers += tcp->doff * 4;
 	return PARSED;
 }

@@ -21,7 +21,7 @@
  * Into the tunnel to the home. The pod's MTU leaves room for the outer header; where the way has become narrower since, the
  * process is told, as a router would.
  */
-static __always_inline int tc_reverse(struct __sk_buff *skb, const struct found *found, const struct tuple *t, enum reason *reason)
+static __always_inline int tc_reverse(struct __sk_buff *skb, const struct found *found, struct tuple *t, enum reason *reason)
 {
 	struct decision d = { .step = STEP_TUNNEL, .tos = t->tos, .ttl = OUTER_TTL, .found = *found };
 
@@ -32,7 +32,7 @@ static __always_inline int tc_reverse(struct __sk_buff *skb, const struct found 
 }
 
 /* What the process says while it may. */
-static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *found, enum parsed parsed, const struct tuple *t,
+static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *found, enum parsed parsed, struct tuple *t,
 				    enum reason *reason)
 {
 	if (found->binding->egress == EGRESS_TUNNEL) {
@@ -41,6 +41,8 @@ static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *f
 		return parsed == PARSED && is_whole(t, skb->len) ? tc_reverse(skb, found, t, reason) : TC_ACT_SHOT;
 	}
 	*reason = REASON_SENT;
+	if (offers_mss(t)) /* what answers it will come through a tunnel */
+		tc_clamp_mss(skb, t, mtu_of_arrivals(skb, found->binding));
 	return tc_send(found->binding);
 }
 
@@ -48,12 +50,16 @@ static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *f
 static __always_inline int tc_send_reversed(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner,
 					    enum reason *reason)
 {
+	const struct binding *binding = d->found.binding;
+
+	if (offers_mss(inner))
+		tc_clamp_mss(skb, inner, mtu_of_path(binding, ANY_LENGTH) - overhead(binding));
 	if (tc_decapsulate(skb, d, inner)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
 	skb->mark = MARK_REVERSED;
-	return tc_send(d->found.binding);
+	return tc_send(binding);
 }
 
 #endif

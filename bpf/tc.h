@@ -32,6 +32,8 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		d->reason = REASON_REPLAYED_HOME;
 		return TC_ACT_OK;
 	}
+	if (d->step == STEP_HEED)
+		return tc_heed_too_big(skb, &t, &d->found, &d->reason);
 	if (!d->found.binding)
 		return TC_ACT_OK;
 	if (d->step == STEP_DROP)
@@ -83,6 +85,11 @@ static __always_inline int egress(struct __sk_buff *skb, struct found *found, en
 		skb->mark = 0;
 		*reason = REASON_REVERSED;
 		return TC_ACT_OK;
+	}
+	if (skb->mark == MARK_PIECE) {
+		skb->mark = 0;
+		*reason = REASON_SPLIT;
+		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	}
 	pull_headers(skb);
 	void *data = (void *)(long)skb->data;

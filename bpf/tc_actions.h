@@ -4,6 +4,7 @@
 #define HOMEPROXY_TC_ACTIONS_H
 
 #include <linux/if_packet.h>
+#include "clamp_mss.h"
 #include "decide.h"
 #include "encapsulate.h"
 #include "too_big.h"
@@ -154,7 +155,9 @@ static __always_inline int tc_encapsulate(struct __sk_buff *skb, const struct de
 	return outer_family(binding) == FAMILY_IPV6 ? store_outer_ipv6(skb, d, inner) : store_outer_ipv4(skb, d, inner);
 }
 
-static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decision *d, const struct tuple *inner, enum reason *reason)
+#include "split.h"
+
+static __always_inline int tc_tunnel(struct __sk_buff *skb, struct decision *d, struct tuple *inner, enum reason *reason)
 {
 	const struct binding *binding = d->found.binding;
 
@@ -162,8 +165,14 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, const struct decisio
 		*reason = REASON_NO_ROUTE;
 		return TC_ACT_SHOT;
 	}
-	if (encapsulated_length(skb, d, inner) > binding->next_hop.mtu)
-		return answer_too_big(skb, binding, inner, d->outer, reason);
+	__u32 length = encapsulated_length(skb, d, inner);
+	__u32 mtu = mtu_of_path(binding, length);
+
+	if (length > mtu)
+		return inner->df ? answer_too_big(skb, binding, inner, mtu - overhead(binding), reason)
+				 : tc_split(skb, d, inner, mtu - overhead(binding), reason);
+	if (offers_mss(inner))
+		tc_clamp_mss(skb, inner, mtu_of_path(binding, ANY_LENGTH) - overhead(binding));
 	if (tc_encapsulate(skb, d, inner)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
@@ -212,6 +221,17 @@ static __always_inline int tc_park(struct __sk_buff *skb, const struct found *fo
 	}
 	take_places(found, frames_of(skb, t));
 	return bpf_redirect(found->binding->park_ifindex, 0);
+}
+
+/* The longest packet that a tunnel to this node carries, if the way has the MTU of the interface here. 0: not known. */
+static __always_inline __u32 mtu_of_arrivals(struct __sk_buff *skb, const struct binding *binding)
+{
+	__u32 mtu = 0;
+	struct address own = node_address;
+
+	if (bpf_check_mtu(skb, binding->uplink_ifindex, &mtu, 0, 0) < 0)
+		return 0;
+	return mtu - header_bytes(is_ipv4(&own) ? FAMILY_IPV4 : FAMILY_IPV6, tunnel_port != 0);
 }
 
 /* To the correspondent, through the kernel's own neighbour table. */

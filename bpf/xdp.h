@@ -2,11 +2,13 @@
 #ifndef HOMEPROXY_XDP_H
 #define HOMEPROXY_XDP_H
 
+#include "clamp_mss.h"
 #include "count.h"
 #include "decide.h"
 #include "encapsulate.h"
 #include "events.h"
 #include "fast.h"
+#include "path_mtu.h"
 
 static __always_inline void set_macs(struct ethhdr *eth, const __u8 *destination, const __u8 *source, __u8 family)
 {
@@ -86,6 +88,8 @@ static __always_inline int xdp_tunnel(struct xdp_md *ctx, const struct decision 
 	__u8 family = outer_family(binding);
 	int shorter = (int)d->outer - (int)overhead(binding);
 
+	if (offers_mss(inner))
+		xdp_clamp_mss(ctx, inner, mtu_of_path(binding, ANY_LENGTH) - overhead(binding));
 	if (shorter && bpf_xdp_adjust_head(ctx, shorter))
 		return XDP_DROP;
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -121,8 +125,10 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 
 	if (d->step == STEP_REVERSE)
 		return 1;
+	__u32 length = inner->total + overhead(binding);
+
 	if (d->step == STEP_TUNNEL)
-		return inner->fragment || !binding->next_hop.resolved || inner->total + overhead(binding) > binding->next_hop.mtu;
+		return inner->fragment || !binding->next_hop.resolved || length > mtu_of_path(binding, length);
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
 }
 

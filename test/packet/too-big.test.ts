@@ -7,17 +7,25 @@ import { availableParallelism } from 'node:os';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BindingFields } from './bench.js';
-import { ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
+import { type Ipv4Fields, icmp, ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
+import { ICMP6, readIpv6 } from './packets6.js';
 import {
   BINDING,
   CARE_OF,
+  CLIENT_PORT,
   CORRESPONDENT,
+  CORRESPONDENT6,
   careOfBench,
   frame,
   HOME,
+  HOME6,
   homeBench,
+  OTHER_NODE,
   reply,
   request,
+  request6,
+  SERVICE_PORT,
+  STRANGER,
   tunnelled,
 } from './scene.js';
 
@@ -60,7 +68,7 @@ test('tc answers with "fragmentation needed" and the MTU that fits (RFC 1191), q
   assert.equal([answer.source, answer.destination, answer.protocol], [HOME, CORRESPONDENT, Protocol.icmp]);
   assert.equal([...answer.payload.subarray(0, 2)], [3, 4]);
   assert.is(answer.payload.readUInt16BE(6), 1480);
-  assert.equal(answer.payload.subarray(8), packet.subarray(0, 28));
+  assert.equal(answer.payload.subarray(8), packet.subarray(0, 576 - 28)); // RFC 1812, 4.3.2.3
   bench.close();
 });
 
@@ -91,19 +99,121 @@ test('the guard lets our own answer out, though it quotes a flow of a departed p
   bench.close();
 });
 
-test('a packet without DF is dropped and counted: its sender would not heed an answer', () => {
-  const bench = homeBench().bind(BINDING, away);
-  const { verdict, reason } = bench.run('hp_ingress', frame(sized(1481, { df: false })));
-  assert.equal([verdict, reason], ['drop', 'too_big_unanswered']);
+test('what came tunnelled and does not fit onward is answered as well', () => {
+  const bench = careOfBench().bind(BINDING, { ...away, mtu: 1400 });
+  const packet = sized(1480);
+  const { verdict, reason, frame: out } = bench.run('hp_ingress', frame(tunnelled(packet)));
+  assert.equal([verdict, reason], ['redirect', 'too_big']);
+  const answer = readIpv4(readEthernet(out).payload);
+  assert.equal([answer.source, answer.destination], [HOME, CORRESPONDENT]);
+  assert.is(answer.payload.readUInt16BE(6), 1380);
+  assert.equal(answer.payload.subarray(8), packet.subarray(0, 548));
   bench.close();
 });
 
-test('what came tunnelled and does not fit onward is dropped and counted', () => {
-  const bench = careOfBench().bind(BINDING, { ...away, mtu: 1400 });
-  const { verdict, reason } = bench.run('hp_ingress', frame(tunnelled(sized(1480))));
-  assert.equal([verdict, reason], ['drop', 'too_big_unanswered']);
+test('IPv6 is answered with "packet too big", quoting as much as fits into 1280 bytes (RFC 4443, 3.2)', () => {
+  const bench = homeBench().claim(BINDING, HOME6, SERVICE_PORT).bind(BINDING, away);
+  const packet = request6({ payload: Buffer.alloc(1440, 0x61) });
+  const { verdict, reason, frame: out } = bench.run('hp_ingress', frame(packet));
+  assert.equal([verdict, reason], ['redirect', 'too_big']);
+  const answer = readIpv6(readEthernet(out).payload); // checks the checksum
+  assert.equal([answer.source, answer.destination, answer.protocol], [HOME6, CORRESPONDENT6, ICMP6]);
+  assert.equal([...answer.payload.subarray(0, 2)], [2, 0]);
+  assert.is(answer.payload.readUInt32BE(4), 1480);
+  assert.equal(answer.payload.subarray(8), packet.subarray(0, 1280 - 48));
   bench.close();
 });
+
+const path = suite('a router on the way to the care-of host');
+const ROUTER = '192.0.2.1';
+/** Its word about one of our tunnel packets, of which it quotes so many bytes after the outer header. */
+const complaint = (mtu: number, inner: Buffer, quoted: number, outer: Partial<Ipv4Fields> = {}): Buffer => {
+  const about = tunnelled(inner, outer).subarray(0, 20 + quoted);
+  return frame(ipv4({ source: ROUTER, destination: HOME }, icmp(3, 4, mtu, about)));
+};
+
+path('is heeded and relayed when it quotes the inner header, and the next packet is answered at once', () => {
+  const bench = homeBench().bind(BINDING, away);
+  assert.is(bench.run('hp_xdp', complaint(1400, sized(1480), 28)).reason, 'slow_path');
+  const { verdict, reason, frame: out } = bench.run('hp_ingress', complaint(1400, sized(1480), 28));
+  assert.equal([verdict, reason], ['redirect', 'too_big_relayed']);
+  const answer = readIpv4(readEthernet(out).payload);
+  assert.equal([answer.source, answer.destination, answer.protocol], [HOME, CORRESPONDENT, Protocol.icmp]);
+  assert.equal([...answer.payload.subarray(0, 2)], [3, 4]);
+  assert.is(answer.payload.readUInt16BE(6), 1380);
+  assert.equal(answer.payload.subarray(8), sized(1480).subarray(0, 28));
+  assert.is(bench.run('hp_xdp', frame(sized(1381))).reason, 'slow_path');
+  const next = bench.run('hp_ingress', frame(sized(1381)));
+  assert.is(next.reason, 'too_big');
+  assert.is(readIpv4(readEthernet(next.frame).payload).payload.readUInt16BE(6), 1380);
+  assert.is(bench.run('hp_xdp', frame(sized(1380))).reason, 'tunnelled');
+  bench.close();
+});
+
+path('is heeded when it quotes 8 bytes only, never upward, and never below 576', () => {
+  const bench = homeBench().bind(BINDING, away);
+  const { verdict, reason } = bench.run('hp_ingress', complaint(1300, sized(1480), 8));
+  assert.equal([verdict, reason], ['pass', 'path_mtu']);
+  assert.is(bench.run('hp_ingress', frame(sized(1281))).reason, 'too_big');
+  bench.run('hp_ingress', complaint(1400, sized(1480), 8));
+  assert.is(bench.run('hp_ingress', frame(sized(1281))).reason, 'too_big');
+  bench.run('hp_ingress', complaint(68, sized(1480), 8));
+  assert.is(bench.run('hp_ingress', frame(sized(556))).reason, 'tunnelled');
+  assert.is(bench.run('hp_ingress', frame(sized(557))).reason, 'too_big');
+  bench.close();
+});
+
+path(
+  'is not believed about an address that no binding uses, a packet of another, or one that would have fitted',
+  () => {
+    const bench = homeBench().bind(BINDING, away);
+    for (const lie of [
+      complaint(1300, sized(1480), 8, { destination: OTHER_NODE }),
+      complaint(1300, sized(1480), 28, { destination: STRANGER }),
+      complaint(1300, sized(1480), 28, { source: OTHER_NODE }),
+      complaint(1500, sized(1480), 28),
+    ]) {
+      const { verdict, reason, frame: out } = bench.run('hp_ingress', lie);
+      assert.equal([verdict, reason], ['pass', 'not_ours']);
+      assert.equal(out, lie);
+    }
+    assert.is(bench.run('hp_ingress', frame(sized(1480))).reason, 'tunnelled');
+    bench.close();
+  },
+);
+
+const clamp = suite('the MSS that a SYN offers');
+/** A SYN with these TCP options. */
+function syn(options: readonly number[], flags = 'S'): Buffer {
+  const segment = tcp({ sourcePort: CLIENT_PORT, destinationPort: SERVICE_PORT, flags });
+  const bytes = Buffer.concat([segment.bytes, Buffer.from(options)]);
+  bytes[12] = (bytes.length / 4) << 4;
+  return ipv4({ source: CORRESPONDENT, destination: HOME }, { ...segment, bytes });
+}
+
+for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+  clamp(`is made to fit into the tunnel, and nothing else is changed (${program})`, () => {
+    const bench = homeBench().bind(BINDING, away);
+    for (const [before, after, flags] of [
+      [[2, 4, 5, 180], [2, 4, 5, 160], 'S'], // 1460 -> 1440
+      [[2, 4, 5, 180], [2, 4, 5, 160], 'SA'],
+      [[1, 2, 4, 5, 180, 1, 1, 1], [1, 2, 4, 5, 160, 1, 1, 1], 'S'], // at an odd offset
+      [[3, 3, 7, 1, 2, 4, 255, 255], [3, 3, 7, 1, 2, 4, 5, 160], 'S'],
+      [[2, 4, 2, 24], [2, 4, 2, 24], 'S'], // 536: never raised
+      [[1, 1, 1, 0], [1, 1, 1, 0], 'S'],
+      [[2, 4, 5, 180], [2, 4, 5, 180], 'A'], // no SYN
+      [[8, 0, 5, 180], [8, 0, 5, 180], 'S'], // malformed
+      [[2, 3, 5, 180], [2, 3, 5, 180], 'S'],
+    ] as const) {
+      const { reason, frame: out } = bench.run(program, frame(syn(before, flags)));
+      assert.is(reason, 'tunnelled');
+      const inner = readIpv4(readEthernet(out).payload).payload;
+      readIpv4(inner); // checks TCP's checksum
+      assert.equal(inner, syn(after, flags), JSON.stringify(before));
+    }
+    bench.close();
+  });
+}
 
 test('answers are limited: 100 in a second on one CPU, then the packets are dropped and counted', () => {
   const bench = homeBench().bind(BINDING, away);
@@ -151,4 +261,6 @@ superPackets('held, it takes as many places though its header does not say its l
 });
 
 test.run();
+path.run();
+clamp.run();
 superPackets.run();
