@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 
@@ -32,6 +33,11 @@ function milliseconds(defaultValue: number, description: string) {
 const nodeEntry = z.strictObject({
   name: nodeName.describe("The node's name: it is the CN and the DNS name of the node's certificate."),
   address: address.describe('The address at which the other nodes reach it (IPv4 or IPv6), also its care-of address.'),
+  otherAddress: address
+    .optional()
+    .describe(
+      'Its address in the other family. Needed only where the addresses of `nodes` are of both families: tunnels to a node leave from the address of its family. Default: none.',
+    ),
   port: z
     .int('must be a whole number')
     .min(1, 'must be between 1 and 65535')
@@ -147,6 +153,9 @@ export const configSchema = z
     duplicates(config.nodes, (node) => endpoint(node.address, node.port)).forEach(([index, text]) => {
       context.addIssue({ code: 'custom', path: ['nodes', index, 'address'], message: `is used twice: ${text}` });
     });
+    for (const [index, field, message] of familyProblems(config.nodes)) {
+      context.addIssue({ code: 'custom', path: ['nodes', index, field], message });
+    }
     duplicates(config.uplinks, (uplink) => uplink.interface).forEach(([index, name]) => {
       context.addIssue({ code: 'custom', path: ['uplinks', index, 'interface'], message: `is used twice: "${name}"` });
     });
@@ -170,6 +179,27 @@ export function ownNode(config: Config): NodeEntry {
   const own = config.nodes.find((node) => node.name === config.node);
   if (own === undefined) throw new TypeError(`${config.node} is not in nodes`); // the schema refuses such a file
   return own;
+}
+
+/** Every node must have an address in each family that `address` of any node is of: tunnels to that one leave from it. */
+function familyProblems(
+  nodes: readonly { name: string; address: string; otherAddress?: string | undefined }[],
+): [number, 'address' | 'otherAddress', string][] {
+  const problems: [number, 'address' | 'otherAddress', string][] = [];
+  nodes.forEach(({ address: own, otherAddress }, index) => {
+    const foreign = nodes.find((node) => isIPv6(node.address) !== isIPv6(own));
+    const family = isIPv6(own) ? 'IPv4' : 'IPv6';
+    if (otherAddress === undefined && foreign !== undefined) {
+      problems.push([
+        index,
+        'address',
+        `needs an otherAddress of ${family} beside it: "${foreign.name}" is reached by ${family}`,
+      ]);
+    } else if (otherAddress !== undefined && isIPv6(otherAddress) === isIPv6(own)) {
+      problems.push([index, 'otherAddress', `must be an ${family} address: it stands beside ${own}`]);
+    }
+  });
+  return problems;
 }
 
 function endpoint(nodeAddress: string, port: number): string {

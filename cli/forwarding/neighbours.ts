@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import type { NetworkChange, RouteMonitor } from '../system/route-monitor.js';
 import { type AddressBytes, type KernelNeighbour, NUD, Rtnetlink } from '../system/rtnetlink.js';
@@ -52,11 +53,11 @@ export class Neighbours {
 
   /**
    * @param monitor whose notifications it acts upon
-   * @param source the address that packets leave from, where rules route by source
+   * @param sources the addresses that packets of their family leave from, where rules route by source
    */
   constructor(
     private readonly monitor: RouteMonitor,
-    private readonly source?: string,
+    private readonly sources: readonly string[] = [],
   ) {
     this.endListening = monitor.listen((changes) => this.hear(changes));
   }
@@ -129,8 +130,8 @@ export class Neighbours {
 
   private lookUp(address: string): Way {
     const destination = kernelAddress(address);
-    const source = this.source === undefined ? undefined : kernelAddress(this.source);
-    const route = this.kernel.route(destination, source);
+    const source = this.sources.find((own) => isIPv6(own) === isIPv6(address));
+    const route = this.kernel.route(destination, source === undefined ? undefined : kernelAddress(source));
     const link = route === undefined ? undefined : this.kernel.link(route.ifindex);
     if (route === undefined || link === undefined || !link.running) return { hop: NO_WAY, via: undefined };
     const mtu = Math.min(route.mtu ?? link.mtu, link.mtu, LONGEST);

@@ -1,4 +1,5 @@
-import { UserError } from '../errors.js';
+import { isIPv6 } from 'node:net';
+import { BugError, UserError } from '../errors.js';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
@@ -11,15 +12,14 @@ import type { RouteMonitor } from '../system/route-monitor.js';
 import type { Table } from './journal.js';
 import type { NodeName, ParkCounts } from './messages.js';
 
-/** Bytes that IP-in-IP adds to a packet (RFC 2003). */
-export const TUNNEL_OVERHEAD = 20;
-
 /** What a node forwards with; shared by all its bindings. */
 export interface Forwarding {
   readonly datapath: Datapath;
   readonly monitor: RouteMonitor;
   readonly neighbours: Neighbours;
   readonly node: NodeName;
+  /** The node's address and, where it has one, that of the other family: tunnels leave from the one of the care-of address's. */
+  readonly addresses: readonly string[];
   /** The interface that has the node's address, and its MTU in bytes. */
   readonly uplinkIfindex: number;
   readonly uplinkMtu: number;
@@ -192,7 +192,7 @@ export class BindingControl {
     const counts = await this.flip({
       action: Action.tunnel,
       egress: Egress.shut,
-      care_of: encodeAddress(to.address),
+      ...this.tunnelTo(to),
       next_hop: hop,
     });
     this.follow(to);
@@ -218,7 +218,14 @@ export class BindingControl {
     const { reverseTunnel, neighbours } = this.forwarding;
     if (!reverseTunnel) return { egress: Egress.open };
     const next_hop = neighbours.known(home.address);
-    return { egress: Egress.tunnel, care_of: encodeAddress(home.address), next_hop };
+    return { egress: Egress.tunnel, ...this.tunnelTo(home), next_hop };
+  }
+
+  /** The outer header leaves from this node's own address of the other end's family. */
+  private tunnelTo({ address }: NodeName): Partial<BindingStruct> {
+    const source = this.forwarding.addresses.find((own) => isIPv6(own) === isIPv6(address));
+    if (source === undefined) throw new BugError(`no address to tunnel to ${address} from`); // the configuration's check
+    return { ...tunnelFields({ to: address, encapsulation: 'ip' }), node: encodeAddress(source) };
   }
 
   /** While its packets are parked: what comes from that node in a reverse tunnel is the process, now that it runs there. */

@@ -4,9 +4,10 @@ import { CriuSession } from '../checkpoint/criu-session.js';
 import { type FreezerRecord, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { BugError, UserError } from '../errors.js';
-import { createPod, destroyPod, keepPidsFree } from '../pod/pod.js';
+import { tunnelOverhead } from '../forwarding/encapsulation.js';
+import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
 import { Cgroup } from '../system/cgroup.js';
-import { BindingControl, TUNNEL_OVERHEAD } from './binding-control.js';
+import { BindingControl } from './binding-control.js';
 import { fateOf } from './decision.js';
 import { decodeImages } from './image-stream.js';
 import type {
@@ -342,6 +343,17 @@ export class LocalDestination implements DestinationParticipant {
     epochs.put(twin, epoch);
   }
 
+  /**
+   * What its pod may send at once: what comes to it through a tunnel must leave room for the outer header, and so must what
+   * it sends where that goes back through one.
+   */
+  private roomFor(home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
+    const { uplinkMtu: mtu, reverseTunnel } = this.site.forwarding;
+    const inbound = tunnelOverhead({ to: this.node.address, encapsulation: 'ip' });
+    if (!reverseTunnel) return { mtu, tunnelOverhead: inbound };
+    return { mtu: mtu - Math.max(inbound, tunnelOverhead({ to: home.address, encapsulation: 'ip' })), tunnelOverhead: 0 };
+  }
+
   private async makeRoom({ migration, twin, home, description, epoch }: PrepareDestinationRequest): Promise<Resident> {
     const { forwarding, residents } = this.site;
     const control = await BindingControl.create(forwarding, { description, epoch, state: 'held' });
@@ -349,9 +361,7 @@ export class LocalDestination implements DestinationParticipant {
       const pod = await createPod({
         name: `hpp${control.id}`,
         homeAddresses: description.homeAddresses,
-        // what a process sends through a tunnel must leave room for the outer header, as what comes to it does
-        mtu: forwarding.uplinkMtu - (forwarding.reverseTunnel ? TUNNEL_OVERHEAD : 0),
-        tunnelOverhead: forwarding.reverseTunnel ? 0 : TUNNEL_OVERHEAD,
+        ...this.roomFor(home),
       });
       try {
         await control.openQueue();

@@ -1,7 +1,7 @@
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { type Config, ownNode } from '../config/load.js';
+import { type Config, type NodeEntry, ownNode } from '../config/load.js';
 import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
 import { Neighbours } from '../forwarding/neighbours.js';
@@ -19,25 +19,19 @@ export async function openForwarding(
   journal: Journal,
   logger: Logger,
 ): Promise<Forwarding> {
-  const home = await interfaceOf(node.address);
-  if (home === undefined) {
-    throw new UserError({
-      code: 'ADDRESS_NOT_HERE',
-      message: `no interface of this machine has the address ${node.address} of node "${node.name}"`,
-      remedy: 'correct `node` or its address in the configuration, or configure the interface',
-      exitStatus: 7,
-    });
-  }
+  const addresses = addressesOf(ownNode(config));
+  const [home = ''] = await Promise.all(addresses.map((address) => requireHere(address, node)));
   const datapath = await openDatapath(config, node, home);
-  datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name).map(({ address }) => address));
+  datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name).flatMap(addressesOf));
   for (const uplink of datapath.status()) logger.info({ ...uplink }, 'attached');
   const { ifindex, mtu } = await readLink(home);
   const monitor = new RouteMonitor();
   return {
     datapath,
     monitor,
-    neighbours: new Neighbours(monitor, node.address),
+    neighbours: new Neighbours(monitor, addresses),
     node,
+    addresses,
     uplinkIfindex: ifindex,
     uplinkMtu: mtu,
     reverseTunnel: ownNode(config).reverseTunnel,
@@ -46,12 +40,30 @@ export async function openForwarding(
   };
 }
 
+/** By which a node sends tunnels, and is sent them. */
+function addressesOf({ address, otherAddress }: NodeEntry): string[] {
+  return otherAddress === undefined ? [address] : [address, otherAddress];
+}
+
+/** The interface that has an address of this node. */
+async function requireHere(address: string, { name }: NodeName): Promise<string> {
+  const found = await interfaceOf(address);
+  if (found !== undefined) return found;
+  throw new UserError({
+    code: 'ADDRESS_NOT_HERE',
+    message: `no interface of this machine has the address ${address} of node "${name}"`,
+    remedy: 'correct `node` or its address in the configuration, or configure the interface',
+    exitStatus: 7,
+  });
+}
+
 /**
  * When it fails, nothing is pinned that was not before: `homeproxy down` could not open it either.
  * @param home the interface that has the node's address: attached to even when `uplinks` names none.
  */
 export async function openDatapath(config: Config, node: NodeName, home: string): Promise<Datapath> {
   const uplinks = config.uplinks.length > 0 ? config.uplinks : [{ interface: home, attach: 'auto' as const }];
+  const { otherAddress } = ownNode(config);
   const pinned = existsSync(config.paths.bpf);
   try {
     return await Datapath.open({
@@ -59,6 +71,7 @@ export async function openDatapath(config: Config, node: NodeName, home: string)
       pins: config.paths.bpf,
       run: datapathRun(config),
       nodeAddress: node.address,
+      ...(otherAddress === undefined ? {} : { otherAddress }),
       uplinks,
     });
   } catch (error) {

@@ -1,6 +1,6 @@
 import { programInfo, xdpQuery } from '../../addon/lib/index.js';
 import { type Config, ownNode } from '../config/load.js';
-import { TUNNEL_OVERHEAD } from '../migration/binding-control.js';
+import { tunnelOverhead } from '../forwarding/encapsulation.js';
 import { interfaceOf, readLink } from '../system/ip.js';
 import { type Finding, failed, ok, warning } from './finding.js';
 import { reversePathFilter } from './machine.js';
@@ -22,14 +22,14 @@ export async function checkUplinks(config: Config): Promise<Finding[]> {
   ];
   const named = config.uplinks.map((uplink) => uplink.interface);
   const names = named.length > 0 ? named : [home].filter((name) => name !== undefined);
-  for (const name of names) findings.push(...(await checkUplink(name)));
+  for (const name of names) findings.push(...(await checkUplink(name, self.address)));
   return findings;
 }
 
-async function checkUplink(name: string): Promise<Finding[]> {
+async function checkUplink(name: string, careOf: string): Promise<Finding[]> {
   try {
     const link = await readLink(name);
-    const inner = link.mtu - TUNNEL_OVERHEAD;
+    const inner = link.mtu - tunnelOverhead({ to: careOf, encapsulation: 'ip' });
     return [
       ok(
         `uplink-mtu:${name}`,

@@ -8,7 +8,7 @@ export const REDIS_PORT = 6379;
 export interface RedisOptions {
   /** Keeps an append-only file open, which other nodes do not have; default false. */
   readonly appendOnly?: boolean;
-  /** The address to listen on; default 0.0.0.0. */
+  /** The addresses to listen on, as its setting has them; default 0.0.0.0. */
   readonly bind?: string;
 }
 

@@ -52,7 +52,7 @@ const datapath = await Datapath.open({
   uplinks: [{ interface: 'uplink', attach: 'auto' }],
 });
 const monitor = new RouteMonitor();
-const neighbours = new Neighbours(monitor, HOME);
+const neighbours = new Neighbours(monitor, [HOME]);
 const { ifindex } = await readLink('uplink');
 
 const test = suite('a bridge as uplink');

@@ -59,7 +59,7 @@ async function start(attach: AttachChoice): Promise<void> {
     uplinks: [{ interface: 'up0', attach }],
   });
   monitor = new RouteMonitor();
-  neighbours = new Neighbours(monitor, HOME);
+  neighbours = new Neighbours(monitor, [HOME]);
   const { ifindex } = await readLink('up0');
   present = {
     epoch: 1,

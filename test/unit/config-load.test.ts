@@ -190,6 +190,16 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     ['f.yaml:4:24: nodes[1].address: is used twice: [fd00::1]:7077'],
   ],
   [
+    'nodes of both families, one of them with an address of its own only',
+    'node: a\nnodes:\n  - {name: a, address: 10.0.0.1, otherAddress: "fd00::1"}\n  - {name: b, address: "fd00::2"}\n',
+    ['f.yaml:4:24: nodes[1].address: needs an otherAddress of IPv4 beside it: "a" is reached by IPv4'],
+  ],
+  [
+    'an other address of the same family',
+    'node: a\nnodes: [{name: a, address: 10.0.0.1, otherAddress: 10.0.0.2}]\n',
+    [/^f\.yaml:2:52: nodes\[0\]\.otherAddress: must be an IPv6 address/],
+  ],
+  [
     'no nodes',
     'node: a\nnodes: []\n',
     ['f.yaml:1:7: node: "a" is not one of the nodes', 'f.yaml:2:8: nodes: must name at least this machine'],
