@@ -38,6 +38,12 @@ const nodeEntry = z.strictObject({
     .describe(
       'Its address in the other family. Needed only where the addresses of `nodes` are of both families: tunnels to a node leave from the address of its family. Default: none.',
     ),
+  encapsulation: z
+    .enum(['ip', 'udp'], 'must be ip or udp')
+    .default('ip')
+    .describe(
+      'What is around packets in a tunnel to it: an IP header alone, or IP and UDP (port 6080) for networks that filter protocols 4 and 41, or spread load by ports. Default ip.',
+    ),
   port: z
     .int('must be a whole number')
     .min(1, 'must be between 1 and 65535')

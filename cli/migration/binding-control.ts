@@ -3,7 +3,7 @@ import { BugError, UserError } from '../errors.js';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
-import { tunnelFields } from '../forwarding/encapsulation.js';
+import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
 import type { PodRecord } from '../pod/pod.js';
@@ -20,6 +20,8 @@ export interface Forwarding {
   readonly node: NodeName;
   /** The node's address and, where it has one, that of the other family: tunnels leave from the one of the care-of address's. */
   readonly addresses: readonly string[];
+  /** What is around packets in a tunnel to a node, by its name. */
+  encapsulationTo(node: string): EncapsulationName;
   /** The interface that has the node's address, and its MTU in bytes. */
   readonly uplinkIfindex: number;
   readonly uplinkMtu: number;
@@ -222,10 +224,13 @@ export class BindingControl {
   }
 
   /** The outer header leaves from this node's own address of the other end's family. */
-  private tunnelTo({ address }: NodeName): Partial<BindingStruct> {
+  private tunnelTo({ name, address }: NodeName): Partial<BindingStruct> {
     const source = this.forwarding.addresses.find((own) => isIPv6(own) === isIPv6(address));
     if (source === undefined) throw new BugError(`no address to tunnel to ${address} from`); // the configuration's check
-    return { ...tunnelFields({ to: address, encapsulation: 'ip' }), node: encodeAddress(source) };
+    return {
+      ...tunnelFields({ to: address, encapsulation: this.forwarding.encapsulationTo(name) }),
+      node: encodeAddress(source),
+    };
   }
 
   /** While its packets are parked: what comes from that node in a reverse tunnel is the process, now that it runs there. */

@@ -348,10 +348,11 @@ export class LocalDestination implements DestinationParticipant {
    * it sends where that goes back through one.
    */
   private roomFor(home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
-    const { uplinkMtu: mtu, reverseTunnel } = this.site.forwarding;
-    const inbound = tunnelOverhead({ to: this.node.address, encapsulation: 'ip' });
-    if (!reverseTunnel) return { mtu, tunnelOverhead: inbound };
-    return { mtu: mtu - Math.max(inbound, tunnelOverhead({ to: home.address, encapsulation: 'ip' })), tunnelOverhead: 0 };
+    const { uplinkMtu: mtu, reverseTunnel, encapsulationTo } = this.site.forwarding;
+    const overheadTo = ({ name, address: to }: NodeName): number =>
+      tunnelOverhead({ to, encapsulation: encapsulationTo(name) });
+    if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(this.node) };
+    return { mtu: mtu - Math.max(overheadTo(this.node), overheadTo(home)), tunnelOverhead: 0 };
   }
 
   private async makeRoom({ migration, twin, home, description, epoch }: PrepareDestinationRequest): Promise<Resident> {

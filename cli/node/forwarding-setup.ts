@@ -32,6 +32,7 @@ export async function openForwarding(
     neighbours: new Neighbours(monitor, addresses),
     node,
     addresses,
+    encapsulationTo: (name) => config.nodes.find((entry) => entry.name === name)?.encapsulation ?? 'ip',
     uplinkIfindex: ifindex,
     uplinkMtu: mtu,
     reverseTunnel: ownNode(config).reverseTunnel,

@@ -1,5 +1,5 @@
 import { programInfo, xdpQuery } from '../../addon/lib/index.js';
-import { type Config, ownNode } from '../config/load.js';
+import { type Config, type NodeEntry, ownNode } from '../config/load.js';
 import { tunnelOverhead } from '../forwarding/encapsulation.js';
 import { interfaceOf, readLink } from '../system/ip.js';
 import { type Finding, failed, ok, warning } from './finding.js';
@@ -22,14 +22,14 @@ export async function checkUplinks(config: Config): Promise<Finding[]> {
   ];
   const named = config.uplinks.map((uplink) => uplink.interface);
   const names = named.length > 0 ? named : [home].filter((name) => name !== undefined);
-  for (const name of names) findings.push(...(await checkUplink(name, self.address)));
+  for (const name of names) findings.push(...(await checkUplink(name, self)));
   return findings;
 }
 
-async function checkUplink(name: string, careOf: string): Promise<Finding[]> {
+async function checkUplink(name: string, { address, encapsulation }: NodeEntry): Promise<Finding[]> {
   try {
     const link = await readLink(name);
-    const inner = link.mtu - tunnelOverhead({ to: careOf, encapsulation: 'ip' });
+    const inner = link.mtu - tunnelOverhead({ to: address, encapsulation });
     return [
       ok(
         `uplink-mtu:${name}`,

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
+import { GUE_PORT } from '../../cli/forwarding/encapsulation.js';
 import { Capture } from './capture.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
@@ -15,20 +16,21 @@ import { settledTraces } from './traces.js';
 const CONFIG = '/etc/homeproxy/homeproxy.yaml';
 const DAEMONS = ['home', 'host1', 'host2'] as const;
 const IP_IN_IP = { ipv4: 4, ipv6: 41 } as const;
+const UDP = 17;
 
 interface Written {
-  nodes: { name: string; address: string; otherAddress?: string }[];
+  nodes: { name: string; address: string; otherAddress?: string; encapsulation?: 'udp' }[];
   uplinks: object[];
 }
 
-const test = suite('host1 is reached by IPv6, home and host2 by IPv4');
+const test = suite('host1 is reached by IPv6, home and host2 by IPv4, host2 with UDP around');
 let scenario: Scenario;
 let redis: Redis;
 let loads: readonly Load[];
 let untouched: Record<string, string[]>;
 
 /**
- * Gives every node its address of the other family too, and host1 the IPv6 one first. Hosts attach to tc: a capture sees what
+ * Gives every node its address of the other family too, and host1 the IPv6 one first; host2 wants its packets in UDP. Hosts attach to tc: a capture sees what
  * comes to them before.
  */
 function mixFamilies(node: string): void {
@@ -38,7 +40,7 @@ function mixFamilies(node: string): void {
     const { address6 } = scenario.lab.node(name);
     return name === 'host1'
       ? { name, address: address6, otherAddress: address }
-      : { name, address, otherAddress: address6 };
+      : { name, address, otherAddress: address6, ...(name === 'host2' ? { encapsulation: 'udp' as const } : {}) };
   });
   const uplinks = node === 'home' ? config.uplinks : [{ interface: 'eth0', attach: 'tc' }];
   writeFileSync(path, stringify({ ...config, nodes, uplinks }));
@@ -61,21 +63,29 @@ async function tunnelsTo(node: string): Promise<string[]> {
   const capture = await Capture.start(scenario.lab.node(node));
   await loads[0]?.nextSecond();
   const packets = (await capture.stop()).flatMap((frame) => readIpv4(frame) ?? readIpv6(frame) ?? []);
-  const tunnelled = packets.filter(({ protocol }) => protocol === IP_IN_IP.ipv4 || protocol === IP_IN_IP.ipv6);
+  const tunnelled = packets.filter(
+    ({ protocol, payload }) =>
+      protocol === IP_IN_IP.ipv4 ||
+      protocol === IP_IN_IP.ipv6 ||
+      (protocol === UDP && payload.readUInt16BE(2) === GUE_PORT),
+  );
   return [
     ...new Set(tunnelled.map(({ source, destination, protocol }) => `${source} -> ${destination}: ${protocol}`)),
   ].sort();
 }
 
-for (const [to, address] of [
-  ['host1', 'address6'],
-  ['host2', 'address'],
+for (const [to, address, protocols] of [
+  ['host1', 'address6', [IP_IN_IP.ipv4, IP_IN_IP.ipv6]],
+  ['host2', 'address', [UDP]],
 ] as const) {
-  test(`at ${to} its correspondents of both families are served through a tunnel to ${address}`, async () => {
+  test(`at ${to} its correspondents of both families are served through a tunnel to its ${address}, by ${protocols}`, async () => {
     await scenario.migrate(redis.pid, to);
     assert.equal(placesOf(scenario.lab, 'redis-server'), [`${to} (in a pod)`]);
     const ends = `${scenario.home[address]} -> ${scenario.lab.node(to)[address]}`;
-    assert.equal(await tunnelsTo(to), [`${ends}: ${IP_IN_IP.ipv4}`, `${ends}: ${IP_IN_IP.ipv6}`]);
+    assert.equal(
+      await tunnelsTo(to),
+      protocols.map((protocol) => `${ends}: ${protocol}`),
+    );
   });
 }
 
