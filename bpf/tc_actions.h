@@ -3,7 +3,6 @@
 #ifndef HOMEPROXY_TC_ACTIONS_H
 #define HOMEPROXY_TC_ACTIONS_H
 
-#include <linux/if_packet.h>
 #include "clamp_mss.h"
 #include "decide.h"
 #include "encapsulate.h"
@@ -186,18 +185,13 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, struct decision *d, 
 	return bpf_redirect(binding->next_hop.ifindex, 0);
 }
 
-/*
- * Straight to the pod's end of its veth, in the same turn: through the host's end the packet would wait for another. There is
- * no eth_type_trans on that way, so that what the uplink thought of the destination (a TAP: not mine) must be put right.
- */
 static __always_inline int tc_deliver(struct __sk_buff *skb, const struct binding *binding, enum reason *reason)
 {
-	if (store_macs(skb, binding->pod_mac, binding->host_mac, skb->protocol) ||
-	    (skb->pkt_type != PACKET_HOST && bpf_skb_change_type(skb, PACKET_HOST))) {
+	if (store_macs(skb, binding->pod_mac, binding->host_mac, skb->protocol)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
-	return bpf_redirect_peer(binding->pod_ifindex, 0);
+	return bpf_redirect(binding->pod_ifindex, 0);
 }
 
 /*

@@ -1,12 +1,16 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
+import { isIPv6 } from 'node:net';
 import { basename, join } from 'node:path';
-import { ExternalError } from '../errors.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BugError, ExternalError } from '../errors.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, stampAlive, stampProcess } from '../system/procfs.js';
 import { insideNetwork } from './inside-network.js';
+
+const LOCAL_ROUTE_MS = 2000;
 
 /** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
 export interface PodRecord {
@@ -157,11 +161,24 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
     ].join('\n'),
   });
   await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
+  await localRoutes(pod, options.homeAddresses.filter(isIPv6));
   // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
   await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
   const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);
   const [link] = JSON.parse(stdout) as { ifindex: number }[];
   return link?.ifindex ?? 0;
+}
+
+/** The kernel makes the local route of an IPv6 address in a work queue, after it has answered (addrconf_dad_work). */
+async function localRoutes(pod: PodRecord, addresses: readonly string[]): Promise<void> {
+  const deadline = performance.now() + LOCAL_ROUTE_MS;
+  for (const address of addresses) {
+    const route = ['-t', String(pod.init.pid), '-n', '--', 'ip', '-6', 'route', 'get', address];
+    while (!(await run('nsenter', route)).stdout.startsWith('local ')) {
+      if (performance.now() > deadline) throw new BugError(`the kernel made no local route for ${address} in a pod`);
+      await sleep(5);
+    }
+  }
 }
 
 async function killInit(pid: number): Promise<void> {

@@ -46,7 +46,7 @@ async function codeOf(path: string): Promise<string> {
 test('two settings are enough; everything else has its default', () => {
   assert.equal(parseConfig(MINIMAL, 'f'), {
     node: 'home',
-    nodes: [{ name: 'home', address: '10.77.0.2', port: 7077, reverseTunnel: false }],
+    nodes: [{ name: 'home', address: '10.77.0.2', port: 7077, reverseTunnel: false, encapsulation: 'ip' }],
     uplinks: [],
     tls: { ca: '/etc/homeproxy/ca.pem', certificate: '/etc/homeproxy/node.pem', key: '/etc/homeproxy/node.key' },
     paths: { run: '/run/homeproxy', state: '/var/lib/homeproxy', bpf: '/sys/fs/bpf/homeproxy' },
