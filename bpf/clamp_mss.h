@@ -83,7 +83,7 @@ __noinline int clamp_in_tc(struct __sk_buff *skb, __u32 l4, __u32 length, __u32 
 	__be16 offered = bpf_htons(mss & 0xffff);
 	__be16 fits = bpf_htons(most);
 
-	if (mss < 0 || (mss & 0xffff) <= most)
+	if (mss < 0 || at + sizeof(fits) > length || (mss & 0xffff) <= most) /* cut off: what follows is no option */
 		return -1;
 	/* The kernel knows whether the checksum is there yet, or left to a network card: then the helper leaves it alone. */
 	if (bpf_l4_csum_replace(skb, l4 + __builtin_offsetof(struct tcphdr, check), as_summed(at, offered), as_summed(at, fits),
@@ -108,7 +108,7 @@ __noinline int clamp_in_xdp(struct xdp_md *ctx, __u32 l4, __u32 length, __u32 mo
 	__be16 offered = bpf_htons(mss & 0xffff);
 	__be16 fits = bpf_htons(most);
 
-	if (mss < 0 || (mss & 0xffff) <= most)
+	if (mss < 0 || at + sizeof(fits) > length || (mss & 0xffff) <= most) /* cut off: what follows is no option */
 		return -1;
 	check = ~fold((__u16)~check + (__u16)~as_summed(at, offered) + as_summed(at, fits)); /* RFC 1624, eqn. 3 */
 	if (bpf_xdp_store_bytes(ctx, check_at, &check, sizeof(check)))

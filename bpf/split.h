@@ -130,6 +130,15 @@ static __always_inline int fill_head(struct __sk_buff *skb, struct outer_frame *
 }
 
 /*
+ * Whether a fragment ends behind the last byte that a datagram can have: its pieces would have offsets that the field does not
+ * hold, and no receiver puts such a datagram together.
+ */
+static __always_inline int ends_beyond(const struct iphdr *ip, __u32 total)
+{
+	return (bpf_ntohs(ip->frag_off) & IP_OFFSET) * 8 + total - sizeof(*ip) > 65535;
+}
+
+/*
  * Takes a packet through the tunnel in pieces of at most `most` bytes, in order: clones of the skb go ahead, itself is the last.
  * Not those with IP options, of which each has rules of its own for later fragments, and no super-packets.
  *
@@ -150,6 +159,10 @@ static __always_inline int tc_split(struct __sk_buff *skb, struct decision *d, s
 	*reason = REASON_NO_ROOM;
 	if (bpf_skb_load_bytes(skb, inner->l3, scratch->packet, total))
 		return TC_ACT_SHOT;
+	if (ends_beyond((struct iphdr *)scratch->packet, total)) {
+		*reason = REASON_TOO_BIG_UNANSWERED;
+		return TC_ACT_SHOT;
+	}
 	complete_checksum(scratch, inner);
 	inner->fragment = inner->fragment ?: FRAGMENT_FIRST; /* ports no longer tell its way: see flow_hash */
 	if (make_blank(skb, sizeof(struct ethhdr) + sizeof(struct ipv6hdr), flags) ||

@@ -203,4 +203,18 @@ test('one with IP options is dropped and counted', () => {
   assert.is(framesSent().length, 0);
 });
 
+test("a fragment behind the end of every datagram is dropped and counted: the offsets of its pieces would be another one's", () => {
+  home.bind(BINDING, { ...away, mtu: 1500 });
+  home.run('hp_ingress', frame(datagram(1500, { mf: true, id: 9 })));
+  framesSent();
+  for (const [fragmentOffset, expected] of [
+    [(65_535 - 1480 - 7) / 8, 'split'],
+    [0x1fff, 'too_big_unanswered'],
+  ] as const) {
+    const later = ipv4({ ...toHome, id: 9, fragmentOffset }, { protocol: Protocol.udp, bytes: bytes(1480) });
+    assert.is(home.run('hp_ingress', frame(later)).reason, expected);
+    assert.is(framesSent().length, expected === 'split' ? 1 : 0);
+  }
+});
+
 test.run();

@@ -215,6 +215,23 @@ for (const program of ['hp_xdp', 'hp_ingress'] as const) {
   });
 }
 
+for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+  clamp(`is left alone where the options end in the middle of it: the rest is data (${program})`, () => {
+    const bench = homeBench().bind(BINDING, away);
+    for (const options of [
+      [1, 2, 4, 7],
+      [1, 1, 2, 4],
+    ]) {
+      const packet = syn([...options, 255, 255, 255, 255]);
+      packet[20 + 12] = 6 << 4;
+      const { reason, frame: out } = bench.run(program, frame(packet));
+      assert.is(reason, 'tunnelled');
+      assert.equal(readIpv4(readEthernet(out).payload).payload, packet, JSON.stringify(options));
+    }
+    bench.close();
+  });
+}
+
 test('answers are limited: 100 in a second on one CPU, then the packets are dropped and counted', () => {
   const bench = homeBench().bind(BINDING, away);
   const start = performance.now();
