@@ -1,6 +1,19 @@
 import { Counters, Reason } from '../../cli/forwarding/abi.gen.js';
-import type { ProgramName, ReasonName } from '../packet/bench.js';
-import { checkAnswer, checkDelivered, checkTunnelled, Passage } from './forms.js';
+import { OTHER_IFINDEX, type ProgramName, type ReasonName } from '../packet/bench.js';
+import { offersMss } from './carried.js';
+import {
+  checkAnswer,
+  checkDelivered,
+  checkRelayed,
+  checkReversed,
+  checkSent,
+  checkSplit,
+  checkTunnelled,
+  needsSplit,
+  overhead,
+  Passage,
+  toldMtu,
+} from './forms.js';
 import { type Batch, CHANGE_ROW, HOOKS, type Outcomes, SKB_GSO_SIZE, SKB_MARK } from './harness.js';
 import { Heard, whoHears, whoSpeaks } from './hearing.js';
 import { LONGEST_FRAME, SMALLEST_SEGMENT } from './mutate.js';
@@ -8,9 +21,16 @@ import { Tag } from './reading.js';
 import type { Scene } from './scenes.js';
 
 export const REASONS = Object.keys(Reason).filter((name) => name !== 'count') as ReasonName[];
-/** Marks of bpf/too_big.h and bpf/tc.h. */
+/** Marks of bpf/too_big.h, bpf/tc.h and bpf/reverse.h. */
 export const MARK_ANSWER = 0x6870696d;
 export const MARK_REPLAYED = 0x6870726c;
+export const MARK_REVERSED = 0x68707276;
+export const MARK_PIECE = 0x68706670;
+/** By which a program knows what another one of ours has judged already: it is not read again. */
+const EXEMPT: Partial<Record<ProgramName, readonly number[]>> = {
+  hp_ingress: [MARK_REPLAYED],
+  hp_egress: [MARK_ANSWER, MARK_REVERSED, MARK_PIECE],
+};
 
 const XDP = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
 const TC: Readonly<Record<number, string>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
@@ -53,7 +73,10 @@ const RULES: Partial<Record<ReasonName, Rule>> = {
   park_no_queue: dropped,
   tunnelled: { verdicts: ['redirect', 'tx'], form: checkTunnelled, ours: true },
   delivered: { verdicts: ['redirect'], form: intoPod, ours: true },
-  sent: redirected,
+  sent: { ...redirected, form: checkSent },
+  split: { verdicts: ['redirect'], form: checkSplit, ours: true },
+  path_mtu: passed,
+  too_big_relayed: { verdicts: ['redirect'], form: checkRelayed, ours: false },
   held: redirected,
   fenced: dropped,
   guarded: dropped,
@@ -64,19 +87,19 @@ const RULES: Partial<Record<ReasonName, Rule>> = {
   looped: dropped,
   congested: dropped,
   no_route: dropped,
-  reversed: { verdicts: ['redirect'], form: perhapsDecapsulated, ours: true },
+  reversed: { verdicts: ['redirect'], form: checkReversed, ours: true },
 };
 
 /** Where one program differs: it sees only what is a process's own. */
 const PROGRAM_RULES: Partial<Record<ProgramName, Partial<Record<ReasonName, Rule>>>> = {
   hp_ingress: { replayed_home: { ...passed, ours: false } },
-  hp_egress: { too_big: passed },
+  hp_egress: { too_big: passed, reversed: passed, split: { ...redirected, ours: false } },
   hp_pod: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
   hp_replay: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
 };
 
-/** Reasons that a batch without super-packets must never give. */
-const ONLY_SUPER: readonly ReasonName[] = ['no_room'];
+/** What tc alone is given to judge: XDP must leave it. */
+const NEWS: readonly ReasonName[] = ['path_mtu', 'too_big_relayed'];
 
 /** Reasons that no packet gets but for a binding, which counts it as well. */
 const OF_BINDINGS: readonly ReasonName[] = [
@@ -88,9 +111,22 @@ const OF_BINDINGS: readonly ReasonName[] = [
   'reversed',
   'guarded',
   'looped',
+  'split',
+  'too_big_relayed',
 ];
 
 export class Checker {
+  /** What the node has learnt of the way to the care-of address from the packets so far. */
+  private learnt = Number.POSITIVE_INFINITY;
+  /** Packets whose tunnel another program would have made otherwise, as it had not learnt that. */
+  readonly narrowed = new Set<number>();
+
+  /** Before the first packet of a batch: the programs remember nothing. */
+  begin(): void {
+    this.learnt = Number.POSITIVE_INFINITY;
+    this.narrowed.clear();
+  }
+
   /** @returns the reason that was counted, or what is wrong */
   counted(program: ProgramName, batch: Batch, outcomes: Outcomes, index: number): ReasonName | Error {
     const row = index * CHANGE_ROW;
@@ -119,6 +155,7 @@ export class Checker {
       if (packets > all) return `${program} counted ${packets} packets as ${reason} for bindings, ${all} in all`;
     }
     for (const reason of OF_BINDINGS) {
+      if (program === 'hp_egress' && PROGRAM_RULES.hp_egress?.[reason] !== undefined) continue; // known by a mark alone
       const [own, all] = [outcomes.bindingTotals.get(reason) ?? 0, reasons.get(reason) ?? 0];
       if (own !== all) return `${program} counted ${all} packets as ${reason}, but ${own} for a binding`;
     }
@@ -147,19 +184,38 @@ export class Checker {
     if (reason === 'tunnelled' && (verdict === 'tx') !== inPlace) return say(`its verdict must not be ${verdict}`);
     const context = batch.context(index);
     const gsoSize = context.readUInt32LE(SKB_GSO_SIZE);
-    if (ONLY_SUPER.includes(reason) && (program === 'hp_xdp' || gsoSize === 0)) return say('of a plain packet');
     const from = batch.offsets[index] as number;
     const end = from + (batch.lengths[index] as number);
     const passage = new Passage(scene, program, batch.packets, from, end, program === 'hp_xdp' ? 0 : gsoSize);
     passage.cameOut(outcomes.outputs, outcomes.outputOffsets[index] as number, outcomes.sizes[index] as number);
     const marked = program === 'hp_xdp' ? 0 : context.readUInt32LE(SKB_MARK);
     const heard = hear(passage, program);
-    const exempt = marked === MARK_REPLAYED || marked === MARK_ANSWER;
+    const exempt = EXEMPT[program]?.includes(marked) ?? false;
+    passage.mtu = Math.min(scene.binding.mtu, this.learnt);
+    const unheeded = exempt ? undefined : this.heed(passage, reason, index);
+    if (unheeded !== undefined) return say(unheeded);
     const tagged = passage.outer.tag !== Tag.none && reason === 'slow_path'; // tc takes the tag off
-    if (rule.ours && heard === Heard.nobody && !tagged) return say('of a packet that no binding has a claim to');
+    const news = passage.news !== undefined && reason === 'slow_path';
+    if (rule.ours && heard === Heard.nobody && !tagged && !news)
+      return say('of a packet that no binding has a claim to');
     if (!rule.ours && heard === Heard.bound && !exempt) return say('of a packet that a binding has a claim to');
     const broken = verdict === 'drop' ? undefined : rule.form(passage);
     return broken === undefined ? undefined : say(broken);
+  }
+
+  /** What a packet says about the way to the care-of address, and what is known of it does to a packet. */
+  private heed(passage: Passage, reason: ReasonName, index: number): string | undefined {
+    const { program, scene, news, packet, mtu } = passage;
+    const told = program === 'hp_ingress' ? toldMtu(passage) : undefined;
+    if (program === 'hp_xdp' && news !== undefined && reason !== 'slow_path') return 'news of a path are for tc';
+    if (NEWS.includes(reason) !== (told !== undefined)) return 'news of a path are heeded, and nothing else is';
+    this.learnt = Math.min(this.learnt, told ?? this.learnt);
+    // A test run has no such interface, by which the first pieces would leave.
+    const cannotLeave = needsSplit(passage) && scene.binding.nextHopIfindex === OTHER_IFINDEX;
+    if (reason === 'no_room' && passage.gsoSize === 0 && !cannotLeave) return 'of a plain packet';
+    const length = packet.packetEnd - packet.l3 + overhead(scene);
+    if (mtu < scene.binding.mtu && (length > mtu || offersMss(passage, packet))) this.narrowed.add(index);
+    return undefined;
   }
 }
 

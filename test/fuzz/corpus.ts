@@ -13,6 +13,7 @@ import {
 } from '../packet/packets6.js';
 import {
   CARE_OF,
+  CARE_OF6,
   CLIENT_PORT,
   CORRESPONDENT,
   CORRESPONDENT6,
@@ -20,6 +21,7 @@ import {
   HOME,
   HOME6,
   OTHER_NODE,
+  OTHER_NODE6,
   reply,
   request,
   request6,
@@ -181,9 +183,44 @@ function errors(): [string, Buffer][] {
       'error about the outer packet, long',
       ipv4({ source: '10.0.0.254', destination: HOME }, icmp(3, 4, 1300, quote(outer, 40))),
     ],
+    ...news(),
     ['IPv6 too big', ipv6(toHome6, icmp6(2, 0, 1300, reply6))],
     ['IPv6 port unreachable out', ipv6(fromHome6, icmp6(1, 4, 0, datagram6))],
   ];
+}
+
+/** Routers' words about tunnel packets of this node, of every kind, that did not fit. */
+function news(): [string, Buffer][] {
+  const rows: [string, Buffer][] = [];
+  const [full, full6] = [request({ payload: sized(1460) }), request6({ payload: sized(1440) })];
+  const ways = [
+    [HOME, CARE_OF, HOME6, CARE_OF6],
+    [CARE_OF, OTHER_NODE, CARE_OF6, OTHER_NODE6],
+  ] as const;
+  for (const [node, careOf, node6, careOf6] of ways) {
+    for (const [kind, packet] of [
+      ['IPv4', full],
+      ['IPv6', full6],
+    ] as const) {
+      const segments = [kind === 'IPv4' ? ipip(packet) : ip6ip(packet), udp(50_000, TUNNEL_PORT, packet)];
+      for (const segment of segments) {
+        const name = `${kind} in ${segment.protocol} from ${node}`;
+        const outer = ipv4({ source: node, destination: careOf, ttl: 60 }, segment);
+        const outer6 = ipv6({ source: node6, destination: careOf6 }, segment);
+        rows.push(
+          [
+            `too big: ${name}`,
+            ipv4({ source: '10.0.0.254', destination: node }, icmp(3, 4, 1400, outer.subarray(0, 548))),
+          ],
+          [
+            `too big over IPv6: ${name}`,
+            ipv6({ source: STRANGER6, destination: node6 }, icmp6(2, 0, 1400, outer6.subarray(0, 1232))),
+          ],
+        );
+      }
+    }
+  }
+  return rows;
 }
 
 /** What other nodes, and strangers, put into a tunnel. */
@@ -272,6 +309,25 @@ function odd(): [string, Buffer][] {
   ];
 }
 
+/** The same over IPv6. */
+function tunnels6(packets: readonly [string, Buffer][]): [string, Buffer][] {
+  const routes: readonly [string, string, string][] = [
+    ['from home', HOME6, CARE_OF6],
+    ['to home', CARE_OF6, HOME6],
+    ['from another node', OTHER_NODE6, CARE_OF6],
+  ];
+  return routes.flatMap(([route, source, destination], index) =>
+    packets.flatMap(([name, packet], at): [string, Buffer][] => {
+      if (at % 3 !== index) return [];
+      const six = (packet[0] ?? 0) >> 4 === 6;
+      return [
+        [`${name}, tunnelled over IPv6 ${route}`, ipv6({ source, destination }, six ? ip6ip(packet) : ipip(packet))],
+        [`${name}, in UDP over IPv6 ${route}`, ipv6({ source, destination }, inUdp(packet, 52_000 + at, TUNNEL_PORT))],
+      ];
+    }),
+  );
+}
+
 /** A whole packet behind a UDP header without a checksum. */
 function inUdp(packet: Buffer, sourcePort: number, destinationPort: number): Segment {
   return { protocol: 17, bytes: udp(sourcePort, destinationPort, packet).bytes };
@@ -282,6 +338,7 @@ export function corpus(): Seed[] {
   const [packets, packets6] = [transports(), transports6()];
   const about = errors();
   const ip = [...packets, ...packets6, ...about, ...tunnels([...packets, ...about.slice(0, 8)], packets6)];
+  ip.push(...tunnels6([...packets, ...packets6]));
   return [
     ...ip.map(([name, packet]) => ({ name, frame: frame(packet) })),
     ...odd().map(([name, bytes]) => ({ name, frame: bytes })),

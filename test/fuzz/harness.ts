@@ -14,7 +14,7 @@ export const SKB_MARK = 8;
 export const SKB_GSO_SEGMENTS = 164;
 export const SKB_GSO_SIZE = 176;
 /** What the programs remember of earlier packets: each scene begins without. */
-const MEMORY = ['too_big_answers', 'fragments'];
+const MEMORY = ['too_big_answers', 'fragments', 'path_mtus', 'narrowest_path'];
 /** Places in the queue before a batch, where some are taken. */
 const QUEUED = 5;
 
@@ -198,7 +198,7 @@ export class Harness {
   }
 
   /** One for each set of constants. */
-  private node({ node, transmitInPlace }: Scene): Node {
+  private node({ node, node6, transmitInPlace }: Scene): Node {
     const key = `${node} ${transmitInPlace}`;
     const known = this.nodes.get(key);
     if (known !== undefined) return known;
@@ -210,7 +210,11 @@ export class Harness {
       maxEntries: Hook.count * Counters.per_hook,
       flags: BPF_F_MMAPABLE,
     });
-    const bench = new Bench(node, { maps: { counters }, rodata: { transmit_in_place: transmitInPlace ? 1 : 0 } });
+    const bench = new Bench(node, {
+      other: node6,
+      maps: { counters },
+      rodata: { transmit_in_place: transmitInPlace ? 1 : 0 },
+    });
     for (const protocol of [Protocol.tcp, Protocol.udp]) {
       bench
         .claim(BINDING, HOME, SERVICE_PORT, { protocol })

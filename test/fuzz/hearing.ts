@@ -1,5 +1,15 @@
 import ipaddr from 'ipaddr.js';
-import { CARE_OF, CLIENT_PORT, CORRESPONDENT, HOME, HOME6, OTHER_NODE, SERVICE_PORT } from '../packet/scene.js';
+import {
+  CARE_OF,
+  CARE_OF6,
+  CLIENT_PORT,
+  CORRESPONDENT,
+  HOME,
+  HOME6,
+  OTHER_NODE,
+  OTHER_NODE6,
+  SERVICE_PORT,
+} from '../packet/scene.js';
 import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
 import type { Passage } from './forms.js';
 import { Fragment, Reading, Tag, u8, u16, u32 } from './reading.js';
@@ -9,7 +19,8 @@ export const Heard = { nobody: 0, bound: 1, perhaps: 2 } as const;
 export type Heard = (typeof Heard)[keyof typeof Heard];
 
 const ipv4 = (text: string): number => text.split('.').reduce((sum, part) => sum * 256 + Number(part), 0);
-const NODES = [HOME, CARE_OF, OTHER_NODE].map(ipv4);
+const bytesOf = (text: string): Buffer => Buffer.from(ipaddr.parse(text).toByteArray());
+const NODES = [HOME, CARE_OF, OTHER_NODE, HOME6, CARE_OF6, OTHER_NODE6].map(bytesOf);
 const HOME_IPV4 = ipv4(HOME);
 const HOME6_WORDS = [0, 4, 8, 12].map((offset) =>
   Buffer.from(ipaddr.IPv6.parse(HOME6).toByteArray()).readUInt32BE(offset),
@@ -76,18 +87,44 @@ function sameAddress(bytes: Uint8Array, error: Reading, about: Reading): boolean
   return true;
 }
 
-/** For arrivals. Sets `outer` and, for a tunnel's packet from a known node, `inner` and `tunnel`. */
+/** Whether the address that lies there is that one. */
+const isThere = (bytes: Uint8Array, at: number, family: number, address: Buffer): boolean =>
+  address.length === (family === 6 ? 16 : 4) && address.compare(bytes, at, at + address.length) === 0;
+
+const tooBig = new Reading();
+
+/**
+ * A router's word that a packet of this node was too big for a link, where that packet may have been a tunnel's: for nobody
+ * but the node itself. @returns the header that it quotes
+ */
+function readNews(passage: Passage): Reading | undefined {
+  const { input, end, outer, scene } = passage;
+  if (!isIcmp(outer) || outer.fragment !== Fragment.none || outer.l4 + 8 > end) return undefined;
+  const kind = u16(input, outer.l4);
+  if (outer.family === 6 ? kind >> 8 !== 2 : kind !== 0x0304) return undefined;
+  const own = bytesOf(outer.family === 6 ? scene.node6 : scene.node);
+  if (!isThere(input, outer.destination, outer.family, own)) return undefined;
+  tooBig.readIp(input, outer.l4 + 8, end, true);
+  if (!tooBig.valid || tooBig.family !== outer.family || tooBig.fragment === Fragment.later) return undefined;
+  return [4, 17, 41].includes(tooBig.protocol) && sameAddress(input, outer, tooBig) ? tooBig : undefined;
+}
+
+/** For arrivals. Sets `outer`, `news` and, for a tunnel's packet from a known node, `inner` and `tunnel`. */
 export function whoHears(passage: Passage): Heard {
-  const { input, from, end, outer, inner } = passage;
+  const { input, from, end, outer, inner, scene } = passage;
   outer.readFrame(input, from, end);
   if (!outer.valid || outer.tag !== Tag.none) return Heard.nobody;
-  const [own, other] = [ipv4(passage.scene.node), u32(input, outer.source)];
-  const here = outer.family === 4 && u32(input, outer.destination) === own;
+  const { family } = outer;
+  const own = bytesOf(family === 6 ? scene.node6 : scene.node);
+  const here = isThere(input, outer.destination, family, own);
   const udp = here && outer.protocol === 17 && outer.destinationPort === TUNNEL_PORT;
-  if (outer.fragment !== Fragment.none || (outer.protocol !== 4 && outer.protocol !== 41 && !udp)) {
-    return whose(input, outer, end, 'heard');
+  if (outer.fragment !== Fragment.none || outer.beyond || (outer.protocol !== 4 && outer.protocol !== 41 && !udp)) {
+    const heard = whose(input, outer, end, 'heard');
+    if (heard === Heard.nobody) passage.news = readNews(passage);
+    return heard;
   }
-  const known = here && other !== own && NODES.includes(other);
+  const isNode = NODES.some((node) => isThere(input, outer.source, family, node));
+  const known = here && isNode && !isThere(input, outer.source, family, own);
   if (!known || outer.unusual || (udp && u16(input, outer.l4 + 6) !== 0)) return Heard.nobody;
   inner.readIp(input, outer.l4 + (udp ? 8 : 0), end);
   if (!inner.valid || inner.packetEnd !== outer.packetEnd) return Heard.nobody;
@@ -96,9 +133,9 @@ export function whoHears(passage: Passage): Heard {
   const heard = whose(input, inner, end, 'heard');
   if (heard !== Heard.nobody) return heard;
   // Through a reverse tunnel the process speaks: from where it is away, and from nowhere else.
-  const { binding, sharedAction } = passage.scene;
+  const { binding, sharedAction } = scene;
   const away = [binding.action, sharedAction].filter((action) => action === 'tunnel' || action === 'park').length;
-  if (other !== ipv4(binding.careOf ?? '') || away === 0) return Heard.nobody;
+  if (!isThere(input, outer.source, family, bytesOf(binding.careOf)) || away === 0) return Heard.nobody;
   const said = whose(input, inner, end, 'said');
   return said === Heard.bound && away === 1 ? Heard.perhaps : said; // the other one of the two bindings may have it
 }

@@ -1,13 +1,15 @@
 import { pick } from '../fault/chance.js';
 import type { BindingFields, ProgramName } from '../packet/bench.js';
 import { ARRIVAL_IFINDEX, OTHER_IFINDEX } from '../packet/bench.js';
-import { CARE_OF, HOME, OTHER_NODE } from '../packet/scene.js';
+import { CARE_OF, CARE_OF6, HOME, HOME6, OTHER_NODE, OTHER_NODE6 } from '../packet/scene.js';
 
 /** What a node holds while a batch of packets comes. */
 export interface Scene {
   readonly program: ProgramName;
   /** The node is home, or care-of host, of the service. */
   readonly node: typeof HOME | typeof CARE_OF;
+  /** Its address of the other family. */
+  readonly node6: typeof HOME6 | typeof CARE_OF6;
   readonly transmitInPlace: boolean;
   readonly binding: Required<Omit<BindingFields, 'node'>>;
   /** Of the flow on the shared port. */
@@ -50,9 +52,12 @@ export function makeScene(number: number, random: () => number): Scene {
   const draining = take([false, true]);
   const queued = take([true, false]);
   const nextHopIfindex = pick(NEXT_HOPS, random);
+  const overIpv6 = random() < 0.3;
+  const careOf = node === HOME ? (overIpv6 ? CARE_OF6 : CARE_OF) : overIpv6 ? OTHER_NODE6 : OTHER_NODE;
   return {
     program,
     node,
+    node6: node === HOME ? HOME6 : CARE_OF6,
     transmitInPlace: random() < 0.5,
     binding: {
       action,
@@ -60,8 +65,8 @@ export function makeScene(number: number, random: () => number): Scene {
       draining,
       holdNew: random() < 0.3,
       parkIfindex: random() < 0.15 ? 0 : OTHER_IFINDEX,
-      careOf: node === HOME ? CARE_OF : OTHER_NODE,
-      encapsulation: 'ip',
+      careOf,
+      encapsulation: random() < 0.3 ? 'udp' : 'ip',
       mtu: pick(MTUS, random),
       resolved: nextHopIfindex !== 0 && random() < 0.8,
       nextHopIfindex,

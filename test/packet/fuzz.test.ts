@@ -11,6 +11,7 @@ import { type Batch, CHANGE_ROW, Harness, type Outcomes } from '../fuzz/harness.
 import { PROGRAMS, type Scene } from '../fuzz/scenes.js';
 import { shrink } from '../fuzz/shrink.js';
 import type { ProgramName } from './bench.js';
+import { CARE_OF, HOME, OTHER_NODE } from './scene.js';
 
 const SEED = 20_021;
 const XDP_TX = 3;
@@ -37,6 +38,8 @@ function away(scenes: Scenes, program: ProgramName): Scene {
   const binding = {
     ...scene.binding,
     action: 'tunnel',
+    careOf: scene.node === HOME ? CARE_OF : OTHER_NODE,
+    encapsulation: 'ip',
     holdNew: false,
     mtu: 1500,
     nextHopIfindex: 77,
@@ -171,9 +174,23 @@ test('the same seed makes the same packets, another one others', () => {
 /** What each program must have had to do with, lest the run says nothing. */
 const COVERED: Readonly<Record<ProgramName, readonly string[]>> = {
   hp_xdp: ['tunnelled', 'delivered', 'parked', 'at_home', 'fenced', 'slow_path', 'malformed', 'tunnel_unknown_node'],
-  hp_ingress: ['tunnelled', 'delivered', 'parked', 'at_home', 'fenced', 'too_big', 'congested', 'not_ours'],
-  hp_egress: ['guarded', 'held', 'at_home', 'not_ours', 'malformed'],
-  hp_pod: ['sent', 'held', 'guarded', 'fenced', 'malformed'],
+  hp_ingress: [
+    ...[
+      'tunnelled',
+      'delivered',
+      'parked',
+      'at_home',
+      'fenced',
+      'too_big',
+      'congested',
+      'not_ours',
+      'split',
+      'reversed',
+    ],
+    ...['path_mtu', 'too_big_relayed', 'fragment_unknown'],
+  ],
+  hp_egress: ['guarded', 'held', 'at_home', 'not_ours', 'malformed', 'reversed', 'split'],
+  hp_pod: ['sent', 'held', 'guarded', 'fenced', 'malformed', 'reversed', 'too_big', 'split'],
   hp_replay: ['tunnelled', 'delivered', 'replayed_home', 'sent', 'guarded', 'malformed'],
 };
 
