@@ -27,6 +27,7 @@ export {
   pidfdSendSignal,
   pollReadable,
   setns,
+  setPipeSize,
   setsockopt,
   tcpRepair,
   tcpRepairState,

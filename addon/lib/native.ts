@@ -127,6 +127,7 @@ export interface Native {
   tcpRepair(fd: number, mode: number): void;
   tcpRepairState(fd: number): number;
   closeOnExec(fd: number): void;
+  setPipeSize(fd: number, bytes: number): number;
   flock(fd: number, operation: number): boolean;
   openTap(name: string, persist: boolean): [fd: number, ifindex: number];
   setTapPersist(fd: number, persist: boolean): void;

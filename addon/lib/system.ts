@@ -97,6 +97,15 @@ export function closeOnExec(fd: number): void {
   native.closeOnExec(fd);
 }
 
+/**
+ * Gives a pipe or FIFO room for `bytes`. Returns the room that it has now, in bytes: at least one page, rounded up to a power of
+ * two of them (F_SETPIPE_SZ, fcntl(2)). Throws EBUSY when more than that waits in it; EPERM without CAP_SYS_RESOURCE beyond
+ * fs.pipe-max-size.
+ */
+export function setPipeSize(fd: number, bytes: number): number {
+  return native.setPipeSize(fd, bytes);
+}
+
 /** Locks an open file; the lock goes with its last descriptor. false when `nonblocking` and another holds it. */
 export function flock(fd: number, mode: LockMode, nonblocking = false): boolean {
   return native.flock(fd, LOCK_MODES[mode] | (nonblocking ? LOCK_NB : 0));

@@ -99,6 +99,13 @@ Napi::Value CloseOnExec(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/* (fd, bytes) -> the room that the pipe has now: the kernel rounds up to a power of two pages */
+Napi::Value SetPipeSize(const Napi::CallbackInfo& info) {
+  const int size = fcntl(IntOf(info[0]), F_SETPIPE_SZ, IntOf(info[1]));
+  if (size < 0) Fail(info.Env(), errno, "fcntl", "F_SETPIPE_SZ");
+  return Napi::Number::New(info.Env(), size);
+}
+
 }  // namespace
 
 void ExportSystem(Napi::Env env, Napi::Object exports) {
@@ -111,6 +118,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");
   exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");
   exports["closeOnExec"] = Napi::Function::New(env, CloseOnExec, "closeOnExec");
+  exports["setPipeSize"] = Napi::Function::New(env, SetPipeSize, "setPipeSize");
   exports["flock"] = Napi::Function::New(env, Flock, "flock");
   Napi::Object constants = Napi::Object::New(env);
   constants["CLONE_NEWNET"] = CLONE_NEWNET;

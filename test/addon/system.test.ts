@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync, readlinkSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, openSync, readlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -15,6 +15,7 @@ import {
   pidfdSendSignal,
   pollReadable,
   setns,
+  setPipeSize,
   setsockopt,
   tcpRepair,
   tcpRepairState,
@@ -201,6 +202,38 @@ test('flock is seen by the flock program', () => {
   flock(fd, 'unlock');
   execFileSync('flock', ['--nonblock', path, 'true']);
   closeSync(fd);
+});
+
+test('setPipeSize rounds up to a power of two of pages, and so much fits in', () => {
+  const path = join(folder, 'pipe');
+  execFileSync('mkfifo', [path]);
+  const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  for (const [asked, given] of [
+    [1, 4096],
+    [4097, 8192],
+    [20_000, 32_768],
+    [1 << 20, 1 << 20],
+  ] as const) {
+    assert.is(setPipeSize(fd, asked), given);
+  }
+  const room = setPipeSize(fd, 100_000);
+  assert.is(room, 1 << 17);
+  assert.is(writeSync(fd, Buffer.alloc(2 * room)), room);
+  assert.throws(() => setPipeSize(fd, room / 2), code('EBUSY'));
+  assert.is(setPipeSize(fd, 2 * room), 2 * room);
+  assert.is(writeSync(fd, Buffer.alloc(2 * room)), room);
+  closeSync(fd);
+});
+
+test('setPipeSize refuses what is no pipe', () => {
+  const file = openSync(join(folder, 'no-pipe'), 'w');
+  for (const fd of [-1, file]) {
+    assert.throws(
+      () => setPipeSize(fd, 4096),
+      (error: NodeJS.ErrnoException) => error.code === 'EBADF' && error.syscall === 'fcntl',
+    );
+  }
+  closeSync(file);
 });
 
 test('pollReadable refuses what cannot be watched', () => {
