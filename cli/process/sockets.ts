@@ -1,6 +1,8 @@
+import { readFile } from 'node:fs/promises';
 import { readDescriptors, readText } from '../system/procfs.js';
 
-export type TransportName = 'tcp' | 'tcp6' | 'udp' | 'udp6';
+const TRANSPORTS = ['tcp', 'tcp6', 'udp', 'udp6'] as const;
+export type TransportName = (typeof TRANSPORTS)[number];
 
 /** TCP states by their number in /proc/net/tcp (include/net/tcp_states.h). */
 export const TCP_STATES = [
@@ -41,17 +43,31 @@ export interface InternetSocket {
 /** All internet sockets of the network namespace that `pid` is in, or those of some transports. */
 export function readInternetSockets(
   pid: number | 'self',
-  transports: readonly TransportName[] = ['tcp', 'tcp6', 'udp', 'udp6'],
+  transports: readonly TransportName[] = TRANSPORTS,
 ): InternetSocket[] {
-  const sockets: InternetSocket[] = [];
-  for (const transport of transports) {
-    const text = readText(`/proc/${pid}/net/${transport}`) ?? '';
-    for (const line of text.split('\n').slice(1)) {
-      const socket = parseSocketLine(transport, line);
-      if (socket !== undefined) sockets.push(socket);
-    }
-  }
-  return sockets;
+  return transports.flatMap((transport) => parseSockets(transport, readText(`/proc/${pid}/net/${transport}`) ?? ''));
+}
+
+/**
+ * The same, read in another thread: for every reader the kernel walks its whole table of connections (6 ms for 2^18 buckets,
+ * used or not), and we may have packets or pages to carry.
+ */
+export async function readInternetSocketsAside(
+  pid: number,
+  transports: readonly TransportName[] = TRANSPORTS,
+): Promise<InternetSocket[]> {
+  const tables = transports.map(async (transport) =>
+    parseSockets(transport, await readFile(`/proc/${pid}/net/${transport}`, 'latin1').catch(() => '')),
+  );
+  return (await Promise.all(tables)).flat();
+}
+
+function parseSockets(transport: TransportName, table: string): InternetSocket[] {
+  return table
+    .split('\n')
+    .slice(1)
+    .map((line) => parseSocketLine(transport, line))
+    .filter((socket) => socket !== undefined);
 }
 
 /** Parses a line of /proc/net/tcp and its siblings (Documentation/networking/proc_net_tcp.rst); undefined for an empty one. */

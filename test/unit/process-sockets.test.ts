@@ -1,8 +1,16 @@
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { parseSocketLine, TCP_STATES, type TransportName } from '../../cli/process/sockets.js';
+import {
+  parseSocketLine,
+  readInternetSockets,
+  readInternetSocketsAside,
+  TCP_STATES,
+  type TransportName,
+} from '../../cli/process/sockets.js';
 
 // Lines of a real kernel, 6.18.
 const LISTENER =
@@ -125,6 +133,28 @@ test('any socket that the kernel can print comes back as it was', () => {
     }),
     { numRuns: 500 },
   );
+});
+
+test('sockets that are read aside are those that are read here', async () => {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  // others come and go meanwhile
+  const ours = ({ local, state }: { local: { port: number }; state: string }): boolean =>
+    local.port === port && state === 'LISTEN';
+  const here = readInternetSockets(process.pid).filter(ours);
+  assert.is(here.length, 1);
+  assert.equal((await readInternetSocketsAside(process.pid)).filter(ours), here);
+  assert.equal((await readInternetSocketsAside(process.pid, ['tcp'])).filter(ours), here);
+  assert.equal((await readInternetSocketsAside(process.pid, ['tcp6', 'udp', 'udp6'])).filter(ours), []);
+  server.close();
+});
+
+test('a process that is gone has no sockets, read aside or here', async () => {
+  const nobody = 2 ** 22 + 1; // beyond the largest pid
+  assert.equal(await readInternetSocketsAside(nobody), []);
+  assert.equal(readInternetSockets(nobody), []);
 });
 
 test.run();
