@@ -1,14 +1,17 @@
 import {
   closeSync,
+  existsSync,
   fdatasyncSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  renameSync,
   rmSync,
   statfsSync,
   writeSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 
 const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
@@ -21,6 +24,88 @@ export function createImageFolder(path: string): void {
 export interface ImageFile {
   readonly name: string;
   readonly size: number;
+}
+
+/** No image that arrives can have these names: theirs begin with no dot. */
+const RESERVE = '.reserve';
+const AHEAD = '.ahead';
+
+/**
+ * Takes room in the folder ahead of the freeze, for an image to come. What counts on a tmpfs is that its pages are there by then:
+ * in a virtual machine the first touch of one costs up to 16 us (measured under shadow page tables), and 10 MB are 2560 of them.
+ * Best effort: when there is less room, it takes none.
+ */
+export async function reserveRoom(folder: string, bytes: number): Promise<void> {
+  const zeros = Buffer.alloc(Math.min(bytes, 1 << 20));
+  const file = await open(join(folder, RESERVE), 'wx', 0o600);
+  try {
+    for (let left = bytes; left > 0; ) {
+      left -= (await file.write(zeros, 0, Math.min(left, zeros.length))).bytesWritten; // the last room may take a part of it
+    }
+  } catch (error) {
+    if (!isFull(error)) throw error;
+    rmSync(join(folder, RESERVE), { force: true });
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes a new file of the reserved room, if there is any. @returns its descriptor; its content is what is written, once it is cut there. */
+export function openInReserve(folder: string, name: string): number {
+  const path = join(folder, name);
+  const reserve = join(folder, RESERVE);
+  if (existsSync(path) || !existsSync(reserve)) return openSync(path, 'wx', 0o600);
+  renameSync(reserve, path);
+  return openSync(path, 'r+');
+}
+
+/**
+ * Writes pages that come before the dump. Reads them all even when there is no room: a sender whose upload is not read may never
+ * see the answer to it.
+ * @returns how many bytes are kept: all, or none when there is no room for them.
+ */
+export async function writeAhead(folder: string, pages: AsyncIterable<Buffer>): Promise<number> {
+  const file = await open(join(folder, AHEAD), 'wx', 0o600);
+  const forget = (): void => rmSync(join(folder, AHEAD), { force: true });
+  let bytes = 0;
+  let full = false;
+  try {
+    for await (const chunk of pages) {
+      if (full) continue;
+      try {
+        await file.writeFile(chunk);
+        bytes += chunk.length;
+      } catch (error) {
+        if (!isFull(error)) throw error;
+        full = true;
+        forget();
+        await file.truncate(); // the room is needed while the rest comes
+      }
+    }
+    return full ? 0 : bytes;
+  } catch (error) {
+    forget();
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+/** Opens the pages that came before the dump; undefined when none came. */
+export function openAhead(folder: string): number | undefined {
+  const path = join(folder, AHEAD);
+  return existsSync(path) ? openSync(path, 'r') : undefined;
+}
+
+/** Whether a file system had no room, or gave this user none. */
+export function isFull(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
+/** Removes all that is no image. */
+export function clearWay(folder: string): void {
+  for (const name of [RESERVE, AHEAD]) rmSync(join(folder, name), { force: true });
 }
 
 /** The regular files of an image folder, without CRIU's logs (and without the verdict's FIFO). */

@@ -143,8 +143,14 @@ export const configSchema = z
         connectMs: milliseconds(3000, 'For a connection to another node, handshake included.'),
         prepareMs: milliseconds(10_000, 'For the destination to build the pod, before anything is frozen.'),
         drainMs: milliseconds(1000, 'For connections that the process has not accepted yet to leave its queue.'),
-        freezeMs: milliseconds(10_000, 'From the freeze until the checkpoint is on disk.'),
-        transferMs: milliseconds(60_000, 'For the checkpoint to travel to the destination.'),
+        freezeMs: milliseconds(
+          10_000,
+          'From the freeze until the checkpoint is complete, besides the time for which it waits for the network.',
+        ),
+        transferMs: milliseconds(
+          60_000,
+          'For the memory to travel ahead, and for the checkpoint to travel to the destination.',
+        ),
         maxFreezeMs: milliseconds(30_000, 'For the whole freeze, from the moment that the process stands still.'),
         restoreMs: milliseconds(30_000, 'For the destination to restore it.'),
         commitMs: milliseconds(10_000, 'For the destination to answer that it runs the process after the commit.'),

@@ -211,6 +211,7 @@ export class Coordinator {
     );
     for (const result of made) if (result.status === 'rejected') throw result.reason;
     await reached('coordinator', 'prepared', migration);
+    course.bytesMoved = (await course.unlessStopped(source.sendAhead({ migration }))).bytes;
   }
 
   private async freezeAndRestore(course: Course): Promise<void> {
@@ -233,7 +234,7 @@ export class Coordinator {
     await reached('coordinator', 'frozen', migration);
 
     watch.begin('transfer');
-    course.bytesMoved = (await course.unlessStopped(source.transfer({ migration }))).bytes;
+    course.bytesMoved += (await course.unlessStopped(source.transfer({ migration }))).bytes;
     await reached('coordinator', 'transferred', migration);
 
     watch.begin('restore');

@@ -2,25 +2,24 @@ import { join } from 'node:path';
 import { findCriu, type Surroundings, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { type FreezerRecord, scatter } from '../checkpoint/freezer.js';
-import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { BugError, UserError } from '../errors.js';
-import { tunnelOverhead } from '../forwarding/encapsulation.js';
-import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
 import { Cgroup } from '../system/cgroup.js';
-import { BindingControl } from './binding-control.js';
 import { fateOf } from './decision.js';
-import { decodeImages } from './image-stream.js';
-import type {
-  AssessRequest,
-  AssessResponse,
-  DestinationParticipant,
-  FenceRequest,
-  Holding,
-  MigrationRequest,
-  NodeName,
-  PrepareDestinationRequest,
-  PrepareDestinationResponse,
-  RestoreRequest,
+import { decodeImages, keepAhead } from './image-stream.js';
+import { makeRoom } from './make-room.js';
+import {
+  type AssessRequest,
+  type AssessResponse,
+  type DestinationParticipant,
+  type FenceRequest,
+  type Holding,
+  MAX_AHEAD_BYTES,
+  type MigrationRequest,
+  type NodeName,
+  type PrepareDestinationRequest,
+  type PrepareDestinationResponse,
+  type RestoreRequest,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { ArrivalRecord } from './records.js';
@@ -28,6 +27,9 @@ import type { Resident } from './residents.js';
 import { roomVerdicts } from './room-verdicts.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
+
+/** Room for its images and as much again, which becomes its memory: beyond this a freeze is long anyway. */
+const MAX_RESERVE_BYTES = 128 << 20;
 
 /** A process that is coming to this node. */
 interface Arrival {
@@ -152,7 +154,7 @@ export class LocalDestination implements DestinationParticipant {
     await reached('destination', 'folder-made', migration);
     if (request.home.name === this.node.name) new Cgroup(nursery.path).create();
     else {
-      arrival.resident = await this.makeRoom(request);
+      arrival.resident = await makeRoom(this.site, request);
       this.keep(arrival, { nursery: { path: arrival.resident.pod.cgroup, origins: [] } });
     }
     await reached('destination', 'room-made', migration);
@@ -160,22 +162,38 @@ export class LocalDestination implements DestinationParticipant {
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings = pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, cgroupProcs };
     const session = await startRestore({ criu, images, ...inside });
+    await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
     arrival.session = session;
     await reached('destination', 'criu-started', migration);
     this.keep(arrival, { criu: session.run.process });
   }
 
+  /**
+   * Takes memory that `peer` sends before the freeze. @returns how much of it is kept, in bytes.
+   * @throws {UserError} as {@link receive}
+   */
+  async receiveAhead(peer: string, migration: string, pages: AsyncIterable<Buffer>): Promise<number> {
+    const arrival = this.expect(peer, migration);
+    const bytes = await keepAhead(pages, arrival.record.images, MAX_AHEAD_BYTES);
+    if (!this.arrivals.has(migration)) throw gaveUp(migration);
+    await reached('destination', 'ahead-received', migration);
+    return bytes;
+  }
+
+  private expect(peer: string, migration: string): Arrival {
+    const arrival = this.arrivals.get(migration);
+    if (arrival !== undefined && arrival.record.request.source.name === peer && !arrival.receiving) return arrival;
+    throw new UserError({
+      code: 'NOT_EXPECTED',
+      message: `${this.node.name} does not expect the images of ${migration} from ${peer}`,
+      remedy: 'start the migration again',
+      exitStatus: 6,
+    });
+  }
+
   /** Takes the images that `peer` sends. @throws {UserError} `NOT_EXPECTED` unless it is this migration's source. */
   async receive(peer: string, migration: string, images: AsyncIterable<Buffer>): Promise<void> {
-    const arrival = this.arrivals.get(migration);
-    if (arrival === undefined || arrival.record.request.source.name !== peer || arrival.receiving) {
-      throw new UserError({
-        code: 'NOT_EXPECTED',
-        message: `${this.node.name} does not expect the images of ${migration} from ${peer}`,
-        remedy: 'start the migration again',
-        exitStatus: 6,
-      });
-    }
+    const arrival = this.expect(peer, migration);
     arrival.receiving = true;
     await reached('destination', 'receiving', migration);
     // A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom.
@@ -341,46 +359,6 @@ export class LocalDestination implements DestinationParticipant {
       });
     }
     epochs.put(twin, epoch);
-  }
-
-  /**
-   * What its pod may send at once: what comes to it through a tunnel must leave room for the outer header, and so must what
-   * it sends where that goes back through one.
-   */
-  private roomFor(home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
-    const { uplinkMtu: mtu, reverseTunnel, encapsulationTo } = this.site.forwarding;
-    const overheadTo = ({ name, address: to }: NodeName): number =>
-      tunnelOverhead({ to, encapsulation: encapsulationTo(name) });
-    if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(this.node) };
-    return { mtu: mtu - Math.max(overheadTo(this.node), overheadTo(home)), tunnelOverhead: 0 };
-  }
-
-  private async makeRoom({ migration, twin, home, description, epoch }: PrepareDestinationRequest): Promise<Resident> {
-    const { forwarding, residents } = this.site;
-    const control = await BindingControl.create(forwarding, { description, epoch, state: 'held' });
-    try {
-      const pod = await createPod({
-        name: `hpp${control.id}`,
-        homeAddresses: description.homeAddresses,
-        ...this.roomFor(home),
-      });
-      try {
-        await control.openQueue();
-        control.attachPod(pod);
-        if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
-        await keepPidsFree(pod, description.pids);
-        return residents.add(
-          { twin, home, description, binding: control.id, pod, epoch, state: 'held', migration, arrivedAt: Date.now() },
-          control,
-        );
-      } catch (error) {
-        await destroyPod(pod);
-        throw error;
-      }
-    } catch (error) {
-      await control.remove();
-      throw error;
-    }
   }
 }
 

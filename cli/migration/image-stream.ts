@@ -2,32 +2,56 @@
  * Images on the wire, from source to destination: one record per file, then an empty name as the end mark, so that a
  * cut connection can never look like a complete set.
  *
- *   0         2                 10            10+n                10+n+size
- *   +---------+-----------------+-------------+-------------------+--
- *   | n (u16) | size (u64)      | name (n)    | content (size)    | next record ...
- *   +---------+-----------------+-------------+-------------------+--
- *                                               end: n = 0, size = number of files
- * Integers are big endian. Names are plain file names of [A-Za-z0-9._-]: no path can leave the folder.
+ *   0         2                  10            10+n                10+n+size
+ *   +---------+-+-+--------------+-------------+-------------------+--
+ *   | n (u16) |M|K|size (62 bit) | name (n)    | content (size)    | next record ...
+ *   +---------+-+-+--------------+-------------+-------------------+--
+ *              M: more of this file follows      end: n = 0, M = K = 0, size = number of files
+ *              K: known; instead of the content
+ *                                              | offset (u64) |: `size` bytes from there of the pages that were sent ahead
+ *
+ * A file whose size nobody knows yet, because CRIU still writes it, comes in several records of the same name. Integers are
+ * big endian. Names are plain file names of [A-Za-z0-9._-]: no path can leave the folder.
  */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { INVENTORY } from '../checkpoint/criu-session.js';
-import { listImages } from '../checkpoint/image-folder.js';
+import { clearWay, isFull, listImages, openAhead, openInReserve, writeAhead } from '../checkpoint/image-folder.js';
+import { PAGES } from '../checkpoint/page-pipe.js';
 import { BugError, UserError } from '../errors.js';
+import { type Ahead, difference } from './difference.js';
 
 const HEADER_BYTES = 10;
+const MORE = 1n << 63n;
+const KNOWN = 1n << 62n;
+const OFFSET_BYTES = 8;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 const MAX_FILES = 65_536;
 const MAX_INVENTORY_BYTES = 4096;
 const CHUNK_BYTES = 1 << 20;
+/** New pages are sent when there are so many: they are not kept back for long, nor in crumbs. */
+const PAGES_BYTES = 128 << 10;
+
+/** Memory that is sent while CRIU dumps it, ahead of the other images. */
+export interface Underway {
+  readonly pages: AsyncIterable<Buffer>;
+  /** What the destination was sent of them before. */
+  readonly ahead: Ahead;
+  /** Fulfilled when all other images are in the folder; its failure is that of the stream. */
+  readonly dumped: Promise<void>;
+}
 
 /**
- * Reads a folder as the stream above, in chunks of about 1 MiB. The folder is on a tmpfs, or was written a moment ago: a
+ * Reads a folder as the stream above, in chunks of at most about 1 MiB. The folder is on a tmpfs, or was written a moment ago: a
  * synchronous read is a copy within memory, where a hundred small files through the thread pool cost a millisecond each.
  */
-export async function* encodeImages(folder: string): AsyncGenerator<Buffer> {
+export async function* encodeImages(folder: string, underway?: Underway): AsyncGenerator<Buffer> {
+  if (underway !== undefined) {
+    yield* encodePages(underway);
+    await underway.dumped;
+  }
   const files = listImages(folder);
-  let small: Buffer[] = [];
+  let small: Buffer[] = underway === undefined ? [] : [header(PAGES, 0)];
   let pending = 0;
   for (const { name, size } of files) {
     small.push(header(name, size));
@@ -40,8 +64,32 @@ export async function* encodeImages(folder: string): AsyncGenerator<Buffer> {
       pending = 0;
     }
   }
-  small.push(header('', files.length));
+  small.push(header('', files.length + (underway === undefined ? 0 : 1)));
   yield Buffer.concat(small);
+}
+
+async function* encodePages({ pages, ahead }: Underway): AsyncGenerator<Buffer> {
+  let records: Buffer[] = [];
+  let pending = 0;
+  for await (const stretch of difference(pages, ahead)) {
+    const record =
+      stretch.kind === 'new'
+        ? [header(PAGES, stretch.content.length, MORE), stretch.content]
+        : [header(PAGES, stretch.bytes, MORE | KNOWN), offsetBytes(stretch.offset)];
+    records.push(...record);
+    pending += stretch.kind === 'new' ? stretch.content.length : 0;
+    if (pending < PAGES_BYTES) continue;
+    yield Buffer.concat(records);
+    records = [];
+    pending = 0;
+  }
+  if (records.length > 0) yield Buffer.concat(records);
+}
+
+function offsetBytes(offset: number): Buffer {
+  const bytes = Buffer.alloc(OFFSET_BYTES);
+  bytes.writeBigUInt64BE(BigInt(offset));
+  return bytes;
 }
 
 function* fileChunks(path: string, size: number): Generator<Buffer> {
@@ -59,10 +107,10 @@ function* fileChunks(path: string, size: number): Generator<Buffer> {
   }
 }
 
-function header(name: string, size: number): Buffer {
+function header(name: string, size: number, more = 0n): Buffer {
   const bytes = Buffer.alloc(HEADER_BYTES + Buffer.byteLength(name));
   bytes.writeUInt16BE(Buffer.byteLength(name), 0);
-  bytes.writeBigUInt64BE(BigInt(size), 2);
+  bytes.writeBigUInt64BE(BigInt(size) | more, 2);
   bytes.write(name, HEADER_BYTES);
   return bytes;
 }
@@ -74,48 +122,131 @@ function header(name: string, size: number): Buffer {
  */
 export async function decodeImages(source: AsyncIterable<Buffer>, folder: string, maxBytes: number): Promise<Buffer> {
   let inventory: Buffer | undefined;
+  let unfinished: ArrivingFile | undefined;
   const reader = new ByteReader(source);
   let total = 0;
-  for (let count = 0; ; count++) {
-    const head = await reader.exactly(HEADER_BYTES);
-    const nameBytes = head.readUInt16BE(0);
-    const size = Number(head.readBigUInt64BE(2));
-    if (nameBytes === 0) {
-      if (size !== count) throw malformed(`${size} files announced, ${count} received`);
-      if (inventory === undefined) throw malformed('it has no inventory');
-      return inventory;
+  try {
+    for (let count = 0; ; ) {
+      const head = await reader.exactly(HEADER_BYTES);
+      const nameBytes = head.readUInt16BE(0);
+      const word = head.readBigUInt64BE(2);
+      const more = (word & MORE) !== 0n;
+      const known = (word & KNOWN) !== 0n;
+      const size = Number(word & ~(MORE | KNOWN));
+      if (nameBytes === 0) {
+        if (more || known) throw malformed('its end is none');
+        if (size !== count || unfinished !== undefined) throw malformed(`${size} files announced, ${count} received`);
+        if (inventory === undefined) throw malformed('it has no inventory');
+        clearWay(folder);
+        return inventory;
+      }
+      if (count >= MAX_FILES || nameBytes > 128) throw malformed('too many files or too long a name');
+      const name = (await reader.exactly(nameBytes)).toString('latin1');
+      if (!NAME.test(name)) throw malformed('a file name that is not plain');
+      if (unfinished !== undefined && unfinished.name !== name) throw malformed(`${unfinished.name} is not whole`);
+      total += size;
+      if (total > maxBytes) throw malformed(`more than ${maxBytes} bytes`);
+      if (name !== INVENTORY) {
+        unfinished ??= new ArrivingFile(folder, name, more);
+        if (known) unfinished.recall(Number((await reader.exactly(OFFSET_BYTES)).readBigUInt64BE()), size);
+        else await unfinished.receive(reader, size);
+        if (!more) {
+          unfinished.finish();
+          unfinished = undefined;
+        }
+      } else if (inventory !== undefined) throw malformed('it has two inventories');
+      else if (size <= MAX_INVENTORY_BYTES && !more && !known) inventory = await reader.exactly(size);
+      else throw malformed('its inventory is too large');
+      if (!more) count++;
     }
-    if (count >= MAX_FILES || nameBytes > 128) throw malformed('too many files or too long a name');
-    const name = (await reader.exactly(nameBytes)).toString('latin1');
-    if (!NAME.test(name)) throw malformed('a file name that is not plain');
-    total += size;
-    if (total > maxBytes) throw malformed(`more than ${maxBytes} bytes`);
-    if (name !== INVENTORY) await receiveFile(reader, join(folder, name), size);
-    else if (inventory !== undefined) throw malformed('it has two inventories');
-    else if (size <= MAX_INVENTORY_BYTES) inventory = await reader.exactly(size);
-    else throw malformed('its inventory is too large');
+  } catch (error) {
+    unfinished?.close();
+    throw error;
   }
 }
 
-async function receiveFile(reader: ByteReader, path: string, size: number): Promise<void> {
-  const fd = openSync(path, 'wx', 0o600);
-  try {
+/**
+ * Keeps pages that come ahead of a dump in a folder, for the records that name them.
+ * @returns how many bytes are kept: all, or none when there is no room.
+ * @throws {UserError} `IMAGES_MALFORMED` when they are more than `maxBytes`.
+ */
+export async function keepAhead(source: AsyncIterable<Buffer>, folder: string, maxBytes: number): Promise<number> {
+  const counted = async function* (): AsyncGenerator<Buffer> {
+    const chunks = source[Symbol.asyncIterator](); // not `for await`: it would destroy an upload whose sender waits for the error
+    let total = 0;
+    for (let next = await chunks.next(); next.done !== true; next = await chunks.next()) {
+      total += next.value.length;
+      if (total > maxBytes) throw malformed(`more than ${maxBytes} bytes ahead`);
+      yield next.value;
+    }
+  };
+  return await writeAhead(folder, counted());
+}
+
+/** A file that is written as its records come. */
+class ArrivingFile {
+  private readonly fd: number;
+  private ahead: number | undefined;
+  private length = 0;
+
+  /** @param large whether it comes in parts: then it takes the room that was reserved. */
+  constructor(
+    private readonly folder: string,
+    readonly name: string,
+    private readonly large: boolean,
+  ) {
+    this.fd = this.withRoom(() => (large ? openInReserve(folder, name) : openSync(join(folder, name), 'wx', 0o600)));
+  }
+
+  async receive(reader: ByteReader, size: number): Promise<void> {
     for (let left = size; left > 0; ) {
       const chunk = await reader.upTo(left);
-      writeAll(fd, chunk);
+      this.withRoom(() => writeAll(this.fd, chunk));
       left -= chunk.length;
     }
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
-    throw new UserError({
-      code: 'DISK_FULL',
-      message: `there is no room for the checkpoint's images in ${dirname(path)}`,
-      remedy: 'free memory or disk there, or point paths.run at a larger file system',
-      exitStatus: 7,
-    });
-  } finally {
-    closeSync(fd);
+    this.length += size;
+  }
+
+  /** Takes `size` bytes that were sent ahead. */
+  recall(offset: number, size: number): void {
+    this.ahead ??= openAhead(this.folder);
+    const chunk = Buffer.allocUnsafe(Math.min(size, CHUNK_BYTES));
+    for (let done = 0; done < size; ) {
+      const wanted = Math.min(chunk.length, size - done);
+      const at = offset + done;
+      const possible = Number.isSafeInteger(at); // readSync throws at any other position
+      if (this.ahead === undefined || !possible || readSync(this.ahead, chunk, 0, wanted, at) !== wanted) {
+        throw malformed('it names pages that were not sent ahead');
+      }
+      this.withRoom(() => writeAll(this.fd, chunk.subarray(0, wanted)));
+      done += wanted;
+    }
+    this.length += size;
+  }
+
+  /** It is whole. */
+  finish(): void {
+    if (this.large) ftruncateSync(this.fd, this.length);
+    this.close();
+  }
+
+  close(): void {
+    closeSync(this.fd);
+    if (this.ahead !== undefined) closeSync(this.ahead);
+  }
+
+  private withRoom<Result>(act: () => Result): Result {
+    try {
+      return act();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      throw new UserError({
+        code: 'DISK_FULL',
+        message: `there is no room for the checkpoint's images in ${this.folder}`,
+        remedy: 'free memory or disk there, or point paths.run at a larger file system',
+        exitStatus: 7,
+      });
+    }
   }
 }
 

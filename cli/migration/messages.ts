@@ -84,11 +84,6 @@ export type MigrationRequest = z.infer<typeof migrationRequest>;
 
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
-export const freezeResponse = z.object({
-  /** Times in milliseconds from the freeze request: parked and CRIU let go, and held at post-dump. */
-  dumpMs: z.number(),
-  bytes: z.number().int(),
-});
 /** Destination: the ports that it had in the end; packets to them are for it once it runs. */
 export const restoreRequest = z.object({
   migration: migrationIdSchema,
@@ -96,10 +91,14 @@ export const restoreRequest = z.object({
   flows: z.array(flowSchema),
 });
 export type RestoreRequest = z.infer<typeof restoreRequest>;
+/** Memory beyond this is not sent ahead: it is copied as a whole, at both ends. */
+export const MAX_AHEAD_BYTES = 128 << 20;
+/** How much of what was sent ahead the destination keeps. */
+export const aheadResponse = z.object({ bytes: z.number().int().nonnegative() });
+/** Bytes that were sent. */
 export const transferResponse = z.object({ bytes: z.number().int() });
 export const nothing = z.object({});
 export type DrainResponse = z.infer<typeof drainResponse>;
-export type FreezeResponse = z.infer<typeof freezeResponse>;
 export type TransferResponse = z.infer<typeof transferResponse>;
 
 /** Packets that one node's park queue saw in a migration. */
@@ -117,10 +116,12 @@ export interface SourceParticipant {
   prepare(request: PrepareSourceRequest): Promise<void>;
   /** The process has ended: remove what stood for it here. Idempotent. @throws {UserError} `STILL_RUNS` */
   discard(request: ResidentRequest): Promise<void>;
+  /** Send a copy of its memory while it runs, so that in the freeze only the difference has to travel. */
+  sendAhead(request: MigrationRequest): Promise<TransferResponse>;
   /** New connections are held back by now: wait until those on their way in have been accepted. */
   drain(request: MigrationRequest): Promise<DrainResponse>;
   /** Stop it and write its images; ends held at CRIU's `post-dump`. */
-  freeze(request: MigrationRequest): Promise<FreezeResponse>;
+  freeze(request: MigrationRequest): Promise<void>;
   /** Send the images to the destination. */
   transfer(request: MigrationRequest): Promise<TransferResponse>;
   /** The destination's copy is the process: destroy this one silently. Idempotent. */

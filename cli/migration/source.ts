@@ -2,19 +2,19 @@ import { join } from 'node:path';
 import { findCriu, startDump } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
-import { createImageFolder, listImages, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
 import { BugError, UserError } from '../errors.js';
 import { destroyPod } from '../pod/pod.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { inspectProcess } from '../process/inspect.js';
-import { isLoopback, readInternetSockets, readSocketHolders } from '../process/sockets.js';
+import { isLoopback, readInternetSocketsAside, readSocketHolders } from '../process/sockets.js';
 import { Cgroup } from '../system/cgroup.js';
+import { Ahead } from './difference.js';
 import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams } from './drain.js';
-import { encodeImages } from './image-stream.js';
 import type {
   DrainResponse,
-  FreezeResponse,
   InspectRequest,
   InspectResponse,
   MigrationRequest,
@@ -29,6 +29,7 @@ import { OnceAtATime } from './once-at-a-time.js';
 import type { DepartureRecord } from './records.js';
 import { refuse } from './refusals.js';
 import type { Resident } from './residents.js';
+import { type ImageRoad, Sending, sendAhead } from './sending.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 
@@ -37,6 +38,12 @@ interface Departure {
   record: DepartureRecord;
   /** Undefined until CRIU was started. */
   session: CriuSession | undefined;
+  /** What CRIU dumps of its memory; undefined until CRIU was started. */
+  pages: PagePipe | undefined;
+  /** What the destination was sent of its memory before the freeze. */
+  ahead: Ahead;
+  /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
+  sending: Sending | undefined;
   /** Set when it lives here for another home. */
   readonly resident: Resident | undefined;
   /** It is put back: nothing may stop it again. */
@@ -45,13 +52,7 @@ interface Departure {
   preparing: Promise<void> | undefined;
 }
 
-/** How images reach another node. */
-export interface ImageRoad {
-  /** Opens the connection ahead, so that the freeze need not wait for a handshake. */
-  open(to: NodeName): Promise<void>;
-  send(to: NodeName, migration: string, images: AsyncIterable<Buffer>): Promise<void>;
-}
-
+const IDLE = { ahead: new Ahead(Buffer.alloc(0)), sending: undefined, reverting: false, preparing: undefined };
 const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
 
 /** The source's part of a migration, on the node where the process runs. */
@@ -76,7 +77,9 @@ export class LocalSource implements SourceParticipant {
       const { migration, twin } = record.request;
       const session = CriuSession.adopt({ verb: 'dump', process: record.criu, images: record.images });
       const resident = this.site.residents.find(twin);
-      this.departures.set(migration, { record, session, resident, reverting: false, preparing: undefined });
+      const pages = PagePipe.adopt(record.images);
+      pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
     }
   }
 
@@ -120,7 +123,7 @@ export class LocalSource implements SourceParticipant {
       localPids,
       ports: description.ports.map(({ port }) => port),
     };
-    const departure: Departure = { record, session: undefined, resident, reverting: false, preparing: undefined };
+    const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
     departure.preparing = this.makeReady(departure, criu);
     try {
@@ -146,6 +149,7 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'queue-opened', migration);
     const pid = resident === undefined ? root : request.pid;
     const inside = resident === undefined ? {} : { podInit: resident.pod.init.pid };
+    departure.pages = await PagePipe.create(images);
     departure.session = await startDump({ criu, images, pid, ...inside });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
@@ -154,6 +158,15 @@ export class LocalSource implements SourceParticipant {
       this.road.open(request.destination),
     ]);
     await reached('source', 'ready', migration);
+  }
+
+  /** Sends a copy of the memory of the tree's root while it runs. */
+  async sendAhead({ migration }: MigrationRequest): Promise<TransferResponse> {
+    const departure = this.require(migration);
+    const { request, localPids } = departure.record;
+    departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
+    await reached('source', 'sent-ahead', migration);
+    return { bytes: departure.ahead.pages.length };
   }
 
   /**
@@ -176,40 +189,38 @@ export class LocalSource implements SourceParticipant {
     }
   }
 
-  async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
+  /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
+  async freeze({ migration }: MigrationRequest): Promise<void> {
     const departure = this.require(migration);
-    const { record, session, resident } = departure;
-    if (session === undefined) throw new BugError(`${migration} is not prepared`);
-    const started = performance.now();
+    const { record, session, pages, resident } = departure;
+    if (session === undefined || pages === undefined) throw new BugError(`${migration} is not prepared`);
     resident?.control.park();
     await reached('source', 'parked', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);
+    const load = { to: record.request.destination, migration, folder: record.images, pages, ahead: departure.ahead };
+    const sending = new Sending(this.road, load);
+    departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
     await session.seized(record.localPids[0] ?? 0);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
     control?.silence();
-    this.requireSamePorts(record); // while CRIU dumps: the process stands still and so do its sockets
-    requireNoDatagrams(record);
-    await session.reached('post-dump', this.site.timeouts.freezeMs);
+    const { freezeMs, transferMs } = this.site.timeouts;
+    const dump = session.reached('post-dump', freezeMs + transferMs); // CRIU goes no faster than the network takes the pages
+    requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
+    await Promise.all([sending.unlessItFails(dump), this.requireSamePorts(record)]);
     await reached('source', 'dumped', migration);
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);
-    const bytes = listImages(record.images).reduce((sum, { size }) => sum + size, 0);
-    return { dumpMs: performance.now() - started, bytes };
+    sending.complete();
   }
 
+  /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { record } = this.require(migration);
-    let bytes = 0;
-    const counted = async function* (): AsyncGenerator<Buffer> {
-      for await (const chunk of encodeImages(record.images)) {
-        bytes += chunk.length;
-        yield chunk;
-      }
-    };
-    await this.road.send(record.request.destination, migration, counted());
+    const { sending } = this.require(migration);
+    if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
+    const bytes = await sending.delivered;
     await reached('source', 'sent', migration);
     return { bytes };
   }
@@ -251,10 +262,13 @@ export class LocalSource implements SourceParticipant {
     departure.reverting = true;
     await departure.preparing?.catch(() => undefined);
     if (!this.departures.has(migration)) return; // its own failure has put it back
-    const { record, session, resident } = departure;
+    const { record, session, pages, sending, resident } = departure;
     const held = session?.passed('pre-dump') === true;
+    sending?.giveUp(tooLate(migration));
+    pages?.discard();
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
+    pages?.close();
     await reached('source', 'vetoed', migration);
     if (status === null && held) {
       // CRIU was killed, perhaps while it held them; or it was adopted, and nobody knows.
@@ -310,10 +324,11 @@ export class LocalSource implements SourceParticipant {
   }
 
   /** A port that was opened in the last moment belongs to nobody in the datapath: its packets would be lost. */
-  private requireSamePorts({ localPids, ports }: DepartureRecord): void {
+  private async requireSamePorts({ localPids, ports }: DepartureRecord): Promise<void> {
+    const sockets = await readInternetSocketsAside(localPids[0] ?? 0);
     const inodes = readSocketHolders(localPids);
     const known = new Set(ports);
-    const opened = readInternetSockets(localPids[0] ?? 0).find(
+    const opened = sockets.find(
       ({ inode, local }) =>
         inodes.has(inode) && local.port !== 0 && !isLoopback(local.address) && !known.has(local.port),
     );

@@ -20,9 +20,9 @@ import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
 import { type ControlServer, createControlServer } from './control-transport.js';
 import { openForwarding } from './forwarding-setup.js';
-import { imagesUpload, participantHandlers } from './peer-methods.js';
+import { aheadUpload, imagesUpload, participantHandlers } from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
-import { rehearsalHandler, rehearse } from './rehearsal.js';
+import { rehearsalHandlers, rehearse } from './rehearsal.js';
 import { remoteDestination, remoteSource } from './remote-participants.js';
 
 /** The daemon of one node: everything that it owns, made in order and closed in the opposite order. */
@@ -88,9 +88,16 @@ export class Daemon {
     const destination = new LocalDestination(site);
     const source = new LocalSource(site, {
       open: async (to) => requireClient(clients, to).warm({ timeoutMs: config.timeouts.connectMs }),
-      send: async (to, migration, images) => {
+      sendAhead: async (to, migration, pages) => {
         const { transferMs } = config.timeouts;
-        await requireClient(clients, to).stream(imagesUpload, migration, images, { timeoutMs: transferMs });
+        const { bytes } = await requireClient(clients, to).stream(aheadUpload, migration, pages, {
+          timeoutMs: transferMs,
+        });
+        return bytes;
+      },
+      send: async (to, migration, images, signal) => {
+        const { transferMs } = config.timeouts;
+        await requireClient(clients, to).stream(imagesUpload, migration, images, { timeoutMs: transferMs, signal });
       },
     });
     const participants: Participants = {
@@ -111,7 +118,7 @@ export class Daemon {
       port: self.port,
       logger: transportLogger,
       methods,
-      uploads: [...uploads, rehearsalHandler(node.name, site.imageRoot)],
+      uploads: [...uploads, ...rehearsalHandlers(node.name, site.imageRoot)],
     });
     const control = await createControlServer({
       path: join(config.paths.run, 'control.sock'),

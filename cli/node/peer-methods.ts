@@ -1,11 +1,11 @@
 import { UserError } from '../errors.js';
 import type { LocalDestination } from '../migration/destination.js';
 import {
+  aheadResponse,
   assessRequest,
   assessResponse,
   drainResponse,
   fenceRequest,
-  freezeResponse,
   holdingResponse,
   inspectRequest,
   inspectResponse,
@@ -41,8 +41,9 @@ export const sourceMethods = {
   inspect: defineMethod({ name: 'source-inspect', request: inspectRequest, response: inspectResponse }),
   discard: defineMethod({ name: 'source-discard', request: residentRequest, response: nothing }),
   prepare: defineMethod({ name: 'source-prepare', request: prepareSourceRequest, response: nothing }),
+  sendAhead: defineMethod({ name: 'source-send-ahead', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
-  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: freezeResponse }),
+  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: nothing }),
   transfer: defineMethod({ name: 'source-transfer', request: migrationRequest, response: transferResponse }),
   commit: defineMethod({ name: 'source-commit', request: migrationRequest, response: parkCountsSchema }),
   abort: defineMethod({ name: 'source-abort', request: migrationRequest, response: nothing }),
@@ -71,8 +72,9 @@ export const whereabouts = defineMethod({
   response: whereaboutsResponse,
 });
 
-/** What a source sends to the destination; the id is the migration's. */
+/** What a source sends to the destination, memory before the freeze and images in it; the id is the migration's. */
 export const imagesUpload = defineUpload({ name: 'images', response: nothing });
+export const aheadUpload = defineUpload({ name: 'ahead', response: aheadResponse });
 
 export interface ParticipantParts {
   readonly source: LocalSource;
@@ -130,12 +132,19 @@ export function participantHandlers({ source, destination, residents, twins }: P
       return {};
     }),
     serve(
+      sourceMethods.sendAhead,
+      owned(source, (request: MigrationRequest) => source.sendAhead(request)),
+    ),
+    serve(
       sourceMethods.drain,
       owned(source, (request: MigrationRequest) => source.drain(request)),
     ),
     serve(
       sourceMethods.freeze,
-      owned(source, (request: MigrationRequest) => source.freeze(request)),
+      owned(
+        source,
+        done((request: MigrationRequest) => source.freeze(request)),
+      ),
     ),
     serve(
       sourceMethods.transfer,
@@ -209,6 +218,9 @@ export function participantHandlers({ source, destination, residents, twins }: P
     serveUpload(imagesUpload, async (migration, body, { peer }: PeerContext) => {
       await destination.receive(peer, migration, body);
       return {};
+    }),
+    serveUpload(aheadUpload, async (migration, body, { peer }: PeerContext) => {
+      return { bytes: await destination.receiveAhead(peer, migration, body) };
     }),
   ];
   return { methods, uploads };

@@ -10,15 +10,17 @@ type Timeouts = Config['timeouts'];
 /** The source on another node: every call goes there, each with the time limit of its phase. */
 export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeouts): SourceParticipant {
   const { prepareMs, drainMs, freezeMs, transferMs, commitMs, connectMs } = timeouts;
-  const { inspect, discard, prepare, drain, freeze, transfer, commit, abort, finish } = sourceMethods;
+  const { inspect, discard, prepare, sendAhead, drain, freeze, transfer, commit, abort, finish } = sourceMethods;
   const ask = named(node);
   return {
     node,
     inspect: (request) => ask(client.call(inspect, request, { timeoutMs: prepareMs })),
     discard: async (request) => void (await ask(client.call(discard, request, { timeoutMs: prepareMs }))),
     prepare: async (request) => void (await ask(client.call(prepare, request, { timeoutMs: prepareMs }))),
+    sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs })),
     drain: (request) => ask(client.call(drain, request, { timeoutMs: drainMs + connectMs })),
-    freeze: (request) => ask(client.call(freeze, request, { timeoutMs: freezeMs + connectMs })),
+    freeze: async (request) =>
+      void (await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }))),
     transfer: (request) => ask(client.call(transfer, request, { timeoutMs: transferMs })),
     commit: (request) => ask(client.call(commit, request, { timeoutMs: commitMs })),
     abort: async (request) => void (await ask(client.call(abort, request, { timeoutMs: commitMs }))),

@@ -1,99 +1,36 @@
 // limit: 120 s
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { INVENTORY } from '../../cli/checkpoint/criu.js';
-import { BugError, UserError } from '../../cli/errors.js';
+import { BugError } from '../../cli/errors.js';
 import { decodeImages, encodeImages } from '../../cli/migration/image-stream.js';
 import { skip } from '../skip.js';
+import {
+  cut,
+  emptyFolder,
+  encoded,
+  end,
+  PLENTY,
+  read,
+  record,
+  refused,
+  someFiles,
+  write,
+} from './image-stream-fixtures.js';
 import { enterPrivateWorld, remove } from './private-world.js';
 
 const entered = enterPrivateWorld({ processes: false });
 const test = suite<{ folder: string }>('image stream');
-const PLENTY = 1 << 30;
 
 test.before((context) => {
   context.folder = mkdtempSync(join(tmpdir(), 'image-stream-'));
 });
 test.after(({ folder }) => remove(folder));
-
-type Files = ReadonlyMap<string, Buffer>;
-
-let folders = 0;
-function emptyFolder({ folder }: { folder: string }): string {
-  const path = join(folder, String(folders++));
-  mkdirSync(path);
-  return path;
-}
-
-function write(path: string, files: Files): string {
-  for (const [name, content] of files) writeFileSync(join(path, name), content);
-  return path;
-}
-
-function read(path: string): Files {
-  return new Map(readdirSync(path).map((name) => [name, readFileSync(join(path, name))]));
-}
-
-async function encoded(path: string): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of encodeImages(path)) chunks.push(chunk);
-  return Buffer.concat(chunks);
-}
-
-/** The stream in pieces: as long as the lengths say, then all the rest. */
-async function* cut(stream: Buffer, lengths: readonly number[]): AsyncGenerator<Buffer> {
-  let offset = 0;
-  for (const length of lengths) {
-    yield stream.subarray(offset, offset + length);
-    offset += length;
-  }
-  yield stream.subarray(offset);
-}
-
-/** A stream by hand, as only a wrong or evil sender makes it. */
-function record(name: string, content: string | Buffer, announced = Buffer.byteLength(content)): Buffer {
-  const head = Buffer.alloc(10);
-  head.writeUInt16BE(Buffer.byteLength(name, 'latin1'), 0);
-  head.writeBigUInt64BE(BigInt(announced), 2);
-  return Buffer.concat([head, Buffer.from(name, 'latin1'), Buffer.from(content)]);
-}
-
-function end(count: number): Buffer {
-  return record('', '', count);
-}
-
-async function refused(
-  stream: Buffer,
-  folder: string,
-  maxBytes = PLENTY,
-  code = 'IMAGES_MALFORMED',
-): Promise<UserError> {
-  try {
-    await decodeImages(cut(stream, []), folder, maxBytes);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    assert.is(error.code, code);
-    assert.not.ok(existsSync(join(folder, INVENTORY)), 'no inventory lies there that would start a restore');
-    return error;
-  }
-  throw new Error('it was accepted');
-}
-
-const fileName = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,30}$/).filter((name) => !name.endsWith('.log'));
-const someFiles = fc
-  .tuple(
-    fc.dictionary(fileName, fc.uint8Array({ maxLength: 600 }), { maxKeys: 8, noNullPrototype: true }),
-    fc.uint8Array({ maxLength: 200 }),
-  )
-  .map(([files, inventory]): Files => {
-    const all = new Map(Object.entries(files).map(([name, content]) => [name, Buffer.from(content)]));
-    return all.set(INVENTORY, Buffer.from(inventory));
-  });
 
 test('any files, cut into any pieces, arrive as they were, and the inventory apart from them', async (context) => {
   await fc.assert(

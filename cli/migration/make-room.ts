@@ -1,0 +1,50 @@
+import { tunnelOverhead } from '../forwarding/encapsulation.js';
+import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
+import { BindingControl } from './binding-control.js';
+import type { NodeName, PrepareDestinationRequest } from './messages.js';
+import type { Resident } from './residents.js';
+import type { Site } from './site.js';
+
+/** Makes what a process needs to live on this node for another home: a binding that holds its packets, and a pod. */
+export async function makeRoom(
+  site: Site,
+  { migration, twin, home, description, epoch }: PrepareDestinationRequest,
+): Promise<Resident> {
+  const { forwarding, residents } = site;
+  const control = await BindingControl.create(forwarding, { description, epoch, state: 'held' });
+  try {
+    const pod = await createPod({
+      name: `hpp${control.id}`,
+      homeAddresses: description.homeAddresses,
+      ...limitsOf(site, home),
+    });
+    try {
+      await control.openQueue();
+      control.attachPod(pod);
+      if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
+      await keepPidsFree(pod, description.pids);
+      return residents.add(
+        { twin, home, description, binding: control.id, pod, epoch, state: 'held', migration, arrivedAt: Date.now() },
+        control,
+      );
+    } catch (error) {
+      await destroyPod(pod);
+      throw error;
+    }
+  } catch (error) {
+    await control.remove();
+    throw error;
+  }
+}
+
+/**
+ * What its pod may send at once: what comes to it through a tunnel must leave room for the outer header, and so must what
+ * it sends where that goes back through one.
+ */
+function limitsOf({ node, forwarding }: Site, home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
+  const { uplinkMtu: mtu, reverseTunnel, encapsulationTo } = forwarding;
+  const overheadTo = ({ name, address: to }: NodeName): number =>
+    tunnelOverhead({ to, encapsulation: encapsulationTo(name) });
+  if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(node) };
+  return { mtu: mtu - Math.max(overheadTo(node), overheadTo(home)), tunnelOverhead: 0 };
+}
