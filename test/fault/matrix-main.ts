@@ -1,10 +1,12 @@
 /*
  * node dist/test/fault/matrix-main.js [--json] [--reduced] [--step PATTERN] [--victim PATTERN] [--direction PATTERN]
  *   [--take N --seed S]    N cases, drawn and ordered by the seed
+ *   [--labs N]             as many at the same time, each in a lab of its own (default 3: most of a case is waiting)
  * Kills every component at every step of the protocol, in every direction, and looks what became of the process.
  * Exit status: 0 all cases passed; 1 not; 130 interrupted.
  */
 import { parseArgs } from 'node:util';
+import { Lab } from '../../cli/lab/lab.js';
 import { textTable } from '../../cli/text-table.js';
 import { downAll } from '../lab/lab-fixture.js';
 import { faultsOf, NO_FAULTS } from '../lab/load.js';
@@ -16,7 +18,16 @@ import { type CaseResult, runCase } from './run-case.js';
 const text = { type: 'string' } as const;
 const flag = { type: 'boolean', default: false } as const;
 const { values } = parseArgs({
-  options: { json: flag, reduced: flag, step: text, victim: text, direction: text, take: text, seed: text },
+  options: {
+    json: flag,
+    reduced: flag,
+    step: text,
+    victim: text,
+    direction: text,
+    take: text,
+    seed: text,
+    labs: { type: 'string', default: '3' },
+  },
 });
 
 const wanted = (values.reduced ? reducedMatrix() : wholeMatrix()).filter(
@@ -35,15 +46,24 @@ const say = (line: string): void => {
 
 const results: CaseResult[] = [];
 const clientFaults: string[] = [];
-let lab: FaultLab | undefined;
+const queue = cases.values();
 try {
-  for (const [index, fault] of cases.entries()) {
-    lab ??= await freshLab();
+  await Promise.all(Array.from({ length: Number(values.labs) }, (_, index) => work(index + 1)));
+} finally {
+  await downAll();
+}
+report();
+
+/** Takes case after case into a lab of its own; one that a case has left broken is replaced. */
+async function work(number: number): Promise<void> {
+  let lab: FaultLab | undefined;
+  for (const fault of queue) {
+    lab ??= await freshLab(number);
     const result = await runCase(lab, fault);
     results.push(result);
     const verdict = result.faults.length === 0 ? 'ok  ' : 'FAIL';
     say(
-      `${verdict} ${index + 1}/${cases.length} ${nameOf(fault)}: ${result.outcome}, stall ${result.stallMs.toFixed(0)} ms (${result.seconds.toFixed(1)} s)`,
+      `${verdict} ${results.length}/${cases.length} ${nameOf(fault)}: ${result.outcome}, stall ${result.stallMs.toFixed(0)} ms (${result.seconds.toFixed(1)} s)`,
     );
     for (const found of result.faults) say(`       ${found}`);
     if (result.faults.length > 0) {
@@ -53,13 +73,10 @@ try {
     }
   }
   if (lab !== undefined) await endLab(lab, false);
-} finally {
-  await downAll();
 }
-report();
 
-async function freshLab(): Promise<FaultLab> {
-  const made = await FaultLab.start('fault');
+async function freshLab(number: number): Promise<FaultLab> {
+  const made = await FaultLab.start(`fault${number}`);
   await made.learn();
   return made;
 }
@@ -67,7 +84,7 @@ async function freshLab(): Promise<FaultLab> {
 /** Ends a lab and hears what its client has to say about all the cases together. */
 async function endLab(ending: FaultLab, broken: boolean): Promise<void> {
   const result = await ending.load.stop().catch((error: unknown) => error as Error);
-  await downAll();
+  await Lab.down(ending.lab.name, { reaped: false });
   if (broken) return; // counted already
   if (result instanceof Error) clientFaults.push(result.message);
   else if (JSON.stringify(faultsOf(result)) !== JSON.stringify(NO_FAULTS)) {
@@ -76,6 +93,7 @@ async function endLab(ending: FaultLab, broken: boolean): Promise<void> {
 }
 
 function report(): void {
+  results.sort((one, other) => cases.indexOf(one.case) - cases.indexOf(other.case));
   const failed = results.filter(({ faults }) => faults.length > 0);
   const longestStallMs = Math.round(Math.max(0, ...results.map(({ stallMs }) => stallMs)));
   // of a part of the matrix nothing follows
