@@ -21,6 +21,11 @@ export class LineClient {
     return this.command.stdout.trimEnd().split('\n').at(-1) ?? '';
   }
 
+  /** Says a line and does not wait for the answer. Not to be mixed with {@link ask}. */
+  say(line: string): void {
+    this.command.write(`${line}\r\n`);
+  }
+
   async close(): Promise<void> {
     this.command.finishInput();
     await this.command.ended;
