@@ -1,8 +1,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
+const [, FIRST_CPU = '0'] = /^Cpus_allowed_list:\s*(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+const ON_ONE_CPU = ['taskset', '-c', FIRST_CPU];
 const TRAFFIC = fileURLToPath(new URL('./traffic-main.js', import.meta.url));
 
 const holders = new Set<ChildProcess>();
@@ -57,12 +59,23 @@ export class Machine {
   }
 
   /** Starts one end of the traffic, or another program of this folder. */
-  start(...args: readonly (string | number)[]): Traffic {
-    return this.startProgram(TRAFFIC, ...args);
+  /** A stream stays on one CPU: each has a backlog of its own, and a sender that the scheduler moves would overtake itself. */
+  start(role: string, ...args: readonly (string | number)[]): Traffic {
+    return this.speaking([
+      ...(role === 'stream' ? ON_ONE_CPU : []),
+      process.execPath,
+      TRAFFIC,
+      role,
+      ...args.map(String),
+    ]);
   }
 
   startProgram(path: string, ...args: readonly (string | number)[]): Traffic {
-    const [program = '', ...rest] = this.inside([process.execPath, path, ...args.map(String)]);
+    return this.speaking([process.execPath, path, ...args.map(String)]);
+  }
+
+  private speaking(command: readonly string[]): Traffic {
+    const [program = '', ...rest] = this.inside(command);
     return new Traffic(spawn(program, rest, { stdio: ['pipe', 'pipe', 'inherit'] }));
   }
 
