@@ -9,6 +9,7 @@ import {
   renameSync,
   rmSync,
   statfsSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -33,9 +34,10 @@ const AHEAD = '.ahead';
 /**
  * Takes room in the folder ahead of the freeze, for an image to come. What counts on a tmpfs is that its pages are there by then:
  * in a virtual machine the first touch of one costs up to 16 us (measured under shadow page tables), and 10 MB are 2560 of them.
- * Best effort: when there is less room, it takes none.
+ * Best effort: it takes none on a disk, nor when others would be left with too little.
  */
 export async function reserveRoom(folder: string, bytes: number): Promise<void> {
+  if (!isMemory(folder) || bytes > spareBytes(folder)) return;
   const zeros = Buffer.alloc(Math.min(bytes, 1 << 20));
   const file = await open(join(folder, RESERVE), 'wx', 0o600);
   try {
@@ -48,6 +50,16 @@ export async function reserveRoom(folder: string, bytes: number): Promise<void> 
   } finally {
     await file.close();
   }
+}
+
+/** As much as may be taken for speed's sake alone: others write there too, CRIU's hooks among them. */
+function spareBytes(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return (bavail * bsize) / 2;
+}
+
+function isMemory(folder: string): boolean {
+  return statfsSync(folder).type === TMPFS_MAGIC;
 }
 
 /** Makes a new file of the reserved room, if there is any. @returns its descriptor; its content is what is written, once it is cut there. */
@@ -66,15 +78,17 @@ export function openInReserve(folder: string, name: string): number {
  */
 export async function writeAhead(folder: string, pages: AsyncIterable<Buffer>): Promise<number> {
   const file = await open(join(folder, AHEAD), 'wx', 0o600);
-  const forget = (): void => rmSync(join(folder, AHEAD), { force: true });
+  const forget = (): void => removeWiped(folder, AHEAD);
+  const room = spareBytes(folder);
   let bytes = 0;
   let full = false;
   try {
     for await (const chunk of pages) {
       if (full) continue;
       try {
-        await file.writeFile(chunk);
         bytes += chunk.length;
+        if (bytes > room) throw Object.assign(new Error('the rest is for others'), { code: 'ENOSPC' });
+        await file.writeFile(chunk);
       } catch (error) {
         if (!isFull(error)) throw error;
         full = true;
@@ -105,7 +119,13 @@ export function isFull(error: unknown): boolean {
 
 /** Removes all that is no image. */
 export function clearWay(folder: string): void {
-  for (const name of [RESERVE, AHEAD]) rmSync(join(folder, name), { force: true });
+  for (const name of [RESERVE, AHEAD]) removeWiped(folder, name);
+}
+
+function removeWiped(folder: string, name: string): void {
+  const path = join(folder, name);
+  if (existsSync(path) && !isMemory(folder)) overwrite(path, statSync(path).size);
+  rmSync(path, { force: true });
 }
 
 /** The regular files of an image folder, without CRIU's logs (and without the verdict's FIFO). */

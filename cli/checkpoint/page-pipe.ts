@@ -118,6 +118,10 @@ export class PagePipe {
 
 function openPipe(path: string): number {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  setPipeSize(fd, PIPE_BYTES); // at the usual 64 KiB CRIU and we would wake each other for every 16 pages
+  try {
+    setPipeSize(fd, PIPE_BYTES); // at the usual 64 KiB CRIU and we would wake each other for every 16 pages
+  } catch {
+    // it stays as it is: slower, nothing else
+  }
   return fd;
 }

@@ -37,9 +37,14 @@ export async function readPrivateMemory(pid: number, maxBytes: number): Promise<
     pagemap = await open(`/proc/${pid}/pagemap`);
     memory = await open(`/proc/${pid}/mem`);
     const runs: Run[] = [];
-    for (const area of areas) runs.push(...(await presentRuns(pagemap, area)));
-    const bytes = runs.reduce((sum, run) => sum + run.bytes, 0);
-    if (bytes > maxBytes) return Buffer.alloc(0);
+    let bytes = 0;
+    for (const area of areas) {
+      for (const run of await presentRuns(pagemap, area)) {
+        runs.push(run);
+        bytes += run.bytes;
+      }
+      if (bytes > maxBytes) return Buffer.alloc(0);
+    }
     return await readRuns(memory, runs, bytes);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;

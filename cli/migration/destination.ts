@@ -162,8 +162,8 @@ export class LocalDestination implements DestinationParticipant {
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings = pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, cgroupProcs };
     const session = await startRestore({ criu, images, ...inside });
-    await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
     arrival.session = session;
+    await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
     await reached('destination', 'criu-started', migration);
     this.keep(arrival, { criu: session.run.process });
   }
@@ -182,7 +182,8 @@ export class LocalDestination implements DestinationParticipant {
 
   private expect(peer: string, migration: string): Arrival {
     const arrival = this.arrivals.get(migration);
-    if (arrival !== undefined && arrival.record.request.source.name === peer && !arrival.receiving) return arrival;
+    const expected = arrival?.record.request.source.name === peer && !arrival.receiving && !this.aborted.has(migration);
+    if (arrival !== undefined && expected) return arrival;
     throw new UserError({
       code: 'NOT_EXPECTED',
       message: `${this.node.name} does not expect the images of ${migration} from ${peer}`,

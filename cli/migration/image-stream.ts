@@ -15,9 +15,11 @@
  */
 import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { INVENTORY } from '../checkpoint/criu-session.js';
 import { clearWay, isFull, listImages, openAhead, openInReserve, writeAhead } from '../checkpoint/image-folder.js';
 import { PAGES } from '../checkpoint/page-pipe.js';
+import { PAGE_BYTES } from '../checkpoint/private-memory.js';
 import { BugError, UserError } from '../errors.js';
 import { type Ahead, difference } from './difference.js';
 
@@ -29,6 +31,8 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 const MAX_FILES = 65_536;
 const MAX_INVENTORY_BYTES = 4096;
 const CHUNK_BYTES = 1 << 20;
+/** An upload in which nothing comes for longer is cut: while CRIU dumps children, nothing of the root is left to send. */
+const SIGN_OF_LIFE_MS = 2000;
 /** New pages are sent when there are so many: they are not kept back for long, nor in crumbs. */
 const PAGES_BYTES = 128 << 10;
 
@@ -48,7 +52,7 @@ export interface Underway {
 export async function* encodeImages(folder: string, underway?: Underway): AsyncGenerator<Buffer> {
   if (underway !== undefined) {
     yield* encodePages(underway);
-    await underway.dumped;
+    while (!(await within(underway.dumped, SIGN_OF_LIFE_MS))) yield header(PAGES, 0, MORE);
   }
   const files = listImages(folder);
   let small: Buffer[] = underway === undefined ? [] : [header(PAGES, 0)];
@@ -68,10 +72,46 @@ export async function* encodeImages(folder: string, underway?: Underway): AsyncG
   yield Buffer.concat(small);
 }
 
+/**
+ * What CRIU puts for a moment at the begin of a page of code, to run a system call in the process (`code_syscall`,
+ * compel/arch/<arch>/src/lib/infect.c). The pipe holds the process's very pages, not copies: one that is read in that moment has it.
+ */
+const CRIU_CODE: Partial<Record<string, Buffer>> = {
+  x64: Buffer.from('0f05cccccccccccc', 'hex'), // syscall; int3 ...
+  arm64: Buffer.from('010000d4000020d4', 'hex'), // svc #0; brk #0
+};
+
+/** @throws {UserError} `CAUGHT_CODE` when a page has CRIU's code instead of its own. */
+function requireUntouched(pages: Buffer): void {
+  const code = CRIU_CODE[process.arch];
+  if (code === undefined) return;
+  for (let at = 0; at + code.length <= pages.length; at += PAGE_BYTES) {
+    if (pages.compare(code, 0, code.length, at, at + code.length) !== 0) continue;
+    throw new UserError({
+      code: 'CAUGHT_CODE',
+      message: 'a page was read in the very moment in which CRIU ran code of its own there',
+      remedy: 'try again',
+      exitStatus: 6,
+    });
+  }
+}
+
+/** Whether a promise is fulfilled in that time. Its failure is ours. */
+async function within(promise: Promise<void>, limitMs: number): Promise<boolean> {
+  const over = new AbortController();
+  const late = pause(limitMs, false, { signal: over.signal }).catch(() => false);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    over.abort();
+  }
+}
+
 async function* encodePages({ pages, ahead }: Underway): AsyncGenerator<Buffer> {
   let records: Buffer[] = [];
   let pending = 0;
   for await (const stretch of difference(pages, ahead)) {
+    if (stretch.kind === 'new') requireUntouched(stretch.content);
     const record =
       stretch.kind === 'new'
         ? [header(PAGES, stretch.content.length, MORE), stretch.content]

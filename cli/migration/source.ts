@@ -197,17 +197,23 @@ export class LocalSource implements SourceParticipant {
     resident?.control.park();
     await reached('source', 'parked', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);
+    if (departure.reverting) throw tooLate(migration);
     const load = { to: record.request.destination, migration, folder: record.images, pages, ahead: departure.ahead };
     const sending = new Sending(this.road, load);
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
     await session.seized(record.localPids[0] ?? 0);
+    if (departure.reverting) throw tooLate(migration);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
     control?.silence();
     const { freezeMs, transferMs } = this.site.timeouts;
-    const dump = session.reached('post-dump', freezeMs + transferMs); // CRIU goes no faster than the network takes the pages
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
+    // CRIU goes no faster than the network takes the pages
+    const dump = session.reached('post-dump', freezeMs + transferMs).catch(async (error: unknown) => {
+      if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
+      throw error;
+    });
     await Promise.all([sending.unlessItFails(dump), this.requireSamePorts(record)]);
     await reached('source', 'dumped', migration);
     if (departure.reverting) throw tooLate(migration);
@@ -236,13 +242,14 @@ export class LocalSource implements SourceParticipant {
   private async destroyHere(migration: string): Promise<ParkCounts> {
     const departure = this.departures.get(migration);
     if (departure === undefined) return NONE;
-    const { record, session, resident } = departure;
+    const { record, session, pages, resident } = departure;
     resident?.control.raise(record.request.epoch);
     const counts = (await resident?.control.tunnel(record.request.destination)) ?? NONE;
     await reached('source', 'forwarded', migration);
     session?.go('post-dump');
     await reached('source', 'let-end', migration);
     await session?.end(this.site.timeouts.commitMs);
+    pages?.close();
     await reached('source', 'ended', migration);
     if (resident !== undefined) await destroyPod(resident.pod);
     else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
@@ -271,10 +278,7 @@ export class LocalSource implements SourceParticipant {
     pages?.close();
     await reached('source', 'vetoed', migration);
     if (status === null && held) {
-      // CRIU was killed, perhaps while it held them; or it was adopted, and nobody knows.
-      const freezer = new Cgroup(record.freezer.path);
-      if (freezer.exists) freezer.setFrozen(true);
-      endRepair(record.localPids);
+      holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
     }
     await reached('source', 'repaired', migration);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
@@ -369,6 +373,18 @@ export class LocalSource implements SourceParticipant {
       exitStatus: 6,
     });
   }
+}
+
+/** A CRIU that was killed has let the process go, its sockets in repair mode: nobody may read an error from them meanwhile. */
+function holdAfterKill({ freezer, localPids }: DepartureRecord): void {
+  const cgroup = new Cgroup(freezer.path);
+  if (cgroup.exists) cgroup.setFrozen(true);
+  endRepair(localPids);
+}
+
+/** What a promise is fulfilled with by now; undefined when it is not yet. */
+async function settled<Result>(promise: Promise<Result>): Promise<Result | undefined> {
+  return await Promise.race([promise, Promise.resolve(undefined)]);
 }
 
 /** The answer to a request that an abort has overtaken. */

@@ -17,7 +17,7 @@ export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeo
     inspect: (request) => ask(client.call(inspect, request, { timeoutMs: prepareMs })),
     discard: async (request) => void (await ask(client.call(discard, request, { timeoutMs: prepareMs }))),
     prepare: async (request) => void (await ask(client.call(prepare, request, { timeoutMs: prepareMs }))),
-    sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs })),
+    sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs + connectMs })),
     drain: (request) => ask(client.call(drain, request, { timeoutMs: drainMs + connectMs })),
     freeze: async (request) =>
       void (await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }))),

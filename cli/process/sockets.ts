@@ -57,9 +57,15 @@ export async function readInternetSocketsAside(
   transports: readonly TransportName[] = TRANSPORTS,
 ): Promise<InternetSocket[]> {
   const tables = transports.map(async (transport) =>
-    parseSockets(transport, await readFile(`/proc/${pid}/net/${transport}`, 'latin1').catch(() => '')),
+    parseSockets(transport, await readFile(`/proc/${pid}/net/${transport}`, 'latin1').catch(absent)),
   );
   return (await Promise.all(tables)).flat();
+}
+
+/** A table that is not there (no IPv6, or the process has ended) is an empty one; anything else is an error. */
+function absent(error: NodeJS.ErrnoException): string {
+  if (error.code === 'ENOENT' || error.code === 'ESRCH' || error.code === 'EINVAL') return '';
+  throw error;
 }
 
 function parseSockets(transport: TransportName, table: string): InternetSocket[] {
