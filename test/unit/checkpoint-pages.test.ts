@@ -38,6 +38,11 @@ test.after(({ folder }) => {
 
 let folders = 0;
 
+/** The function of the kernel in which CRIU waits: for a reader of what it writes, or for one that opens the FIFO at all. */
+function whereItWaits({ run }: CriuSession): string {
+  return readText(`/proc/${run.process?.pid}/wchan`) ?? '';
+}
+
 interface Dump {
   readonly session: CriuSession;
   readonly pages: PagePipe;
@@ -57,8 +62,7 @@ async function begun(world: World, counter: Counter): Promise<Dump> {
 async function heldUp(world: World, counter: Counter): Promise<Dump> {
   const { session, pages } = await begun(world, counter);
   session.go('pre-dump');
-  const { pid } = session.run.process ?? {};
-  await until('CRIU waits for a reader', () => /pipe/.test(readText(`/proc/${pid}/wchan`) ?? ''));
+  await until('CRIU waits for a reader', () => /pipe/.test(whereItWaits(session)));
   assert.not.ok(session.passed('post-dump'));
   return { session, pages };
 }
@@ -91,7 +95,7 @@ test('when it dies before the dump, CRIU waits for the next one, which throws th
   const { session, pages } = await begun(world, counter);
   pages.close();
   session.go('pre-dump');
-  await session.seized(counter.pid);
+  await until('CRIU waits for a reader', () => /partner/.test(whereItWaits(session)));
   PagePipe.adopt(session.run.images)?.discard();
   await session.reached('post-dump');
   session.stop();
