@@ -47,6 +47,12 @@ const say = (line: string): void => {
 const results: CaseResult[] = [];
 const clientFaults: string[] = [];
 const queue = cases.values();
+let interrupted = false;
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    interrupted = true; // the labs go down under the cases that run: no other may begin
+  });
+}
 try {
   await Promise.all(Array.from({ length: Number(values.labs) }, (_, index) => work(index + 1)));
 } finally {
@@ -58,8 +64,10 @@ report();
 async function work(number: number): Promise<void> {
   let lab: FaultLab | undefined;
   for (const fault of queue) {
+    if (interrupted) return;
     lab ??= await freshLab(number);
     const result = await runCase(lab, fault);
+    if (interrupted) return;
     results.push(result);
     const verdict = result.faults.length === 0 ? 'ok  ' : 'FAIL';
     say(
