@@ -7,15 +7,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, Machine, type Traffic } from './network.js';
 
@@ -69,21 +67,7 @@ test('the next hop is found behind it', async () => {
 });
 
 test('a departed process is reached through it', async () => {
-  datapath.tables.putBinding(1, {
-    epoch: 1,
-    action: Action.tunnel,
-    egress: Egress.shut,
-    draining: 0,
-    hold_new: 0,
-    park_ifindex: 0,
-    uplink_ifindex: ifindex,
-    pod_ifindex: 0,
-    pod_mac: Buffer.alloc(6),
-    host_mac: Buffer.alloc(6),
-    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-    node: encodeAddress(HOME),
-    next_hop: await neighbours.resolve(CARE_OF),
-  });
+  datapath.tables.putBinding(1, departed(ifindex, CARE_OF, await neighbours.resolve(CARE_OF)));
   datapath.tables.claimPort({ protocol: 'tcp', address: HOME, port: PORT }, 1, false);
   const server = pod.start('sink', HOME, PORT);
   await server.next('ready');

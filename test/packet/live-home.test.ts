@@ -8,9 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
@@ -18,6 +16,7 @@ import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 
@@ -62,21 +61,7 @@ async function start(attach: AttachChoice): Promise<void> {
   neighbours.close();
   monitor.close();
   assert.is(next_hop.resolved, 1);
-  present = {
-    epoch: 1,
-    action: Action.pass,
-    egress: Egress.open,
-    draining: 0,
-    hold_new: 0,
-    park_ifindex: 0,
-    uplink_ifindex: ifindex,
-    pod_ifindex: 0,
-    pod_mac: Buffer.alloc(6),
-    host_mac: Buffer.alloc(6),
-    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-    node: encodeAddress(HOME),
-    next_hop,
-  };
+  present = { ...departed(ifindex, CARE_OF, next_hop), action: Action.pass, egress: Egress.open };
   datapath.tables.parkStates.put(ID, { parked: 0n, replayed: 0n });
   bind({});
   for (const protocol of ['tcp', 'udp'] as const) {

@@ -5,15 +5,15 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
+import { encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { departed } from './departed.js';
 import { CORRESPONDENT, HOME, PORT } from './live-addresses.js';
 import { joinLan, Machine } from './network.js';
 
@@ -30,21 +30,7 @@ const datapath = await Datapath.open({
 });
 const { ifindex } = await readLink('up0');
 const noHop: NextHopStruct = { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) };
-const binding: BindingStruct = {
-  epoch: 1,
-  action: Action.park,
-  egress: Egress.shut,
-  draining: 0,
-  hold_new: 0,
-  park_ifindex: 0,
-  uplink_ifindex: ifindex,
-  pod_ifindex: 0,
-  pod_mac: Buffer.alloc(6),
-  host_mac: Buffer.alloc(6),
-  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
-  node: encodeAddress(HOME),
-  next_hop: noHop,
-};
+const binding: BindingStruct = { ...departed(ifindex, '0.0.0.0', noHop), action: Action.park };
 datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);
 
 async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {

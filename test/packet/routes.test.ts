@@ -7,16 +7,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
+import type { BindingStruct, NextHopStruct } from '../../cli/forwarding/abi.gen.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { Neighbours, NO_WAY } from '../../cli/forwarding/neighbours.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 
@@ -61,21 +60,7 @@ async function start(attach: AttachChoice): Promise<void> {
   monitor = new RouteMonitor();
   neighbours = new Neighbours(monitor, [HOME]);
   const { ifindex } = await readLink('up0');
-  present = {
-    epoch: 1,
-    action: Action.tunnel,
-    egress: Egress.shut,
-    draining: 0,
-    hold_new: 0,
-    park_ifindex: 0,
-    uplink_ifindex: ifindex,
-    pod_ifindex: 0,
-    pod_mac: Buffer.alloc(6),
-    host_mac: Buffer.alloc(6),
-    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-    node: encodeAddress(HOME),
-    next_hop: NO_WAY,
-  };
+  present = departed(ifindex, CARE_OF, NO_WAY);
   goBy(await neighbours.resolve(CARE_OF));
   neighbours.watch(CARE_OF, present.next_hop, goBy);
   datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);

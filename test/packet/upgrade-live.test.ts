@@ -10,16 +10,14 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 
@@ -77,22 +75,7 @@ async function bind(datapath: Datapath): Promise<void> {
   neighbours.close();
   monitor.close();
   assert.is(next_hop.resolved, 1);
-  const binding: BindingStruct = {
-    epoch: 1,
-    action: Action.tunnel,
-    egress: Egress.shut,
-    draining: 0,
-    hold_new: 0,
-    park_ifindex: 0,
-    uplink_ifindex: ifindex,
-    pod_ifindex: 0,
-    pod_mac: Buffer.alloc(6),
-    host_mac: Buffer.alloc(6),
-    ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-    node: encodeAddress(HOME),
-    next_hop,
-  };
-  datapath.tables.putBinding(ID, binding);
+  datapath.tables.putBinding(ID, departed(ifindex, CARE_OF, next_hop));
   datapath.tables.claimPort({ protocol: 'udp', address: HOME, port: PORT }, ID, false);
 }
 
