@@ -12,13 +12,20 @@ const PLENTY = 1 << 30;
 /** More than one read takes at once. */
 const PAGES = 700;
 
-/** Every page of it is `<kind><number>` over and over; it says where its areas are. */
+/**
+ * Every page of it is `<kind><number>` over and over; it says where its areas are. It writes half a page at a time: what Python has
+ * made to write from stays in its heap, and a whole page there, when it begins where a page does, would be found as one more.
+ */
 const SOURCE = `
 import ctypes, mmap, signal, sys
 PAGE = 4096
+HALF = PAGE // 2
+def write(area, page, kind, number):
+    for at in (page * PAGE, page * PAGE + HALF):
+        area[at:at + HALF] = b'%s%08d' % (kind, number) * (HALF // 16)
 def fill(area, kind, numbers):
     for index, number in enumerate(numbers):
-        area[index * PAGE:(index + 1) * PAGE] = b'%s%08d' % (kind, number) * (PAGE // 16)
+        write(area, index, kind, number)
 def anonymous(pages, flag):
     area = mmap.mmap(-1, pages * PAGE, flags=flag | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)
@@ -33,7 +40,7 @@ untouched = anonymous(1 << 16, mmap.MAP_PRIVATE)
 with open(sys.argv[1], 'r+b') as file:
     copy = mmap.mmap(file.fileno(), 2 * PAGE, access=mmap.ACCESS_COPY)
 copy[0]
-copy[PAGE:] = b'written-%08d' % 1 * (PAGE // 16)
+write(copy, 1, b'written-', 1)
 print(*(ctypes.addressof(ctypes.c_char.from_buffer(area)) for area in (one, other)), flush=True)
 signal.pause()
 `;
