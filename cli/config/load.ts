@@ -18,6 +18,14 @@ export async function loadConfig(path: string): Promise<Config> {
   return parseConfig(await readLimited(path), path);
 }
 
+/**
+ * Reads a file of settings.
+ * @throws {UserError} `CONFIG_MISSING`, `CONFIG_UNREADABLE`: too large, no regular file, not UTF-8
+ */
+export async function readSettings(path: string): Promise<string> {
+  return readLimited(path);
+}
+
 async function readLimited(path: string): Promise<string> {
   try {
     const file = await open(path, 'r');

@@ -14,12 +14,35 @@ interface Problem {
 /** Aliases expand to at most this many nodes: enough for anchors, too few for an "alias bomb". */
 const MAX_ALIASES = 100;
 
+/** What a file with problems is called, and where its reader can see how it should look. */
+interface Complaint {
+  readonly code: string;
+  readonly remedy: string;
+}
+
 /**
  * Checks the text of a configuration file.
  * @param file the name that problems begin with
  * @throws {UserError} `CONFIG_INVALID`: one line per problem, `file:line:column: path: message`, in the file's order
  */
 export function parseConfig(text: string, file: string): Config {
+  const remedy = 'config/homeproxy.example.yaml shows every setting';
+  return parseSettings(text, file, configSchema, { code: 'CONFIG_INVALID', remedy });
+}
+
+/**
+ * Checks a YAML text by a schema.
+ * @param file the name that problems begin with
+ * @throws {UserError} `complaint.code`, exit 2: one line per problem, `file:line:column: path: message`, in the file's order
+ */
+export function parseSettings<Schema extends z.ZodType>(
+  text: string,
+  file: string,
+  schema: Schema,
+  complaint: Complaint,
+): z.output<Schema> {
+  const invalid = (lines: LineCounter, problems: readonly Problem[]): UserError =>
+    complaintAbout(file, lines, problems, complaint);
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true, version: '1.2' });
   const syntax = [...document.errors, ...document.warnings].map((error) => ({
@@ -27,17 +50,16 @@ export function parseConfig(text: string, file: string): Config {
     path: [],
     message: error.message,
   }));
-  if (syntax.length > 0) throw invalid(file, lines, syntax);
+  if (syntax.length > 0) throw invalid(lines, syntax);
   let value: unknown;
   try {
     value = document.toJS({ maxAliasCount: MAX_ALIASES });
   } catch (error) {
-    throw invalid(file, lines, [{ offset: 0, path: [], message: (error as Error).message }]);
+    throw invalid(lines, [{ offset: 0, path: [], message: (error as Error).message }]);
   }
-  const checked = configSchema.safeParse(value ?? {});
+  const checked = schema.safeParse(value ?? {});
   if (checked.success) return checked.data;
   throw invalid(
-    file,
     lines,
     checked.error.issues.flatMap((issue) => problemsOf(issue, document)),
   );
@@ -87,7 +109,12 @@ function keyOffset(document: Document, path: Path, key: string): number {
   return valueOffset(document, path);
 }
 
-function invalid(file: string, lines: LineCounter, problems: readonly Problem[]): UserError {
+function complaintAbout(
+  file: string,
+  lines: LineCounter,
+  problems: readonly Problem[],
+  complaint: Complaint,
+): UserError {
   const text = [...problems]
     .sort((a, b) => a.offset - b.offset)
     .map(({ offset, path, message }) => {
@@ -96,9 +123,8 @@ function invalid(file: string, lines: LineCounter, problems: readonly Problem[])
       return path.length === 0 ? `${place}: ${message}` : `${place}: ${pathText(path)}: ${message}`;
     });
   return new UserError({
-    code: 'CONFIG_INVALID',
+    ...complaint,
     message: text.join('\n'),
-    remedy: 'config/homeproxy.example.yaml shows every setting',
     exitStatus: 2,
   });
 }
