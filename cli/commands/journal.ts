@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import { Args, Flags } from '@oclif/core';
 import { ConfiguredCommand } from '../base-command.js';
-import { UserError } from '../errors.js';
 import { type JournalReport, type JournalRow, journalMethod } from '../node/control-methods.js';
 import { callControl } from '../node/control-transport.js';
 import { textTable } from '../text-table.js';
@@ -37,8 +36,8 @@ Exit status: 0; 3 there is no such migration; 7 no daemon.`;
       last: flags.last,
       ...(migration === undefined ? {} : { migration }),
     });
-    if (migration !== undefined) this.renderOne(report.migrations[0], migration);
-    else this.renderAll(report);
+    if (migration === undefined) this.renderAll(report);
+    else report.migrations.forEach((row) => void this.renderOne(row));
     return report;
   }
 
@@ -50,14 +49,7 @@ Exit status: 0; 3 there is no such migration; 7 no daemon.`;
     for (const one of arriving) this.log(`waiting for the end of ${one}: its process comes here`);
   }
 
-  private renderOne(row: JournalRow | undefined, migration: string): void {
-    if (row === undefined) {
-      throw new UserError({
-        code: 'UNKNOWN_MIGRATION',
-        message: `the journal of this node has no migration ${migration}`,
-        remedy: 'see `homeproxy journal`; each node has a journal of its own',
-      });
-    }
+  private renderOne(row: JournalRow): void {
     const where = row.from === undefined ? '' : `: process ${row.pid} (${row.comm}) from ${row.from} to ${row.to}`;
     this.log(`${row.migration}${where}, ${row.state}${row.error === undefined ? '' : `: ${row.error.message}`}`);
     const start = row.steps[0]?.at ?? 0;

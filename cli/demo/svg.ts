@@ -1,3 +1,4 @@
+import { round, text, xmlText } from '../svg-text.js';
 import { type Bin, binned, formatMs, type LogScale, logScale } from './analysis.js';
 import type { Picture, PicturedMove } from './picture.js';
 import { decadeLabel } from './timeline.js';
@@ -171,22 +172,4 @@ function legend(): string {
       return `${mark}${text(left + 22, LEGEND_LINE, words, 'soft')}`;
     })
     .join('');
-}
-
-export function text(
-  x: number,
-  y: number,
-  words: string,
-  kind: string,
-  anchor: 'start' | 'middle' | 'end' = 'start',
-): string {
-  return `<text class="${kind}" x="${round(x)}" y="${round(y)}" text-anchor="${anchor}">${xmlText(words)}</text>`;
-}
-
-export function round(value: number): number {
-  return Math.round(value * 10) / 10;
-}
-
-export function xmlText(words: string): string {
-  return words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 }

@@ -282,9 +282,10 @@ export class Coordinator {
     if (returned) await this.twins.remove(twin);
     await reached('coordinator', 'twin-removed', migration);
     watch.end();
-    this.record(course, { state: 'done' });
+    const summary = summaryOf(course, home, away);
+    this.record(course, course.cutShort === true ? { state: 'done' } : { state: 'done', summary });
     await reached('coordinator', 'done', migration);
-    return summaryOf(course, home, away);
+    return summary;
   }
 
   /**

@@ -18,6 +18,8 @@ interface CourseParts {
   /** Aborted by the user. */
   readonly signal: AbortSignal | undefined;
   readonly maxFreezeMs: number;
+  /** A crash fell into it: when it was frozen, and for how long, is not known. */
+  readonly cutShort?: boolean;
 }
 
 /** One migration on its way; the coordinator's steps share it. */
@@ -96,6 +98,7 @@ export function interruptedByRestart(
     epoch: record.epoch,
     signal: undefined,
     maxFreezeMs: 0,
+    cutShort: true,
   });
   return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
 }

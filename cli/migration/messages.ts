@@ -82,6 +82,9 @@ export type AssessResponse = z.infer<typeof assessResponse>;
 export const migrationRequest = z.object({ migration: migrationIdSchema });
 export type MigrationRequest = z.infer<typeof migrationRequest>;
 
+/** When a migration came to each step on a node; milliseconds since the epoch, by that node's clock. */
+export const stepsResponse = z.object({ steps: z.array(z.object({ step: z.string(), at: z.number() })) });
+
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
 /** Destination: the ports that it had in the end; packets to them are for it once it runs. */

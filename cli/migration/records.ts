@@ -89,7 +89,7 @@ export type Phase = (typeof PHASES)[number];
  *   the destination answers `COPY_LOST`, its word that the copy there never ran and never will, while the source still holds.
  * - `reverting`: decided against; the source is told until it has answered.
  * - `reverted`: the process runs where it was; the destination is told until it has answered.
- * - `done`: nothing is left to do.
+ * - `done`: nothing is left to do. Without `summary` when a crash cut it short: its times are not known.
  * - `rolled-back`: the process runs where it was; `error` says why it did not move.
  */
 export type MigrationState =
@@ -98,7 +98,7 @@ export type MigrationState =
   | { readonly state: 'committed' }
   | { readonly state: 'reverting'; readonly error: ErrorDocument }
   | { readonly state: 'reverted'; readonly error: ErrorDocument }
-  | { readonly state: 'done' }
+  | { readonly state: 'done'; readonly summary?: MigrationSummary }
   | { readonly state: 'rolled-back'; readonly error: ErrorDocument };
 
 export type MigrationRecord = MigrationState & {

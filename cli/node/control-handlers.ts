@@ -13,6 +13,7 @@ import {
   psMethod,
   type RecoverReport,
   recoverMethod,
+  reportMethod,
   type StatusReport,
   statusMethod,
 } from './control-methods.js';
@@ -24,7 +25,7 @@ import {
   serveEvents,
 } from './control-transport.js';
 import type { Daemon } from './daemon.js';
-import { journalOf } from './journal-report.js';
+import { journalOf, reportOn } from './journal-report.js';
 import { ping } from './peer-transport.js';
 import { traceHandler } from './trace-handler.js';
 
@@ -44,6 +45,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(assessMethod, async ({ pid, to }) => daemon.coordinator.assess(pid, to ?? daemon.site.node.name)),
       serve(recoverMethod, async () => recover(daemon)),
       serve(journalMethod, async (request) => journalOf(daemon.site, request)),
+      serve(reportMethod, async ({ migration }) => reportOn(daemon.site, daemon.clients, migration)),
       serve(downMethod, async ({ force }) => {
         const removed = await daemon.detach(force);
         daemon.requestStop();

@@ -1,5 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
+import { stepsResponse } from '../migration/messages.js';
 import { verdictSchema } from '../process/description.js';
 import { defineEventMethod, defineMethod } from './control-transport.js';
 
@@ -115,8 +116,10 @@ const journalRow = z.object({
   epoch: z.number().int().optional(),
   startedAt: z.number().optional(),
   error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** Of a migration that this node decided, and that was committed and not cut short by a crash. */
+  summary: migrationSummary.optional(),
   /** What happened on this node, and when (milliseconds since the epoch). */
-  steps: z.array(z.object({ step: z.string(), at: z.number() })),
+  steps: stepsResponse.shape.steps,
 });
 export type JournalRow = z.infer<typeof journalRow>;
 export const journalReport = z.object({
@@ -132,6 +135,25 @@ export const journalMethod = defineMethod({
   name: 'journal',
   request: z.object({ last: z.number().int().positive().max(200).default(20), migration: z.string().optional() }),
   response: journalReport,
+});
+/** One migration, with the steps of every node that took part in it. */
+export const migrationReport = z.object({
+  node: z.string(),
+  row: journalRow,
+  others: z.array(
+    z.object({
+      node: z.string(),
+      steps: stepsResponse.shape.steps,
+      error: z.object({ code: z.string(), message: z.string() }).optional(),
+    }),
+  ),
+});
+export type MigrationReport = z.infer<typeof migrationReport>;
+/** @throws `UNKNOWN_MIGRATION` */
+export const reportMethod = defineMethod({
+  name: 'report',
+  request: z.object({ migration: z.string() }),
+  response: migrationReport,
 });
 /** Every verdict on a move; nothing is touched. */
 export const assessMethod = defineMethod({

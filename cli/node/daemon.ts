@@ -110,7 +110,13 @@ export class Daemon {
     const coordinator = new Coordinator(site, twins, participants);
     const daemon = new Daemon(config, site, twins, coordinator, clients, forwarding, endNotes);
     const transportLogger = logger.child({ part: 'transport' });
-    const { methods, uploads } = participantHandlers({ source, destination, residents, twins });
+    const { methods, uploads } = participantHandlers({
+      source,
+      destination,
+      residents,
+      twins,
+      steps: journal.steps,
+    });
     const peer = await createPeerServer({
       credentials,
       nodes: config.nodes,

@@ -1,14 +1,27 @@
+import { asHomeproxyError, UserError } from '../errors.js';
 import type { Site } from '../migration/site.js';
-import type { JournalReport, JournalRow } from './control-methods.js';
+import type { JournalReport, JournalRow, MigrationReport } from './control-methods.js';
+import { migrationSteps } from './peer-methods.js';
+import type { PeerClient } from './peer-transport.js';
 
-/** What the journal of this node tells about one migration, or about the last ones, the oldest first. */
+/**
+ * What the journal of this node tells about one migration, or about the last ones, the oldest first.
+ * @throws {UserError} `UNKNOWN_MIGRATION`
+ */
 export function journalOf(
   site: Site,
   { migration, last }: { migration?: string | undefined; last: number },
 ): JournalReport {
   const { journal } = site;
   const known = new Set([...journal.migrations.all().map((record) => record.migration), ...journal.steps.migrations()]);
-  const wanted = migration === undefined ? [...known].sort().slice(-last) : [...known].filter((id) => id === migration);
+  if (migration !== undefined && !known.has(migration)) {
+    throw new UserError({
+      code: 'UNKNOWN_MIGRATION',
+      message: `the journal of this node has no migration ${migration}`,
+      remedy: 'see `homeproxy journal`; each node has a journal of its own',
+    });
+  }
+  const wanted = migration === undefined ? [...known].sort().slice(-last) : [migration];
   return {
     node: site.node.name,
     migrations: wanted.map((id) => rowOf(site, id)),
@@ -16,6 +29,32 @@ export function journalOf(
     arriving: journal.arrivals.all().map(({ request }) => request.migration),
   };
 }
+
+/**
+ * One migration, with what the other nodes that took part in it have noted. One that does not answer is in the answer all the same.
+ * @throws {UserError} `UNKNOWN_MIGRATION`
+ */
+export async function reportOn(
+  site: Site,
+  clients: ReadonlyMap<string, PeerClient>,
+  migration: string,
+): Promise<MigrationReport> {
+  const [row = rowOf(site, migration)] = journalOf(site, { migration, last: 1 }).migrations;
+  const names = [row.from, row.to].filter((name) => name !== undefined && name !== site.node.name);
+  const others = names.map(async (name = '') => {
+    const client = clients.get(name);
+    if (client === undefined) return { node: name, steps: [], error: { code: 'UNKNOWN_HOST', message: GONE } };
+    try {
+      return { node: name, ...(await client.call(migrationSteps, { migration })) };
+    } catch (error) {
+      const { code, message } = asHomeproxyError(error);
+      return { node: name, steps: [], error: { code, message } };
+    }
+  });
+  return { node: site.node.name, row, others: await Promise.all(others) };
+}
+
+const GONE = 'it is not in the configuration any more';
 
 function rowOf({ journal }: Site, migration: string): JournalRow {
   const record = journal.migrations.get(migration);
@@ -31,6 +70,7 @@ function rowOf({ journal }: Site, migration: string): JournalRow {
     to: to.name,
     epoch,
     startedAt,
+    ...('summary' in record && record.summary !== undefined ? { summary: record.summary } : {}),
     ...('error' in record ? { error: { code: record.error.code, message: record.error.message } } : {}),
     steps,
   };

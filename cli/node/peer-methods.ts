@@ -1,5 +1,6 @@
 import { UserError } from '../errors.js';
 import type { LocalDestination } from '../migration/destination.js';
+import type { StepTable } from '../migration/journal.js';
 import {
   aheadResponse,
   assessRequest,
@@ -19,6 +20,7 @@ import {
   type RestoreRequest,
   residentRequest,
   restoreRequest,
+  stepsResponse,
   transferResponse,
   whereaboutsRequest,
   whereaboutsResponse,
@@ -72,6 +74,13 @@ export const whereabouts = defineMethod({
   response: whereaboutsResponse,
 });
 
+/** When a migration came to each step on the asked node: for people who look back at it. */
+export const migrationSteps = defineMethod({
+  name: 'steps',
+  request: migrationRequest,
+  response: stepsResponse,
+});
+
 /** What a source sends to the destination, memory before the freeze and images in it; the id is the migration's. */
 export const imagesUpload = defineUpload({ name: 'images', response: nothing });
 export const aheadUpload = defineUpload({ name: 'ahead', response: aheadResponse });
@@ -81,6 +90,7 @@ export interface ParticipantParts {
   readonly destination: LocalDestination;
   readonly residents: Residents;
   readonly twins: Twins;
+  readonly steps: StepTable;
 }
 
 export interface PeerHandlers {
@@ -92,7 +102,7 @@ export interface PeerHandlers {
  * This node's participants, as other nodes may call them. A node can move only its own processes: it must be the home that
  * it names, and only the home that prepared a migration may go on with it.
  */
-export function participantHandlers({ source, destination, residents, twins }: ParticipantParts): PeerHandlers {
+export function participantHandlers({ source, destination, residents, twins, steps }: ParticipantParts): PeerHandlers {
   type Named = { readonly migration: string };
   /** The participants' journal knows whose migration it is, also after a restart; of an unknown one they say what that means. */
   const owned = <Request extends Named, Result>(
@@ -177,6 +187,7 @@ export function participantHandlers({ source, destination, residents, twins }: P
         return [{ twin: id, epoch: record.epoch, location }];
       }),
     })),
+    serve(migrationSteps, async ({ migration }) => ({ steps: steps.of(migration) })),
     serve(destinationMethods.fence, async (request, { peer }: PeerContext) => {
       const resident = residents.find(request.twin);
       if (resident !== undefined) requireHome(request.twin, peer);

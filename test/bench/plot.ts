@@ -1,4 +1,4 @@
-import { round, text, xmlText } from '../../cli/demo/svg.js';
+import { round, text, xmlText } from '../../cli/svg-text.js';
 
 const WIDTH = 900;
 const HEIGHT = 440;

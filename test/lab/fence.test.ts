@@ -24,16 +24,23 @@ test.before(async () => {
 });
 test.after(downAll);
 
+/** Changes a node's journal while its daemon is down. */
+async function rewrite(node: 'home' | 'host2', change: (journal: Journal) => void): Promise<void> {
+  await scenario.lab.stopDaemon(node);
+  const journal = new Journal(scenario.lab.node(node).path('/var/lib/homeproxy'));
+  change(journal);
+  await journal.close();
+  await scenario.lab.startDaemon(node);
+}
+
 /** What an administrator who restores an old or a foreign journal does to a home node. */
 async function rewriteTwin(change: { epoch: number; location: 'host1' | 'host2' }): Promise<void> {
-  await scenario.lab.stopDaemon('home');
-  const journal = new Journal(scenario.home.path('/var/lib/homeproxy'));
-  for (const twin of journal.twins.all()) {
-    const { address } = scenario.lab.node(change.location);
-    journal.twins.put(twin.twin, { ...twin, epoch: change.epoch, location: { name: change.location, address } });
-  }
-  await journal.close();
-  await scenario.lab.startDaemon('home');
+  const { address } = scenario.lab.node(change.location);
+  await rewrite('home', (journal) => {
+    for (const twin of journal.twins.all()) {
+      journal.twins.put(twin.twin, { ...twin, epoch: change.epoch, location: { name: change.location, address } });
+    }
+  });
 }
 
 async function repliesInASecond(): Promise<number> {
@@ -45,6 +52,17 @@ async function repliesInASecond(): Promise<number> {
 test('serves on while its home says the same as it', async () => {
   await scenario.lab.stopDaemon('host1');
   await scenario.lab.startDaemon('host1');
+  assert.ok((await repliesInASecond()) > 100);
+});
+
+test('is not taken by a host that has heard of a newer epoch, and stays where it is', async () => {
+  const twins: string[] = [];
+  await rewrite('home', (journal) => twins.push(...journal.twins.all().map(({ twin }) => twin)));
+  await rewrite('host2', (journal) => journal.epochs.put(twins[0] ?? '', 100));
+  const outcome = await scenario.homeproxy('home', ['migrate', String(redis.pid), 'host2', '--json']);
+  assert.is(outcome.status, 6);
+  assert.is(errorOf(outcome).code, 'STALE_EPOCH');
+  assert.equal(placesOf(scenario.lab, SERVER), ['host1 (in a pod)']);
   assert.ok((await repliesInASecond()) > 100);
 });
 

@@ -1,4 +1,5 @@
 // limit: 120 s
+import { readFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { journalReport } from '../../cli/node/control-methods.js';
@@ -79,11 +80,26 @@ test('the journal shows each migration with its outcome, and its steps in order 
   assert.ok(there?.steps.some(({ step }) => step === 'destination:runs'));
 });
 
+test('report writes one page with the steps of every node that took part, and not over what is there', async () => {
+  const [, { migration = '', summary } = {}] = (await journal('home')).migrations;
+  const written = await scenario.homeproxy('home', ['report', migration, '--output', '/tmp/move.html', '--json']);
+  assert.is(written.status, 0, describe(written));
+  const page = readFileSync(scenario.home.path('/tmp/move.html'), 'utf8');
+  for (const words of ['It runs on host1.', 'source:frozen', '<td>host1</td><td>destination:runs</td>']) {
+    assert.match(page, words);
+  }
+  assert.match(page, `${summary?.freezeMs.toFixed(1)} ms`);
+  const again = await scenario.homeproxy('home', ['report', migration, '--output', '/tmp/move.html', '--json']);
+  assert.equal([again.status, errorOf(again).code], [2, 'FILE_EXISTS']);
+});
+
 test('for people too; a migration that nobody knows is exit 3', async () => {
   const all = await scenario.homeproxy('home', ['journal']);
   assert.match(all.stdout, /MIGRATION +BEGUN +PID +COMMAND +FROM +TO +STATE +WHY\n.*rolled-back.*FREEZE_TOO_LONG/);
   const unknown = await scenario.homeproxy('home', ['journal', 'm-aaaaaaaa-00000000', '--json']);
   assert.equal([unknown.status, errorOf(unknown).code], [3, 'UNKNOWN_MIGRATION']);
+  const page = await scenario.homeproxy('home', ['report', 'm-aaaaaaaa-00000000', '--json']);
+  assert.equal([page.status, errorOf(page).code], [3, 'UNKNOWN_MIGRATION']);
 });
 
 test('recall strikes off a process that has ended where it lived', async () => {
