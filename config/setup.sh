@@ -2,6 +2,7 @@
 # Makes this checkout ready to run: packages, a CRIU that works here, npm packages, addon, BPF objects, TypeScript.
 # Idempotent and quick when nothing is missing; every step looks at the real state first. Called by npm run setup,
 # npm run demo and npm test. Works as root, or as an ordinary user who may use sudo (for packages and CRIU only).
+# In an installed package (`homeproxy setup`) the first two are all there is to do.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -28,9 +29,11 @@ fi
 {
   setup_packages
   setup_criu
-  setup_node
-  setup_modules
-  setup_addon
-  setup_bpf
-  setup_typescript
+  if is_checkout; then
+    setup_node
+    setup_modules
+    setup_addon
+    setup_bpf
+    setup_typescript
+  fi
 } 9>&-

@@ -12,9 +12,9 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
-const missing = ['node_modules/@oclif/core/package.json', 'dist/cli/base-command.js'].find(
-  (file) => !existsSync(`${root}${file}`),
-);
+const missing = isInstalled('@oclif/core')
+  ? ['dist/cli/base-command.js'].find((file) => !existsSync(`${root}${file}`))
+  : 'node_modules/@oclif/core';
 if (missing === undefined) {
   await execute();
 } else {
@@ -23,6 +23,16 @@ if (missing === undefined) {
       '  try: npm run setup      # installs what is missing, then compiles; in that directory\n',
   );
   process.exitCode = 7;
+}
+
+/** npm may have put it beside us rather than below us. */
+function isInstalled(name) {
+  try {
+    import.meta.resolve(name);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 async function execute() {

@@ -1,6 +1,7 @@
 import { closeSync, writeSync } from 'node:fs';
 import { pino } from 'pino';
 import { ConfiguredCommand } from '../base-command.js';
+import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
 
 export default class Up extends ConfiguredCommand {
@@ -23,7 +24,7 @@ Exit status: 0 ended; 2 configuration or credentials; 7 something is missing on 
     const logger = pino({ name: 'homeproxy', base: { node: config.node } }, pino.destination({ fd: 2, sync: true }));
     favour(); // a freeze lasts as long as we and CRIU wait for a processor
     const daemon = await Daemon.start(config, logger);
-    announceReady();
+    await announceReady();
     await this.interruptible(async (signal) => {
       signal.addEventListener('abort', () => daemon.requestStop(), { once: true });
       await daemon.stopped;
@@ -33,8 +34,10 @@ Exit status: 0 ended; 2 configuration or credentials; 7 something is missing on 
   }
 }
 
-/** Tells whoever started us that we answer: one line into the descriptor that HOMEPROXY_READY_FD names. */
-function announceReady(): void {
+/** Tells whoever started us that we answer: one line into the descriptor that HOMEPROXY_READY_FD names; systemd, as sd_notify(3) does. */
+async function announceReady(): Promise<void> {
+  // Node.js has no datagram sockets in the file system.
+  if (process.env.NOTIFY_SOCKET !== undefined) await run('systemd-notify', ['--ready']);
   const fd = Number(process.env.HOMEPROXY_READY_FD ?? '');
   if (!Number.isInteger(fd) || fd < 3) return;
   writeSync(fd, 'ready\n');

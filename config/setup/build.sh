@@ -25,6 +25,15 @@ setup_modules() {
   say modules ok
 }
 
+# The headers that came with this Node.js, where they did: node-gyp would download them.
+use_own_headers() {
+  local headers
+  headers=$(dirname -- "$(dirname -- "$(readlink -f -- "$(command -v node)")")")
+  if [ -z "${npm_config_nodedir-}" ] && [ -f "$headers/include/node/node_api.h" ]; then
+    export npm_config_nodedir=$headers
+  fi
+}
+
 setup_addon() {
   [ -f addon/binding.gyp ] || die 'addon/binding.gyp is missing'
   local inputs
@@ -40,12 +49,7 @@ setup_addon() {
   fi
   say addon building
   unstamp addon
-  # The headers that came with this Node.js, where they did: node-gyp would download them.
-  local headers
-  headers=$(dirname -- "$(dirname -- "$(readlink -f -- "$(command -v node)")")")
-  if [ -z "${npm_config_nodedir-}" ] && [ -f "$headers/include/node/node_api.h" ]; then
-    export npm_config_nodedir=$headers
-  fi
+  use_own_headers
   quietly 'building the addon' run_npm run build:addon
   stamp addon "$(inputs)"
   say addon ok

@@ -2,12 +2,20 @@
 
 # redis-tools rather than redis-server: the latter starts and enables a service on installation, and the
 # same binary comes with redis-tools (redis-check-rdb is redis-server under another name).
-# nftables plays the strict networks of the lab's tests.
+# nftables plays the strict networks of the lab's tests; systemd verifies our unit.
 # python3 is for node-gyp and the CRIU proof; patchelf for the private CRIU; catatonit is pid 1 of pods.
-readonly packages=(
-  clang llvm libbpf-dev libelf-dev zlib1g-dev pkg-config make g++ python3
-  iproute2 ethtool util-linux procps tcpdump catatonit patchelf ca-certificates redis-tools nftables
-)
+# An installed package (npm pack) comes compiled but for the addon, and runs no tests.
+is_checkout() {
+  [ -f "$(dirname -- "${BASH_SOURCE[0]}")/../../tsconfig.json" ]
+}
+readonly running_needs=(iproute2 ethtool util-linux procps catatonit patchelf ca-certificates python3 libbpf1)
+readonly addon_needs=(g++ make pkg-config python3 libbpf-dev libelf-dev zlib1g-dev)
+readonly checkout_needs=(clang llvm tcpdump redis-tools nftables systemd)
+if is_checkout; then
+  readonly packages=("${running_needs[@]}" "${addon_needs[@]}" "${checkout_needs[@]}")
+else
+  readonly packages=("${running_needs[@]}")
+fi
 
 # Prints those of the packages given that are not installed, one per line.
 missing_packages() {
@@ -26,11 +34,14 @@ apt_install() {
 
 # On a system that is not Debian-like nothing can be installed, but somebody may have done so.
 setup_without_apt() {
-  local name lacking=()
-  for name in clang llvm-strip make g++ pkg-config python3 ip ethtool unshare ps tcpdump catatonit redis-benchmark; do
+  local name lacking=() programs=(python3 ip ethtool unshare ps catatonit)
+  if is_checkout; then programs+=(clang llvm-strip make g++ pkg-config tcpdump redis-benchmark); fi
+  for name in "${programs[@]}"; do
     command -v "$name" >/dev/null 2>&1 || lacking+=("$name")
   done
-  pkg-config --exists libbpf libelf zlib 2>/dev/null || lacking+=('the headers of libbpf, libelf and zlib')
+  if is_checkout && ! pkg-config --exists libbpf libelf zlib 2>/dev/null; then
+    lacking+=('the headers of libbpf, libelf and zlib')
+  fi
   if [ "${#lacking[@]}" -gt 0 ]; then
     die 'this is not a Debian-like system, so packages cannot be installed automatically' \
       "it lacks: ${lacking[*]}" \

@@ -5,8 +5,10 @@ import { ProcessGroup } from './process-group.js';
 import { judge, suitesNotRun, type Verdict } from './verdict.js';
 
 /** In the order they run: cheap before dear, so that a plain mistake shows early. */
-export const kinds = ['unit', 'addon', 'packet', 'lab'] as const;
+export const kinds = ['unit', 'addon', 'packet', 'lab', 'operate'] as const;
 export type Kind = (typeof kinds)[number];
+/** Installs packages, and takes its time: runs only when it is asked for (`npm run test:operate`). */
+const ON_REQUEST: Kind = 'operate';
 
 export interface TestFile {
   readonly kind: Kind;
@@ -46,9 +48,9 @@ export function findTests(folder: string, project: string): TestFile[] {
   });
 }
 
-/** The files that the words choose: kinds, names (`unit/run`), or paths of sources or compiled files. No words: all. */
+/** The files that the words choose: kinds, names (`unit/run`), or paths of sources or compiled files. No words: all but those on request. */
 export function choose(files: readonly TestFile[], words: readonly string[], project: string): TestFile[] {
-  if (words.length === 0) return [...files];
+  if (words.length === 0) return files.filter(({ kind }) => kind !== ON_REQUEST);
   const chosen = new Set<TestFile>();
   for (const word of words) {
     const path = resolve(word);

@@ -1,0 +1,149 @@
+// limit: 600 s
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { Lab } from '../../cli/lab/lab.js';
+import { projectFile } from '../../cli/system/project.js';
+import { processesOf } from '../lab/copies.js';
+import { downAll, labName } from '../lab/lab-fixture.js';
+
+/** npm tells every script that it runs of its own settings: an npm inside it is to begin afresh. */
+const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
+
+interface World {
+  folder: string;
+  archive: string;
+  prefix: string;
+  contents: string[];
+}
+
+const test = suite<World>('the package, installed');
+
+function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv = ENVIRONMENT) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8', cwd: '/', env });
+  if (error !== undefined) throw error;
+  return { status, stdout, stderr };
+}
+
+function succeed(command: string, ...args: string[]): string {
+  const { status, stdout, stderr } = run(command, args);
+  assert.is(status, 0, `${command} ${args.join(' ')}\n${stdout}${stderr}`);
+  return stdout;
+}
+
+function installed({ prefix }: World): string {
+  return join(prefix, 'lib/node_modules/homeproxy');
+}
+
+test.before((world) => {
+  world.folder = mkdtempSync(join(tmpdir(), 'homeproxy-package-'));
+  world.prefix = join(world.folder, 'prefix');
+  const [packed] = JSON.parse(
+    succeed('npm', 'pack', projectFile(''), '--ignore-scripts', '--json', '--pack-destination', world.folder),
+  ) as [{ filename: string; files: { path: string }[] }];
+  world.archive = join(world.folder, packed.filename);
+  world.contents = packed.files.map(({ path }) => path);
+  succeed('npm', 'install', '--global', '--prefix', world.prefix, '--no-audit', '--no-fund', world.archive);
+});
+test.after(async ({ folder }) => {
+  await downAll();
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+});
+
+test('has the programs and what they need, and neither tests nor sources of the BPF programs', ({ contents }) => {
+  const tops = [...new Set(contents.map((path) => path.split('/').slice(0, 2).join('/')))].sort();
+  assert.equal(
+    tops.filter((top) => !top.startsWith('config/')),
+    [
+      'LICENSE',
+      'README.md',
+      'addon/README.md',
+      'addon/binding.gyp',
+      'addon/src',
+      'bpf/abi.h',
+      'bpf/build',
+      'cli/bin',
+      'dist/addon',
+      'dist/cli',
+      'package.json',
+    ],
+  );
+  assert.ok(contents.includes('bpf/build/homeproxy.bpf.o'));
+  assert.ok(contents.includes('config/systemd/homeproxy.service'));
+});
+
+test('has compiled its addon, and runs without the checkout', (world) => {
+  const root = installed(world);
+  assert.ok(existsSync(join(root, 'addon/build/Release/homeproxy.node')));
+  assert.is(realpathSync(join(world.prefix, 'bin/homeproxy')), realpathSync(join(root, 'cli/bin/run.js')));
+  const { version } = JSON.parse(readFileSync(projectFile('package.json'), 'utf8')) as { version: string };
+  assert.match(succeed(join(world.prefix, 'bin/homeproxy'), '--version'), `homeproxy/${version}`);
+  assert.match(readFileSync(join(world.prefix, 'share/man/man8/homeproxy.8'), 'utf8'), '.TH HOMEPROXY 8');
+});
+
+test('moves a process in a lab of its own, and back', async (world) => {
+  const lab = labName('package');
+  const homeproxy = (...args: string[]): string => succeed(join(world.prefix, 'bin/homeproxy'), ...args);
+  const within = (node: string, ...command: string[]): string =>
+    homeproxy('lab', 'exec', '--lab', lab, node, '--', ...command);
+  homeproxy('lab', 'up', '--hosts', '1', '--lab', lab);
+  const daemons = processesOf(await Lab.open(lab)).filter(({ commandLine }) =>
+    commandLine.endsWith('cli/bin/run.js up'),
+  );
+  assert.is(daemons.length, 2);
+  assert.ok(daemons.every(({ commandLine }) => commandLine.includes(installed(world))));
+  const pid = homeproxy(
+    'lab',
+    'exec',
+    '--lab',
+    lab,
+    '--detach',
+    'home',
+    '--',
+    'python3',
+    '-m',
+    'http.server',
+    '8000',
+  ).trim();
+  within('home', 'homeproxy', 'migrate', pid, 'host1');
+  const [row] = (JSON.parse(within('home', 'homeproxy', 'ps', '--json')) as { processes: { location: string }[] })
+    .processes;
+  assert.is(row?.location, 'host1');
+  within('home', 'homeproxy', 'recall', pid);
+  homeproxy('lab', 'down', '--lab', lab);
+});
+
+test('says what the machine lacks when its addon cannot be compiled', (world) => {
+  const { status, stderr } = run(join(installed(world), 'config/setup/install.sh'), [], {
+    PATH: pathWithout(world, 'g++'),
+  });
+  assert.is(status, 1);
+  assert.match(stderr, /it lacks: g\+\+\n/);
+  assert.match(stderr, /apt-get install g\+\+ make/);
+});
+
+test('is gone when it is uninstalled', (world) => {
+  succeed('npm', 'uninstall', '--global', '--prefix', world.prefix, 'homeproxy');
+  assert.equal(filesBelow(world.prefix), []);
+});
+
+/** A PATH with every program that a shell script needs but one. */
+function pathWithout({ folder }: World, missing: string): string {
+  const programs = join(folder, `without-${missing}`);
+  succeed('mkdir', programs);
+  for (const name of ['bash', 'env', 'dirname', 'make', 'pkg-config', 'python3', 'node', 'mktemp', 'rm', 'cat']) {
+    succeed('ln', '-s', succeed('sh', '-c', 'command -v "$1"', 'sh', name).trim(), join(programs, name));
+  }
+  return programs;
+}
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => !entry.isDirectory())
+    .map(({ name }) => name);
+}
+
+test.run();
