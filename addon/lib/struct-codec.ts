@@ -111,4 +111,25 @@ export class StructCodec {
     }
     return decodeStruct(this.#fields, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), 0);
   }
+
+  /**
+   * Reads one unsigned integer of a structure as a number, without decoding the rest: for those who count over very many. Of a
+   * 64-bit one beyond 2^53 the last digits are lost.
+   */
+  numberReader(name: string): (bytes: Buffer) => number {
+    const field = this.#fields.find((each) => each.name === name);
+    if (
+      field === undefined ||
+      field.type.fields !== undefined ||
+      field.type.element !== undefined ||
+      field.type.signed
+    ) {
+      throw new TypeError(`struct ${this.name} has no unsigned integer ${name}`);
+    }
+    const { offset, size } = field;
+    if (size === 1) return (bytes) => bytes.readUInt8(offset);
+    if (size === 2) return (bytes) => bytes.readUInt16LE(offset);
+    if (size === 4) return (bytes) => bytes.readUInt32LE(offset);
+    return (bytes) => bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32;
+  }
 }

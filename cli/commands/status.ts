@@ -18,6 +18,7 @@ export default class Status extends ConfiguredCommand {
     this.log(
       `  ${report.departed} away, ${report.residents} here for another home, ${report.moving.length} moving, ${report.bindings} bindings`,
     );
+    for (const line of metricsLines(report)) this.log(line);
     const counted = report.counters.filter(({ packets }) => packets > 0);
     for (const { hook, reason, packets, bytes } of counted) {
       this.log(
@@ -26,4 +27,10 @@ export default class Status extends ConfiguredCommand {
     }
     return report;
   }
+}
+
+function metricsLines({ metrics }: StatusReport): string[] {
+  if (metrics?.state === 'served') return [`  metrics: ${metrics.url}`];
+  if (metrics?.state === 'failed') return [`  metrics: not served at ${metrics.url}: ${metrics.error}`];
+  return [];
 }

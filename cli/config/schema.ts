@@ -1,6 +1,7 @@
 import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
+import { metricsSection } from './metrics-schema.js';
 
 export const DEFAULT_PEER_PORT = 7077;
 
@@ -138,6 +139,7 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Packets that arrive while a process is frozen.'),
+    metrics: metricsSection,
     timeouts: z
       .strictObject({
         connectMs: milliseconds(3000, 'For a connection to another node, handshake included.'),

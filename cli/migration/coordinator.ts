@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, UserError } from '../errors.js';
 import { type Course, interruptedByRestart, startCourse, summaryOf, wallClock } from './course.js';
 import { directionOf } from './decision.js';
+import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
 import type {
   AssessResponse,
@@ -49,6 +50,8 @@ export class Coordinator {
     private readonly site: Site,
     private readonly twins: Twins,
     private readonly participants: Participants,
+    /** Told of every end, once the process runs where it stays. */
+    private readonly onEnd: (end: MigrationEnd) => void = () => undefined,
   ) {}
 
   /**
@@ -61,7 +64,11 @@ export class Coordinator {
     if (this.moving.has(pid)) throw alreadyMoving(pid);
     this.moving.add(pid);
     try {
-      const course = await this.begin(pid, destination, options);
+      const from = this.twins.find(pid)?.record.location ?? this.site.node;
+      const course = await this.begin(pid, destination, options).catch((error: unknown) => {
+        this.onEnd(refusalOf({ home: this.site.node, from, to: destination }, pid, error));
+        throw error;
+      });
       try {
         await this.prepare(course);
         await this.freezeAndRestore(course);
@@ -285,6 +292,7 @@ export class Coordinator {
     const summary = summaryOf(course, home, away);
     this.record(course, course.cutShort === true ? { state: 'done' } : { state: 'done', summary });
     await reached('coordinator', 'done', migration);
+    this.onEnd(endOf(this.site.node, course, { summary }));
     return summary;
   }
 
@@ -303,6 +311,7 @@ export class Coordinator {
     const told = this.tell({ migration, to: destination.node });
     told.catch(() => undefined); // we are closing; the journal remembers
     await this.insist(() => source.abort({ migration }));
+    course.resumedAt = wallClock();
     await reached('coordinator', 'source-aborted', migration);
     if (source.node.name === this.site.node.name) {
       await twin.control.pass();
@@ -311,6 +320,7 @@ export class Coordinator {
     await reached('coordinator', 'put-back', migration);
     this.record(course, { state: 'reverted', error });
     await reached('coordinator', 'reverted', migration);
+    this.onEnd(endOf(this.site.node, course, { error }));
     const over = told.then(async () => {
       this.record(course, { state: 'rolled-back', error });
       await reached('coordinator', 'rolled-back', migration);

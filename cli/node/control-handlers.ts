@@ -66,7 +66,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
 }
 
 function status(daemon: Daemon): StatusReport {
-  const { site, twins, coordinator } = daemon;
+  const { site, twins, coordinator, monitoring } = daemon;
   const { datapath } = site.forwarding;
   return {
     node: site.node.name,
@@ -79,6 +79,7 @@ function status(daemon: Daemon): StatusReport {
     departed: twins.all().length,
     residents: site.residents.all().length,
     moving: coordinator.movingPids(),
+    metrics: { ...monitoring.status },
     counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
       hook,
       reason,

@@ -48,6 +48,10 @@ export const statusReport = z.object({
   departed: z.number().int(),
   residents: z.number().int(),
   moving: z.array(z.number().int()),
+  /** Whether Prometheus can read us; absent: a daemon of an older version. */
+  metrics: z
+    .object({ state: z.enum(['off', 'served', 'failed']), url: z.string().optional(), error: z.string().optional() })
+    .optional(),
   counters: z.array(z.object({ hook: z.string(), reason: z.string(), packets: z.number(), bytes: z.number() })),
 });
 export type StatusReport = z.infer<typeof statusReport>;

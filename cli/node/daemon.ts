@@ -5,6 +5,7 @@ import { findCriu } from '../checkpoint/criu.js';
 import { type Config, ownNode } from '../config/load.js';
 import { UserError } from '../errors.js';
 import { loadCredentials } from '../identity/credentials.js';
+import type { Monitoring } from '../metrics/monitoring.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import { Coordinator, type Participants } from '../migration/coordinator.js';
 import { LocalDestination } from '../migration/destination.js';
@@ -20,6 +21,7 @@ import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
 import { type ControlServer, createControlServer } from './control-transport.js';
 import { openForwarding } from './forwarding-setup.js';
+import { logEnd, openMonitoring } from './monitoring-setup.js';
 import { aheadUpload, imagesUpload, participantHandlers } from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
@@ -38,6 +40,7 @@ export class Daemon {
     readonly twins: Twins,
     readonly coordinator: Coordinator,
     readonly clients: ReadonlyMap<string, PeerClient>,
+    readonly monitoring: Monitoring,
     private readonly forwarding: Forwarding,
     private readonly endNotes: () => void,
   ) {
@@ -107,8 +110,13 @@ export class Daemon {
     };
     source.adopt();
     destination.adopt();
-    const coordinator = new Coordinator(site, twins, participants);
-    const daemon = new Daemon(config, site, twins, coordinator, clients, forwarding, endNotes);
+    const moving = (): readonly number[] => coordinator.movingPids();
+    const monitoring = openMonitoring({ config, site, credentials, clients, moving }, logger);
+    const coordinator: Coordinator = new Coordinator(site, twins, participants, (end) => {
+      logEnd(logger, end);
+      monitoring.observe(end);
+    });
+    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, forwarding, endNotes);
     const transportLogger = logger.child({ part: 'transport' });
     const { methods, uploads } = participantHandlers({
       source,
@@ -132,6 +140,7 @@ export class Daemon {
       ...controlHandlers(daemon),
     });
     daemon.servers = { peer, control };
+    await monitoring.start();
     coordinator.recover((record, outcome, error) => {
       const fields = { migration: record.migration, pid: record.pid, from: record.from.name, to: record.to.name };
       logger.warn({ ...fields, err: error }, `a migration that a crash had cut short: ${outcome}`);
@@ -171,6 +180,7 @@ export class Daemon {
   /** Ends listening and closes files. The datapath stays attached: forwarding goes on without us. */
   async close(): Promise<void> {
     this.coordinator.close();
+    await this.monitoring.close();
     await this.servers?.control.close();
     await this.servers?.peer.close();
     for (const client of this.clients.values()) client.close();

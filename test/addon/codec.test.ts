@@ -141,4 +141,16 @@ test('htons and ntohs swap, and are inverse', () => {
   assert.throws(() => htons(65_536), RangeError);
 });
 
+test('reads one unsigned integer of any size without decoding the rest', () => {
+  const bytes = codec.encode(example);
+  const whole = codec.decode(bytes);
+  for (const name of ['u8', 'u16', 'u32', 'u64']) {
+    assert.is(codec.numberReader(name)(bytes), Number(whole[name] as bigint), name);
+  }
+  assert.is(codec.numberReader('u64')(codec.encode({ ...example, u64: 2n ** 53n })), 2 ** 53);
+  for (const name of ['s8', 'mac', 'point', 'nothing']) {
+    assert.throws(() => codec.numberReader(name), new RegExp(`no unsigned integer ${name}`));
+  }
+});
+
 test.run();

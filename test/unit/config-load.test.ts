@@ -52,6 +52,7 @@ test('two settings are enough; everything else has its default', () => {
     paths: { run: '/run/homeproxy', state: '/var/lib/homeproxy', bpf: '/sys/fs/bpf/homeproxy' },
     criu: { path: 'auto' },
     park: { packets: 10_000 },
+    metrics: { enabled: true, listen: '127.0.0.1', port: 7078, maxProcesses: 100 },
     timeouts: {
       connectMs: 3000,
       prepareMs: 10_000,
@@ -68,7 +69,7 @@ test('two settings are enough; everything else has its default', () => {
 test('the example loads, and shows every setting with its default', async () => {
   const example = await loadConfig(EXAMPLE);
   const defaults = parseConfig(MINIMAL, 'f');
-  for (const block of ['tls', 'paths', 'criu', 'park', 'timeouts'] as const) {
+  for (const block of ['tls', 'paths', 'criu', 'park', 'metrics', 'timeouts'] as const) {
     assert.equal(example[block], defaults[block], block);
     const text = readFileSync(EXAMPLE, 'utf8');
     for (const key of Object.keys(defaults[block])) assert.match(text, new RegExp(`^ {2}${key}: `, 'm'));
@@ -131,6 +132,17 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'a fraction',
     `${MINIMAL}timeouts: {connectMs: 1.5}\n`,
     ['f.yaml:4:23: timeouts.connectMs: must be a whole number of milliseconds'],
+  ],
+  [
+    'metrics on no address and under no name',
+    `${MINIMAL}metrics:\n  listen: localhost\n  port: 0\n  basicAuth: {user: "a:b", passwordFile: pw}\n  tls: {key: /k}\n`,
+    [
+      'f.yaml:5:11: metrics.listen: must be an IPv4 or IPv6 address of this machine, 0.0.0.0 or ::',
+      'f.yaml:6:9: metrics.port: must be between 1 and 65535',
+      'f.yaml:7:21: metrics.basicAuth.user: must be 1 to 128 characters without colon and control characters',
+      'f.yaml:7:42: metrics.basicAuth.passwordFile: must be an absolute path',
+      'f.yaml:8:8: metrics.tls.certificate: is missing',
+    ],
   ],
   [
     'an empty value',

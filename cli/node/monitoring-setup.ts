@@ -1,0 +1,85 @@
+import type { Logger } from 'pino';
+import type { Config } from '../config/load.js';
+import { takeCensus } from '../forwarding/census.js';
+import type { Credentials } from '../identity/credentials.js';
+import { Monitoring } from '../metrics/monitoring.js';
+import type { ProcessSeen } from '../metrics/process-series.js';
+import type { MigrationEnd } from '../migration/ends.js';
+import type { Site } from '../migration/site.js';
+import type { ProcessDescription } from '../process/description.js';
+import { packageVersion } from '../system/project.js';
+import { type PeerClient, ping } from './peer-transport.js';
+
+interface MonitoringParts {
+  readonly config: Config;
+  readonly site: Site;
+  readonly credentials: Credentials;
+  readonly clients: ReadonlyMap<string, PeerClient>;
+  moving(): readonly number[];
+}
+
+/** The metrics of this node, as its configuration wants them. */
+export function openMonitoring(parts: MonitoringParts, logger: Logger): Monitoring {
+  const { config, site, credentials, clients } = parts;
+  const { datapath } = site.forwarding;
+  return new Monitoring(
+    config.metrics,
+    {
+      facts: {
+        node: site.node.name,
+        address: site.node.address,
+        version: packageVersion(),
+        certificateExpires: credentials.expires,
+      },
+      journal: site.journal,
+      counters: () => datapath.counters(),
+      census: () => takeCensus(datapath.tables),
+      uplinks: () => datapath.status(),
+      processes: () => processesOf(site, new Set(parts.moving())),
+      moving: () => parts.moving(),
+      parkPackets: config.park.packets,
+      peers: [...clients].map(([name, client]) => ({
+        name,
+        ping: async () => {
+          await client.call(ping, {}, { timeoutMs: config.timeouts.connectMs });
+        },
+      })),
+    },
+    logger.child({ part: 'metrics' }),
+  );
+}
+
+/** One line for each migration that has ended, beside the metrics. */
+export function logEnd(logger: Logger, end: MigrationEnd): void {
+  const { outcome, direction, migration, pid, from, to, freezeMs, bytesMoved, summary, error } = end;
+  const fields = { migration, pid, from, to, direction, outcome, freezeMs, totalMs: summary?.totalMs, bytesMoved };
+  if (error === undefined) logger.info(fields, 'a process has moved');
+  else logger.warn({ ...fields, code: error.code, reason: error.message }, 'a process was not moved');
+}
+
+function processesOf({ node, twins, residents }: Site, moving: ReadonlySet<number>): ProcessSeen[] {
+  const common = ({ homePid, comm, ports, flows }: ProcessDescription) => ({
+    pid: homePid,
+    comm,
+    ports: ports.length,
+    flows: flows.length,
+  });
+  return [
+    ...twins.all().map(({ id, homePid, record, control }) => ({
+      ...common(record.description),
+      twin: id,
+      home: node.name,
+      binding: control.id,
+      role: moving.has(homePid) ? ('moving' as const) : ('departed' as const),
+      location: record.location.name,
+    })),
+    ...residents.all().map(({ record, control }) => ({
+      ...common(record.description),
+      twin: record.twin,
+      home: record.home.name,
+      binding: control.id,
+      role: 'resident' as const,
+      location: node.name,
+    })),
+  ];
+}
