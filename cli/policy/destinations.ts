@@ -1,0 +1,76 @@
+import { type Facts, knownFacts, type ProcessFacts } from './facts.js';
+import { matchesGlob } from './glob.js';
+import type { Policy } from './model.js';
+import { bytesText } from './quantity.js';
+
+/** A process on its way to a node, or about to be sent there. */
+export interface Heading {
+  readonly pid: number;
+  readonly to: string;
+}
+
+export interface Choice {
+  readonly to: string | undefined;
+  /** Why each of the other nodes is out of the question. */
+  readonly rejected: readonly { readonly host: string; readonly reason: string }[];
+}
+
+/** No rule: any node that answers, is not being drained and has room. */
+export const ANYWHERE: Policy['where'] = { not: [], apartFrom: [], prefer: 'most-free-memory' };
+
+/**
+ * The node that the rules choose for a process. Its home is none of the candidates, nor is where it runs.
+ * @param heading processes that are not where `facts` say for long
+ */
+export function chooseHost(
+  where: Policy['where'],
+  process: ProcessFacts,
+  facts: Facts,
+  heading: readonly Heading[],
+): Choice {
+  const rejected: { host: string; reason: string }[] = [];
+  const candidates: { host: string; freeBytes: number; load: number }[] = [];
+  for (const host of Object.keys(facts.hosts)) {
+    if (host === facts.home || host === process.location) continue;
+    const rated = rate(host, where, process, facts, heading);
+    if (typeof rated === 'string') rejected.push({ host, reason: rated });
+    else candidates.push({ host, ...rated });
+  }
+  // Array.sort is stable: of equals the first of the configuration is taken.
+  candidates.sort((a, b) => (where.prefer === 'least-load' ? a.load - b.load : b.freeBytes - a.freeBytes));
+  return { to: candidates[0]?.host, rejected };
+}
+
+/** What speaks against a node, or how good it is. */
+function rate(
+  host: string,
+  where: Policy['where'],
+  process: ProcessFacts,
+  facts: Facts,
+  heading: readonly Heading[],
+): string | { freeBytes: number; load: number } {
+  if (where.among !== undefined && !where.among.some((pattern) => matchesGlob(pattern, host))) return 'not among those';
+  if (where.not.some((pattern) => matchesGlob(pattern, host))) return 'excluded';
+  const known = knownFacts(facts, host);
+  if (known === undefined) return facts.hosts[host]?.reachable === true ? 'nothing is known of it yet' : 'unreachable';
+  if (known.draining) return 'being drained';
+  const coming = facts.processes.filter(({ pid }) => heading.some((one) => one.pid === pid && one.to === host));
+  const claimed = coming.reduce((sum, { residentBytes }) => sum + residentBytes, 0);
+  const available = known.memory?.availableBytes;
+  const needed = (where.minAvailableMemory ?? 0) + process.residentBytes;
+  if (available === undefined && where.minAvailableMemory !== undefined) return 'its memory is not known';
+  const freeBytes = (available ?? Number.POSITIVE_INFINITY) - claimed;
+  if (freeBytes < needed)
+    return `${bytesText(Math.max(0, freeBytes))} of memory available, ${bytesText(needed)} needed`;
+  const load = known.load1 === undefined || known.cpus === undefined ? undefined : known.load1 / known.cpus;
+  if (where.maxLoadPerCpu !== undefined) {
+    if (load === undefined) return 'its load is not known';
+    if (load > where.maxLoadPerCpu) return `load per CPU ${load.toFixed(2)}`;
+  }
+  const there = facts.processes.filter(({ pid, location }) => location === host && pid !== process.pid);
+  const unwanted = [...there, ...coming].find(
+    ({ pid, name }) => pid !== process.pid && where.apartFrom.some((pattern) => matchesGlob(pattern, name)),
+  );
+  if (unwanted !== undefined) return `${unwanted.name} (${unwanted.pid}) is there`;
+  return { freeBytes: available === undefined ? 0 : freeBytes, load: load ?? Number.POSITIVE_INFINITY };
+}

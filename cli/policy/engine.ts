@@ -1,0 +1,193 @@
+import { evaluate, type Finding, type Holding, reasonText } from './conditions.js';
+import { type Choice, chooseHost, type Heading } from './destinations.js';
+import { type Facts, knownFacts, type ProcessFacts } from './facts.js';
+import { backOffEnd, type History, lastArrival, underway } from './history.js';
+import type { Policy } from './model.js';
+import { durationText } from './quantity.js';
+import { chosen } from './selection.js';
+
+/** Why a process that a policy would move stays for now. */
+export type WaitCode =
+  | 'moving'
+  | 'other-policy'
+  | 'back-off'
+  | 'cooldown'
+  | 'at-once'
+  | 'moves'
+  | 'no-host'
+  | 'home-draining'
+  | 'would-leave-again';
+
+/** What one policy says about one process now. */
+export type Verdict = {
+  readonly policy: string;
+  readonly process: ProcessFacts;
+  readonly when: Finding;
+  readonly until: Finding | undefined;
+  /** In words. */
+  readonly why: string;
+} & (
+  | { readonly outcome: 'move'; readonly to: string; readonly maxFreezeMs: number | undefined }
+  | { readonly outcome: 'return'; readonly to: string; readonly maxFreezeMs: number | undefined }
+  | { readonly outcome: 'wait'; readonly code: WaitCode; readonly hosts?: Choice['rejected'] }
+  | { readonly outcome: 'stay' }
+);
+
+export interface Decisions {
+  /** For each policy, in their order, one for each process that it is about. */
+  readonly verdicts: readonly Verdict[];
+  /** For the next decision. */
+  readonly holding: Holding;
+}
+
+/**
+ * Decides: the same facts, policies and past always give the same verdicts, and time is what the facts say. What the verdicts
+ * `move` and `return` name must be entered in the history before the next decision.
+ */
+export function decide(policies: readonly Policy[], facts: Facts, history: History, before: Holding): Decisions {
+  const about = new Map(policies.map((policy) => [policy, chosen(policy, facts.processes)]));
+  const tick = new Tick(facts, history, before, cooldowns(about));
+  const verdicts = policies.flatMap((policy) => {
+    const processes = about.get(policy) ?? [];
+    tick.look(policy); // also without a process: the times of its conditions go on
+    return processes.map((process) => tick.judge(policy, process));
+  });
+  return { verdicts, holding: tick.after };
+}
+
+/** A process rests for the longest of the times that the policies about it ask for. */
+function cooldowns(about: ReadonlyMap<Policy, readonly ProcessFacts[]>): Map<number, number> {
+  const longest = new Map<number, number>();
+  for (const [{ limits }, processes] of about) {
+    for (const { pid } of processes) longest.set(pid, Math.max(longest.get(pid) ?? 0, limits.cooldownMs));
+  }
+  return longest;
+}
+
+/** A wish of a policy: its limits are still to be asked. */
+type Wish =
+  | { readonly kind: 'move' | 'return'; readonly why: string }
+  | { readonly kind: 'wait'; readonly code: WaitCode; readonly why: string }
+  | { readonly kind: 'stay'; readonly why: string };
+
+class Tick {
+  readonly after = new Map<string, number>();
+  /** What this tick begins. */
+  private readonly begun: (Heading & { readonly policy: string })[] = [];
+  private readonly findings = new Map<string, Finding>();
+
+  constructor(
+    private readonly facts: Facts,
+    private readonly history: History,
+    private readonly before: Holding,
+    private readonly cooldownMs: ReadonlyMap<number, number>,
+  ) {}
+
+  look(policy: Policy): void {
+    this.find(policy, 'when', this.facts.home);
+    this.find(policy, 'until', this.facts.home);
+  }
+
+  judge(policy: Policy, process: ProcessFacts): Verdict {
+    const node = policy.from === 'home' ? this.facts.home : process.location;
+    const when = this.find(policy, 'when', node);
+    const until = this.find(policy, 'until', this.facts.home);
+    if (when === undefined) throw new TypeError('a policy has no when');
+    const common = { policy: policy.name, process, when, until };
+    const wish = this.wish(policy, process, when, until);
+    if (wish.kind === 'stay') return { ...common, outcome: 'stay', why: wish.why };
+    if (wish.kind === 'wait') return { ...common, outcome: 'wait', code: wish.code, why: wish.why };
+    const limited = this.limit(policy, process);
+    if (limited !== undefined) return { ...common, outcome: 'wait', ...limited };
+    const { maxFreezeMs } = policy;
+    const go = { ...common, why: wish.why, maxFreezeMs };
+    if (wish.kind === 'return') {
+      this.begun.push({ pid: process.pid, to: this.facts.home, policy: policy.name });
+      return { ...go, outcome: 'return', to: this.facts.home };
+    }
+    const { to, rejected } = chooseHost(policy.where, process, this.facts, [...underway(this.history), ...this.begun]);
+    if (to === undefined) {
+      const hosts = rejected.map(({ host, reason }) => `${host} (${reason})`).join(', ');
+      const why = `no host: ${hosts === '' ? 'there is no other' : hosts}`;
+      return { ...common, outcome: 'wait', code: 'no-host', why, hosts: rejected };
+    }
+    this.begun.push({ pid: process.pid, to, policy: policy.name });
+    return { ...go, outcome: 'move', to };
+  }
+
+  private wish(policy: Policy, process: ProcessFacts, when: Finding, until: Finding | undefined): Wish {
+    const { home } = this.facts;
+    const atHome = process.location === home;
+    const leaves = when.truth === 'yes' && (atHome || policy.from === 'anywhere');
+    const sent = !atHome && this.history.senders.get(process.pid) === policy.name;
+    if (sent && until?.truth === 'yes') {
+      const again = this.find(policy, 'when', home);
+      const draining = knownFacts(this.facts, home)?.draining === true;
+      if (again?.now !== 'yes' && !draining) return { kind: 'return', why: reasonText(until) };
+      if (!leaves) {
+        if (draining) return { kind: 'wait', code: 'home-draining', why: `${home} is being drained` };
+        const why = `it would leave again: ${again === undefined ? '' : reasonText(again)}`;
+        return { kind: 'wait', code: 'would-leave-again', why };
+      }
+    }
+    if (leaves) return { kind: 'move', why: reasonText(when) };
+    if (atHome || policy.from === 'anywhere') return { kind: 'stay', why: `\`when\` does not hold: ${held(when)}` };
+    if (!sent) return { kind: 'stay', why: 'it is away, and this policy did not send it' };
+    return {
+      kind: 'stay',
+      why: until === undefined ? 'it is away, and there is no `until`' : `\`until\` does not hold: ${held(until)}`,
+    };
+  }
+
+  private limit(policy: Policy, process: ProcessFacts): { code: WaitCode; why: string } | undefined {
+    const { at } = this.facts;
+    const { pid } = process;
+    if (process.moving || underway(this.history).some((move) => this.related(process, move.pid))) {
+      return { code: 'moving', why: 'it is on its way now' };
+    }
+    const other = this.begun.find((one) => this.related(process, one.pid));
+    if (other !== undefined) return { code: 'other-policy', why: `${other.policy} moves it now` };
+    const backOff = backOffEnd(this.history, pid);
+    if (backOff !== undefined && at < backOff) {
+      const last = this.history.moves.findLast((move) => move.pid === pid && move.outcome === 'failed');
+      return { code: 'back-off', why: `tried again in ${durationText(backOff - at)}, after: ${last?.error ?? ''}` };
+    }
+    const rest = (lastArrival(this.history, pid) ?? Number.NEGATIVE_INFINITY) + (this.cooldownMs.get(pid) ?? 0);
+    if (at < rest)
+      return { code: 'cooldown', why: `it moved a short time ago: it stays for ${durationText(rest - at)}` };
+    const { atOnce, moves, perMs } = policy.limits;
+    const mine = this.history.moves.filter((move) => move.policy === policy.name);
+    const now = this.begun.filter((one) => one.policy === policy.name).length;
+    const running = mine.filter(({ outcome }) => outcome === 'running').length + now;
+    if (running >= atOnce) return { code: 'at-once', why: `${running} of this policy on their way, at most ${atOnce}` };
+    const recent = mine.filter((move) => move.at > at - perMs).length + now;
+    if (recent < moves) return undefined;
+    return { code: 'moves', why: `${recent} moves of this policy in ${durationText(perMs)}, at most ${moves}` };
+  }
+
+  /** A tree moves as one: who leaves takes its descendants along. */
+  private related(process: ProcessFacts, pid: number): boolean {
+    if (process.pid === pid || process.ancestors.includes(pid)) return true;
+    const other = this.facts.processes.find((candidate) => candidate.pid === pid);
+    return other?.ancestors.includes(process.pid) === true;
+  }
+
+  private find(policy: Policy, side: 'when' | 'until', node: string): Finding | undefined {
+    const condition = policy[side];
+    if (condition === undefined) return undefined;
+    const key = `${policy.name}\n${side}\n${node}`;
+    const known = this.findings.get(key);
+    if (known !== undefined) return known;
+    const { facts, before, after } = this;
+    const finding = evaluate(condition, { facts, policy: policy.name, node, before, after });
+    this.findings.set(key, finding);
+    return finding;
+  }
+}
+
+/** What is missing: the value, or the time. */
+function held(finding: Finding): string {
+  const { now, truth, heldMs = 0, forMs = 0 } = finding;
+  const time = now === 'yes' && truth === 'no' ? ` (for ${durationText(heldMs)} of ${durationText(forMs)})` : '';
+  return `${reasonText(finding)}${time}`;
+}
