@@ -63,9 +63,9 @@ function addHoldings(page: MetricsPage, sources: ForwardingSources): void {
   const flows = group.gauge('homeproxy_flows', 'Exact flows, on ports that such processes share with others.');
   const processes = group.gauge('homeproxy_processes', 'Processes that are bound here, by their role.', ['role']);
   const departed = group.gauge('homeproxy_departed_processes', 'Processes of this home, by the host where they run.', [
-    'host',
+    'peer',
   ]);
-  const residents = group.gauge('homeproxy_resident_processes', 'Processes that run here, by their home.', ['home']);
+  const residents = group.gauge('homeproxy_resident_processes', 'Processes that run here, by their home.', ['peer']);
   const labels = ['home', 'pid', 'comm', 'reason'] as const;
   const packets = group.counter(
     'homeproxy_process_packets_total',
@@ -94,8 +94,8 @@ function addHoldings(page: MetricsPage, sources: ForwardingSources): void {
     for (const role of ROLES) processes.set({ role }, seen.filter((process) => process.role === role).length);
     for (const peer of sources.peers) {
       const away = seen.filter(({ role, location }) => role !== 'resident' && location === peer);
-      departed.set({ host: peer }, away.length);
-      residents.set({ home: peer }, seen.filter(({ role, home }) => role === 'resident' && home === peer).length);
+      departed.set({ peer }, away.length);
+      residents.set({ peer }, seen.filter(({ role, home }) => role === 'resident' && home === peer).length);
     }
     for (const { labels: own, traffic } of rows) {
       for (const [reason, count] of traffic) {

@@ -22,8 +22,8 @@ export function addNodeMetrics(page: MetricsPage, { node, address, version, cert
     ])
     .set({ version, nodejs: process.version }, 1);
   group
-    .gauge('homeproxy_node_info', 'Name and address of this node; always 1.', ['node', 'address'])
-    .set({ node, address }, 1);
+    .gauge('homeproxy_node_info', 'Name and address of this node; always 1.', ['name', 'address'])
+    .set({ name: node, address }, 1);
   group
     .gauge(
       'homeproxy_certificate_expiry_timestamp_seconds',

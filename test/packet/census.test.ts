@@ -129,7 +129,7 @@ test('with a thousand bindings makes a page of bounded length; the time is print
   const tunnelled = { reason: 'tunnelled' };
   assert.is(sampleOf(text, 'homeproxy_process_packets_total', { ...tunnelled, pid: '7' }), 7 * cpus);
   assert.is(sumOf(text, 'homeproxy_process_packets_total', tunnelled), ((BINDINGS * (BINDINGS + 1)) / 2) * cpus);
-  assert.is(sampleOf(text, 'homeproxy_departed_processes', { host: 'host1' }), BINDINGS);
+  assert.is(sampleOf(text, 'homeproxy_departed_processes', { peer: 'host1' }), BINDINGS);
 });
 
 test('adds what the fast path has tunnelled, which has counters of its own', async () => {
