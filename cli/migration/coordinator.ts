@@ -284,7 +284,10 @@ export class Coordinator {
     await reached('coordinator', 'source-committed', migration);
 
     watch.begin('finish');
-    await this.insist(() => source.finish({ migration }));
+    await Promise.all([
+      this.insist(() => source.finish({ migration })),
+      destination.finish({ migration }).catch(() => undefined), // not heard: it cleans up by itself
+    ]);
     await reached('coordinator', 'source-finished', migration);
     if (returned) await this.twins.remove(twin);
     await reached('coordinator', 'twin-removed', migration);

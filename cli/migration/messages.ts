@@ -147,6 +147,8 @@ export interface DestinationParticipant {
   restore(request: RestoreRequest): Promise<void>;
   /** This copy is the process: let it speak, hear and run. Idempotent. */
   commit(request: MigrationRequest): Promise<void>;
+  /** The migration is over: remove its images and its record. Idempotent. */
+  finish(request: MigrationRequest): Promise<void>;
   /** The source's copy is the process: remove everything that was made here. Idempotent. */
   abort(request: MigrationRequest): Promise<void>;
 }

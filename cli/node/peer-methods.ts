@@ -64,6 +64,7 @@ export const destinationMethods = {
   }),
   restore: defineMethod({ name: 'destination-restore', request: restoreRequest, response: nothing }),
   commit: defineMethod({ name: 'destination-commit', request: migrationRequest, response: nothing }),
+  finish: defineMethod({ name: 'destination-finish', request: migrationRequest, response: nothing }),
   abort: defineMethod({ name: 'destination-abort', request: migrationRequest, response: nothing }),
 };
 
@@ -215,6 +216,13 @@ export function participantHandlers({ source, destination, residents, twins, ste
       owned(
         destination,
         done((request: MigrationRequest) => destination.commit(request)),
+      ),
+    ),
+    serve(
+      destinationMethods.finish,
+      owned(
+        destination,
+        done((request: MigrationRequest) => destination.finish(request)),
       ),
     ),
     serve(

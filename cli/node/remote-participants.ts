@@ -31,7 +31,7 @@ export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeo
 /** The destination on another node. */
 export function remoteDestination(node: NodeName, client: PeerClient, timeouts: Timeouts): DestinationParticipant {
   const { prepareMs, restoreMs, commitMs, connectMs } = timeouts;
-  const { fence, holding, assess, prepare, restore, commit, abort } = destinationMethods;
+  const { fence, holding, assess, prepare, restore, commit, finish, abort } = destinationMethods;
   const ask = named(node);
   return {
     node,
@@ -41,6 +41,7 @@ export function remoteDestination(node: NodeName, client: PeerClient, timeouts: 
     prepare: (request) => ask(client.call(prepare, request, { timeoutMs: prepareMs })),
     restore: async (request) => void (await ask(client.call(restore, request, { timeoutMs: restoreMs + connectMs }))),
     commit: async (request) => void (await ask(client.call(commit, request, { timeoutMs: commitMs }))),
+    finish: async (request) => void (await ask(client.call(finish, request, { timeoutMs: commitMs }))),
     abort: async (request) => void (await ask(client.call(abort, request, { timeoutMs: commitMs }))),
   };
 }

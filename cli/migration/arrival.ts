@@ -1,0 +1,39 @@
+import type { CriuSession } from '../checkpoint/criu-session.js';
+import type { FreezerRecord } from '../checkpoint/freezer.js';
+import { UserError } from '../errors.js';
+import { Cgroup } from '../system/cgroup.js';
+import type { PrepareDestinationRequest } from './messages.js';
+import type { ArrivalRecord } from './records.js';
+import type { Resident } from './residents.js';
+
+/** A process that is coming to this node. */
+export interface Arrival {
+  record: ArrivalRecord;
+  /** Undefined when this node is its home: it becomes an ordinary process here. */
+  resident: Resident | undefined;
+  session: CriuSession | undefined;
+  receiving: boolean;
+  /** Its preparation, while that goes on. */
+  preparing: Promise<void> | undefined;
+  /** CRIU has let it go, and it is heard. */
+  runs: boolean;
+}
+
+/** At home: where CRIU and the tree that it restores are members, so that all of them can be found, and ended, together. */
+export function homeNursery({ migration, cgroup = '' }: PrepareDestinationRequest): FreezerRecord {
+  const origin = new Cgroup(cgroup).nearestExisting();
+  return { path: origin.child(`homeproxy-${migration}`).path, origins: [[0, origin.path]] };
+}
+
+export function copyLost(log: readonly string[]): UserError {
+  return new UserError({
+    code: 'COPY_LOST',
+    message: ['CRIU ended at the destination before the process ran there', ...log].join('\n  '),
+    exitStatus: 6,
+  });
+}
+
+/** The answer to a request that an abort has overtaken. */
+export function gaveUp(migration: string): UserError {
+  return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
+}
