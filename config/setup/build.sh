@@ -68,7 +68,7 @@ setup_bpf() {
 
 # Prints the paths below dist/ that the sources compile to, sorted.
 expected_output() {
-  find cli addon/lib test -name '*.ts' ! -name '*.d.ts' -printf 'dist/%p\n' | sed 's/\.ts$/.js/' | sort
+  find cli addon/lib config test -name '*.ts' ! -name '*.d.ts' -printf 'dist/%p\n' | sed 's/\.ts$/.js/' | sort
 }
 
 actual_output() {
@@ -77,7 +77,7 @@ actual_output() {
 
 setup_typescript() {
   local sources output stale
-  sources() { identity_of cli addon/lib test tsconfig.json node_modules/typescript/package.json; }
+  sources() { identity_of cli addon/lib config/grafana test tsconfig.json node_modules/typescript/package.json; }
   output() { identity_of dist -name '*.js'; }
   if stamped typescript "$(sources; output)" && [ "$(expected_output)" = "$(actual_output)" ]; then
     say typescript ok
