@@ -44,6 +44,7 @@ export type RecoveryOutcome = 'rolled-forward' | 'rolled-back' | 'failed';
  */
 export class Coordinator {
   private readonly moving = new Set<number>();
+  private readonly courses = new Map<number, Course>();
   private readonly closing = new AbortController();
 
   constructor(
@@ -69,6 +70,7 @@ export class Coordinator {
         this.onEnd(refusalOf({ home: this.site.node, from, to: destination }, pid, error));
         throw error;
       });
+      this.courses.set(pid, course);
       try {
         await this.prepare(course);
         await this.freezeAndRestore(course);
@@ -80,6 +82,7 @@ export class Coordinator {
       return await this.rollForward(course);
     } finally {
       this.moving.delete(pid);
+      this.courses.delete(pid);
     }
   }
 
@@ -103,6 +106,11 @@ export class Coordinator {
   /** Home pids of the processes that are on their way now. */
   movingPids(): number[] {
     return [...this.moving];
+  }
+
+  /** What those that are on their way are doing; the ones that are only being looked at have no course yet. */
+  running(): readonly Course[] {
+    return [...this.courses.values()];
   }
 
   /**
@@ -148,10 +156,12 @@ export class Coordinator {
     this.moving.add(record.pid);
     try {
       const course = interruptedByRestart(record, twin, this.participants);
+      this.courses.set(record.pid, course);
       const result = direction === 'forward' ? await this.rollForward(course) : await this.rollBack(course, error);
       return result instanceof Error ? 'rolled-back' : 'rolled-forward';
     } finally {
       this.moving.delete(record.pid);
+      this.courses.delete(record.pid);
     }
   }
 

@@ -21,6 +21,11 @@ export class Stopwatch {
     this.current = undefined;
   }
 
+  /** The phase that goes on, and for how long it has. */
+  get running(): { readonly phase: Phase; readonly ms: number } | undefined {
+    return this.current && { phase: this.current.phase, ms: performance.now() - this.current.since };
+  }
+
   /** Milliseconds of each finished phase. */
   get durations(): Partial<Record<Phase, number>> {
     return { ...this.measured };

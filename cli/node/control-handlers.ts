@@ -27,6 +27,7 @@ import {
 import type { Daemon } from './daemon.js';
 import { journalOf, reportOn } from './journal-report.js';
 import { ping } from './peer-transport.js';
+import { topHandler } from './top-handler.js';
 import { traceHandler } from './trace-handler.js';
 
 export interface ControlHandlers {
@@ -46,6 +47,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(recoverMethod, async () => recover(daemon)),
       serve(journalMethod, async (request) => journalOf(daemon.site, request)),
       serve(reportMethod, async ({ migration }) => reportOn(daemon.site, daemon.clients, migration)),
+      topHandler(daemon),
       serve(downMethod, async ({ force }) => {
         const removed = await daemon.detach(force);
         daemon.requestStop();

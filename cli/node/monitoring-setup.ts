@@ -57,7 +57,8 @@ export function logEnd(logger: Logger, end: MigrationEnd): void {
   else logger.warn({ ...fields, code: error.code, reason: error.message }, 'a process was not moved');
 }
 
-function processesOf({ node, twins, residents }: Site, moving: ReadonlySet<number>): ProcessSeen[] {
+/** Every process that is bound here: those of this home that are away, and the guests. */
+export function processesOf({ node, twins, residents }: Site, moving: ReadonlySet<number>): ProcessSeen[] {
   const common = ({ homePid, comm, ports, flows }: ProcessDescription) => ({
     pid: homePid,
     comm,
