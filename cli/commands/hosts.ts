@@ -12,8 +12,9 @@ export default class Hosts extends ConfiguredCommand {
   async run(): Promise<{ hosts: HostRow[] }> {
     const config = await this.loadConfig();
     const answer = await callControl(join(config.paths.run, 'control.sock'), hostsMethod, {});
-    const rows = answer.hosts.map(({ name, address, port, self, reachable, roundTripMs, error, departedHere }) => {
-      const up = self ? 'this node' : `up (${roundTripMs?.toFixed(1)} ms)`;
+    const rows = answer.hosts.map((row) => {
+      const { name, address, port, self, reachable, roundTripMs, error, departedHere, draining } = row;
+      const up = `${self ? 'this node' : `up (${roundTripMs?.toFixed(1)} ms)`}${draining === true ? ', being drained' : ''}`;
       const state = reachable ? up : `${error?.code ?? 'down'}: ${error?.message ?? ''}`;
       return [name, `${address}:${port}`, self ? '' : departedHere, state];
     });

@@ -126,6 +126,9 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Checkpoint and restore.'),
+    policies: absolutePath
+      .optional()
+      .describe('File of migration policies; changes of it are taken up by the daemon. Default: none.'),
     park: z
       .strictObject({
         packets: z

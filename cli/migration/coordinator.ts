@@ -32,6 +32,8 @@ export interface MigrateOptions {
   readonly onPhase?: (event: PhaseEvent) => void;
   /** Longest freeze before the migration is rolled back, in milliseconds. Default: as configured. */
   readonly maxFreezeMs?: number;
+  /** The policy that asks for it. */
+  readonly policy?: string;
 }
 
 /** How a migration that a crash had cut short has ended. */
@@ -198,6 +200,7 @@ export class Coordinator {
       epoch: twin.record.epoch + 1,
       signal: options.signal,
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
+      policy: options.policy,
     });
   }
 
@@ -355,7 +358,7 @@ export class Coordinator {
   }
 
   private record(course: Course, state: MigrationState): void {
-    const { migration, twin, description, source, destination, epoch, startedAt, watch } = course;
+    const { migration, twin, description, source, destination, epoch, startedAt, watch, policy } = course;
     this.site.journal.migrations.put(migration, {
       ...state,
       migration,
@@ -369,6 +372,7 @@ export class Coordinator {
       description,
       startedAt,
       phases: watch.durations,
+      ...(policy === undefined ? {} : { policy }),
     });
   }
 

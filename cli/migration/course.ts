@@ -20,6 +20,8 @@ interface CourseParts {
   readonly maxFreezeMs: number;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
   readonly cutShort?: boolean;
+  /** The policy that asked for it; undefined: somebody did. */
+  readonly policy: string | undefined;
 }
 
 /** One migration on its way; the coordinator's steps share it. */
@@ -99,6 +101,7 @@ export function interruptedByRestart(
     signal: undefined,
     maxFreezeMs: 0,
     cutShort: true,
+    policy: record.policy,
   });
   return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
 }

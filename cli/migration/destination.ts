@@ -104,7 +104,7 @@ export class LocalDestination implements DestinationParticipant {
   async assess({ home, description }: AssessRequest): Promise<AssessResponse> {
     findCriu(this.site.criuPath);
     const returning = home.name === this.node.name;
-    return { verdicts: roomVerdicts(description, returning) };
+    return { verdicts: roomVerdicts(description, { returning, draining: this.site.journal.draining }) };
   }
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
@@ -114,7 +114,8 @@ export class LocalDestination implements DestinationParticipant {
     const criu = findCriu(this.site.criuPath);
     const returning = request.home.name === this.node.name;
     if (!returning) this.refuseStale(request);
-    const verdicts = roomVerdicts(request.description, returning);
+    const { draining } = this.site.journal;
+    const verdicts = roomVerdicts(request.description, { returning, draining });
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
       request,

@@ -32,17 +32,21 @@ export interface MigrationEnd {
   readonly summary?: MigrationSummary;
   /** Why it was not committed. */
   readonly error?: ErrorDocument;
+  /** The policy that asked for it; absent: somebody did, or it was refused before it had a name. */
+  readonly policy?: string;
 }
 
-interface Ways {
-  readonly home: NodeName;
-  readonly from: NodeName;
-  readonly to: NodeName;
+/** Nodes, or their names. */
+interface Ways<Node = NodeName> {
+  readonly home: Node;
+  readonly from: Node;
+  readonly to: Node;
 }
 
-export function directionBetween({ home, from, to }: Ways): Direction {
-  if (from.name === home.name) return 'away';
-  return to.name === home.name ? 'back' : 'onward';
+export function directionBetween({ home, from, to }: Ways<NodeName | string>): Direction {
+  const name = (node: NodeName | string): string => (typeof node === 'string' ? node : node.name);
+  if (name(from) === name(home)) return 'away';
+  return name(to) === name(home) ? 'back' : 'onward';
 }
 
 /** The end of a migration that was refused. */
@@ -81,5 +85,6 @@ export function endOf(
     ...(frozen ? { freezeMs: course.resumedAt - course.frozenAt } : {}),
     ...(summary !== undefined && whole ? { summary } : {}),
     ...(error === undefined ? {} : { error }),
+    ...(course.policy === undefined ? {} : { policy: course.policy }),
   };
 }

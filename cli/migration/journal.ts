@@ -9,6 +9,7 @@ import type { StepName } from './steps.js';
 
 const KEPT_MIGRATIONS = 1000;
 const COMPLETE = 'complete';
+const DRAINING = 'draining';
 /** Migrations whose steps are kept at hand while they go on. */
 const OPEN_NOTES = 32;
 
@@ -72,6 +73,15 @@ export class Journal {
 
   declareComplete(): void {
     this.facts.put(COMPLETE, true);
+  }
+
+  /** Whether this node is being emptied: it takes no process. */
+  get draining(): boolean {
+    return this.facts.get(DRAINING) === true;
+  }
+
+  set draining(draining: boolean) {
+    this.facts.put(DRAINING, draining);
   }
 
   async close(): Promise<void> {

@@ -17,6 +17,8 @@ export interface TwinRecord {
   readonly departedAt: number;
   /** The cgroup that its root was in when it left. */
   readonly cgroup: string;
+  /** The effective user of its root when it left; absent when this node's memory was lost. */
+  readonly uid?: number;
 }
 
 /** What a care-of host keeps of each process that lives here for another home. */
@@ -113,6 +115,8 @@ export type MigrationRecord = MigrationState & {
   readonly description: ProcessDescription;
   readonly startedAt: number;
   readonly phases: Partial<Record<Phase, number>>;
+  /** The policy that asked for it; absent: somebody did. */
+  readonly policy?: string;
 };
 
 /** The result of a migration that was committed: the JSON contract of `homeproxy migrate` and `recall`. */

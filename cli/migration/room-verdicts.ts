@@ -2,9 +2,30 @@ import { existsSync } from 'node:fs';
 import type { ProcessDescription, Verdict } from '../process/description.js';
 import { readProcess } from '../system/procfs.js';
 
-/** What speaks against a process here, before anything is made. @param returning whether this node is its home */
-export function roomVerdicts(description: ProcessDescription, returning: boolean): Verdict[] {
-  return [...missingFiles(description), ...(returning ? takenPids(description) : [])];
+export interface Room {
+  /** This node is its home. */
+  readonly returning: boolean;
+  /** This node is being emptied. */
+  readonly draining: boolean;
+}
+
+/** What speaks against a process here, before anything is made. */
+export function roomVerdicts(description: ProcessDescription, { returning, draining }: Room): Verdict[] {
+  return [
+    ...(draining ? [beingDrained(description)] : []),
+    ...missingFiles(description),
+    ...(returning ? takenPids(description) : []),
+  ];
+}
+
+function beingDrained({ homePid }: ProcessDescription): Verdict {
+  return {
+    outcome: 'refused',
+    code: 'DRAINING',
+    subject: `process ${homePid}`,
+    reason: 'the destination is being drained and takes no process',
+    remedy: 'choose another node, or run `homeproxy undrain` there',
+  };
 }
 
 /** `shared` files: the same paths must exist here; what they hold is the administrator's word. */

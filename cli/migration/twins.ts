@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
+import { readUid } from '../system/procfs.js';
 import { BindingControl, type Forwarding } from './binding-control.js';
 import type { Journal } from './journal.js';
 import type { TwinRecord } from './records.js';
@@ -56,6 +57,7 @@ export class Twins {
   async create(description: ProcessDescription): Promise<Twin> {
     const { node } = this.forwarding;
     const control = await BindingControl.create(this.forwarding, { description, epoch: 1, state: 'home' });
+    const uid = readUid(description.homePid);
     const record: TwinRecord = {
       twin: `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`,
       description,
@@ -64,6 +66,7 @@ export class Twins {
       epoch: 1,
       departedAt: Date.now(),
       cgroup: Cgroup.of(description.homePid).path,
+      ...(uid === undefined ? {} : { uid }),
     };
     const twin = new Twin(record, control);
     this.journal.twins.put(record.twin, record);

@@ -25,8 +25,11 @@ import {
   serveEvents,
 } from './control-transport.js';
 import type { Daemon } from './daemon.js';
+import { drainHandlers } from './drain.js';
 import { journalOf, reportOn } from './journal-report.js';
 import { ping } from './peer-transport.js';
+import { hostFactsMethod } from './policy-methods.js';
+import { policyHandlers } from './policy-setup.js';
 import { topHandler } from './top-handler.js';
 import { traceHandler } from './trace-handler.js';
 
@@ -37,8 +40,11 @@ export interface ControlHandlers {
 
 /** The daemon's answers to the commands of this machine. */
 export function controlHandlers(daemon: Daemon): ControlHandlers {
+  const drains = drainHandlers(daemon);
   return {
     methods: [
+      ...policyHandlers(daemon.policies),
+      ...drains.methods,
       serve(statusMethod, async () => status(daemon)),
       serve(psMethod, async () => ({ processes: processes(daemon) })),
       serve(hostsMethod, async () => ({ hosts: await hosts(daemon) })),
@@ -63,6 +69,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
         }),
       ),
       traceHandler(daemon),
+      ...drains.eventMethods,
     ],
   };
 }
@@ -137,11 +144,14 @@ async function hosts({ config, site, clients, twins }: Daemon): Promise<HostRow[
         departedHere: twins.all().filter((twin) => twin.record.location.name === name).length,
       };
       const client = clients.get(name);
-      if (client === undefined) return { ...row, reachable: true };
+      if (client === undefined) return { ...row, reachable: true, draining: site.journal.draining };
       const started = performance.now();
       try {
         await client.call(ping, {}, { timeoutMs: config.timeouts.connectMs });
-        return { ...row, reachable: true, roundTripMs: Math.round((performance.now() - started) * 100) / 100 };
+        const roundTripMs = Math.round((performance.now() - started) * 100) / 100;
+        const facts = await client.call(hostFactsMethod, { paths: [] }).catch(() => undefined);
+        const said = facts === undefined ? {} : { draining: facts.draining };
+        return { ...row, reachable: true, roundTripMs, ...said };
       } catch (error) {
         const { code, message } = asHomeproxyError(error);
         return { ...row, reachable: false, error: { code, message } };

@@ -32,6 +32,8 @@ export const hostRow = z.object({
   reachable: z.boolean(),
   roundTripMs: z.number().optional(),
   error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** It takes no process (`homeproxy drain`); absent: it did not say. */
+  draining: z.boolean().optional(),
   /** Our processes that run there. */
   departedHere: z.number().int(),
 });

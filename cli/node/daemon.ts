@@ -20,10 +20,13 @@ import { Twins } from '../migration/twins.js';
 import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
 import { type ControlServer, createControlServer } from './control-transport.js';
+import { draineeHandlers } from './drain.js';
+import { LocalDrainee } from './drainee.js';
 import { openForwarding } from './forwarding-setup.js';
 import { logEnd, openMonitoring } from './monitoring-setup.js';
 import { aheadUpload, imagesUpload, participantHandlers } from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
+import { hostFactsHandler, openPolicies, type Policies } from './policy-setup.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
 import { remoteDestination, remoteSource } from './remote-participants.js';
 
@@ -32,6 +35,7 @@ export class Daemon {
   readonly startedAt = Date.now();
   readonly stopped: Promise<void>;
   private stop: () => void = () => undefined;
+  readonly drainee: LocalDrainee;
   private servers: { readonly peer: PeerServer; readonly control: ControlServer } | undefined;
 
   private constructor(
@@ -41,12 +45,15 @@ export class Daemon {
     readonly coordinator: Coordinator,
     readonly clients: ReadonlyMap<string, PeerClient>,
     readonly monitoring: Monitoring,
+    readonly policies: Policies,
     private readonly forwarding: Forwarding,
     private readonly endNotes: () => void,
   ) {
     this.stopped = new Promise((resolve) => {
       this.stop = resolve;
     });
+    const { moveMs } = this;
+    this.drainee = new LocalDrainee({ site, coordinator, policies, clients, moveMs });
   }
 
   /**
@@ -112,11 +119,13 @@ export class Daemon {
     destination.adopt();
     const moving = (): readonly number[] => coordinator.movingPids();
     const monitoring = openMonitoring({ config, site, credentials, clients, moving }, logger);
+    const policies = openPolicies({ config, site, clients, coordinator: () => coordinator }, logger);
     const coordinator: Coordinator = new Coordinator(site, twins, participants, (end) => {
       logEnd(logger, end);
       monitoring.observe(end);
+      policies.runner?.ended(end);
     });
-    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, forwarding, endNotes);
+    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, endNotes);
     const transportLogger = logger.child({ part: 'transport' });
     const { methods, uploads } = participantHandlers({
       source,
@@ -131,7 +140,7 @@ export class Daemon {
       address: self.address,
       port: self.port,
       logger: transportLogger,
-      methods,
+      methods: [...methods, hostFactsHandler(policies), ...draineeHandlers(daemon.drainee)],
       uploads: [...uploads, ...rehearsalHandlers(node.name, site.imageRoot)],
     });
     const control = await createControlServer({
@@ -145,6 +154,7 @@ export class Daemon {
       const fields = { migration: record.migration, pid: record.pid, from: record.from.name, to: record.to.name };
       logger.warn({ ...fields, err: error }, `a migration that a crash had cut short: ${outcome}`);
     });
+    policies.runner?.start();
     askWhereabouts(site, clients, (twin) =>
       logger.warn({ twin }, 'fenced: its home says that it runs elsewhere'),
     ).catch((error: unknown) => logger.warn({ err: error }, 'not every home could be asked for its processes'));
@@ -152,6 +162,11 @@ export class Daemon {
     rehearse(mirror, site.imageRoot).catch((error: unknown) => logger.warn({ err: error }, 'the rehearsal failed'));
     logger.info({ node: node.name, address: node.address, uplinks: forwarding.datapath.status() }, 'up');
     return daemon;
+  }
+
+  /** For one whole move that another node decides, in milliseconds: every phase may take its time. */
+  get moveMs(): number {
+    return Object.values(this.config.timeouts).reduce((sum, ms) => sum + ms, 0);
   }
 
   /** Asks the daemon to end; `stopped` resolves when somebody has. */
@@ -179,6 +194,7 @@ export class Daemon {
 
   /** Ends listening and closes files. The datapath stays attached: forwarding goes on without us. */
   async close(): Promise<void> {
+    await this.policies.runner?.close();
     this.coordinator.close();
     await this.monitoring.close();
     await this.servers?.control.close();

@@ -94,6 +94,9 @@ class Tick {
     const until = this.find(policy, 'until', this.facts.home);
     if (when === undefined) throw new TypeError('a policy has no when');
     const common = { policy: policy.name, process, when, until };
+    if (process.moving || underway(this.history).some((move) => this.related(process, move.pid))) {
+      return { ...common, outcome: 'wait', code: 'moving', why: 'it is on its way now' };
+    }
     const wish = this.wish(policy, process, when, until);
     if (wish.kind === 'stay') return { ...common, outcome: 'stay', why: wish.why };
     if (wish.kind === 'wait') return { ...common, outcome: 'wait', code: wish.code, why: wish.why };
@@ -142,9 +145,6 @@ class Tick {
   private limit(policy: Policy, process: ProcessFacts): { code: WaitCode; why: string } | undefined {
     const { at } = this.facts;
     const { pid } = process;
-    if (process.moving || underway(this.history).some((move) => this.related(process, move.pid))) {
-      return { code: 'moving', why: 'it is on its way now' };
-    }
     const other = this.begun.find((one) => this.related(process, one.pid));
     if (other !== undefined) return { code: 'other-policy', why: `${other.policy} moves it now` };
     const backOff = backOffEnd(this.history, pid);

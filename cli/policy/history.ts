@@ -1,7 +1,8 @@
+import type { Direction } from '../migration/ends.js';
 import type { Heading } from './destinations.js';
 
-/** How many moves are remembered: as many as `limits.moves` may be. */
-const KEPT_MOVES = 10_000;
+/** How many moves are remembered: as many as `limits.moves` may be, and the journal keeps. */
+const KEPT_MOVES = 1000;
 const FIRST_BACK_OFF_MS = 30_000;
 const LONGEST_BACK_OFF_MS = 30 * 60_000;
 
@@ -10,7 +11,7 @@ export interface Move {
   readonly pid: number;
   /** Undefined: somebody moved it by hand. */
   readonly policy: string | undefined;
-  readonly kind: 'move' | 'return';
+  readonly direction: Direction;
   readonly from: string;
   readonly to: string;
   /** When it began, in milliseconds since the epoch. */
@@ -33,12 +34,12 @@ export const NO_HISTORY: History = { moves: [], senders: new Map() };
 
 /** The past, as it is made. */
 export class Chronicle implements History {
-  #moves: Move[];
-  readonly senders: Map<number, string>;
+  #moves: Move[] = [];
+  readonly senders = new Map<number, string>();
 
-  constructor({ moves, senders }: History = NO_HISTORY) {
-    this.#moves = [...moves];
-    this.senders = new Map(senders);
+  /** @param past what happened before, the oldest first */
+  constructor(past: readonly Move[] = []) {
+    for (const move of past) this.add(move);
   }
 
   get moves(): readonly Move[] {
@@ -49,21 +50,29 @@ export class Chronicle implements History {
     this.add({ ...move, outcome: 'running' });
   }
 
-  /** The move of a process that is running has ended. */
+  /** The move of a process that is running has ended; without one, nothing happens. */
   end(pid: number, endedAt: number, error?: string): void {
     const index = this.#moves.findLastIndex((move) => move.pid === pid && move.outcome === 'running');
     const move = this.#moves[index];
     if (move === undefined) return;
-    this.#moves[index] =
+    const ended: Move =
       error === undefined ? { ...move, endedAt, outcome: 'moved' } : { ...move, endedAt, outcome: 'failed', error };
-    if (error === undefined && move.kind === 'move' && move.policy !== undefined) this.senders.set(pid, move.policy);
-    if (error === undefined && move.kind === 'return') this.senders.delete(pid);
+    this.#moves[index] = ended;
+    this.settle(ended);
   }
 
-  /** A move of which nothing more is to be said. */
+  /** A move that has begun, or is over already. */
   add(move: Move): void {
     this.#moves.push(move);
     if (this.#moves.length > KEPT_MOVES) this.#moves = this.#moves.slice(-KEPT_MOVES);
+    this.settle(move);
+  }
+
+  /** The policy that makes a process leave its home is its sender until it is back; by hand, it has none. */
+  private settle({ outcome, pid, policy, direction }: Move): void {
+    if (outcome !== 'moved') return;
+    if (direction === 'back' || (direction === 'away' && policy === undefined)) this.senders.delete(pid);
+    else if (policy !== undefined) this.senders.set(pid, policy);
   }
 }
 

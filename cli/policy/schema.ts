@@ -200,7 +200,7 @@ const policy = z.strictObject({
       moves: z
         .int('must be a whole number')
         .min(1, 'must be at least 1')
-        .max(10_000, 'must be at most 10000')
+        .max(1000, 'must be at most 1000')
         .default(10)
         .describe('It begins at most so many moves, both ways, in the time that `per` says. Default 10.'),
       per: duration().prefault('1h').describe('The time for `moves`. Default 1h.'),

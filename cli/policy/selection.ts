@@ -4,14 +4,17 @@ import type { Policy, Selector } from './model.js';
 
 /** What a process is not that a selector asks for, in words; undefined when it is all of it. */
 export function mismatch(selector: Selector, process: Omit<ProcessFacts, 'location'>): string | undefined {
+  // One after the other: what is not asked for need not be read.
   const patterns = [
-    ['name', selector.name, process.name],
-    ['command line', selector.commandLine, process.commandLine],
-    ['cgroup', selector.cgroup, process.cgroup],
-    ['unit', selector.unit, unitOf(process.cgroup) ?? ''],
+    ['name', selector.name, () => process.name],
+    ['command line', selector.commandLine, () => process.commandLine],
+    ['cgroup', selector.cgroup, () => process.cgroup],
+    ['unit', selector.unit, () => unitOf(process.cgroup) ?? ''],
   ] as const;
-  for (const [what, pattern, text] of patterns) {
-    if (pattern === undefined || matchesGlob(pattern, text)) continue;
+  for (const [what, pattern, read] of patterns) {
+    if (pattern === undefined) continue;
+    const text = read();
+    if (matchesGlob(pattern, text)) continue;
     return text === '' ? `it has no ${what}` : `its ${what} is "${text}", not "${pattern}"`;
   }
   const { user, port } = selector;

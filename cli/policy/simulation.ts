@@ -1,3 +1,4 @@
+import { directionBetween } from '../migration/ends.js';
 import type { Holding } from './conditions.js';
 import { decide, type Verdict } from './engine.js';
 import type { Facts } from './facts.js';
@@ -55,8 +56,10 @@ export function simulate(policies: readonly Policy[], records: readonly Facts[],
       if (isNews || isMove(verdict)) timeline.push(entryOf(record.at, verdict));
       if (!isMove(verdict)) continue;
       moves++;
-      const { policy, process, outcome: kind, to } = verdict;
-      chronicle.begin({ pid: process.pid, policy, kind, from: process.location, to, at: record.at });
+      const { policy, process, to } = verdict;
+      const from = process.location;
+      const direction = directionBetween({ home: facts.home, from, to });
+      chronicle.begin({ pid: process.pid, policy, direction, from, to, at: record.at });
     }
   }
   for (const { pid, to } of underway(chronicle)) sent.set(pid, to);

@@ -62,6 +62,17 @@ export function readCommandLine(pid: number): string {
   return words.length > 0 ? words.join(' ') : `[${readProcess(pid)?.comm ?? '?'}]`;
 }
 
+/** The effective user of a process; undefined when it is gone. */
+export function readUid(pid: number): number | undefined {
+  const uid = /^Uid:\s+\d+\s+(\d+)/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
+  return uid === undefined ? undefined : Number(uid);
+}
+
+/** The cgroup (v2) that a process is in, as /proc has it: relative to the root of our cgroup namespace. */
+export function readCgroup(pid: number): string | undefined {
+  return /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`) ?? '')?.[1];
+}
+
 /** Direct children of a process, over all its threads (needs CONFIG_PROC_CHILDREN, as CRIU does). */
 export function readChildren(pid: number): number[] {
   const children: number[] = [];

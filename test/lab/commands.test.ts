@@ -1,4 +1,4 @@
-// limit: 120 s
+// limit: 300 s
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';

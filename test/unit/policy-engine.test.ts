@@ -32,7 +32,7 @@ function outcome(verdict: Verdict): string {
 }
 
 function moved(pid: number, at: number, more: Partial<Move> = {}): Move {
-  return { pid, policy: 'p', kind: 'move', from: 'home', to: 'host1', at, endedAt: at, outcome: 'moved', ...more };
+  return { pid, policy: 'p', direction: 'away', from: 'home', to: 'host1', at, endedAt: at, outcome: 'moved', ...more };
 }
 
 const conditions = suite('policy conditions');
@@ -365,19 +365,25 @@ engine('brings nothing home to a node that is being drained', () => {
   assert.is(outcome(only(decide([p], given, history, NOTHING).verdicts)), 'wait: home-draining');
 });
 
-engine('a chronicle knows who sent what away, until it is back', () => {
+engine('a chronicle knows which policy sent a process away, until it is back or somebody sends it by hand', () => {
   const chronicle = new Chronicle();
+  const senders = () => [...chronicle.senders];
   const begin = { pid: 7, policy: 'p', from: 'home', to: 'host1', at: 1 };
-  chronicle.begin({ ...begin, kind: 'move' });
-  assert.equal([...chronicle.senders], []);
+  chronicle.begin({ ...begin, direction: 'away' });
+  assert.equal(senders(), []);
   chronicle.end(7, 2);
-  assert.equal([...chronicle.senders], [[7, 'p']]);
-  chronicle.begin({ ...begin, kind: 'return', at: 3 });
+  assert.equal(senders(), [[7, 'p']]);
+  chronicle.begin({ ...begin, direction: 'back', at: 3 });
   chronicle.end(7, 4, 'it failed');
-  assert.equal([...chronicle.senders], [[7, 'p']]);
-  chronicle.begin({ ...begin, kind: 'return', at: 5 });
-  chronicle.end(7, 6);
-  assert.equal([...chronicle.senders], []);
+  assert.equal(senders(), [[7, 'p']]);
+  chronicle.add(moved(7, 5, { policy: undefined, direction: 'onward' }));
+  assert.equal(senders(), [[7, 'p']]);
+  chronicle.begin({ ...begin, direction: 'back', at: 6 });
+  chronicle.end(7, 7);
+  assert.equal(senders(), []);
+  chronicle.add(moved(7, 8, { policy: undefined }));
+  assert.equal(senders(), []);
+  assert.equal([...new Chronicle(chronicle.moves).senders], []);
 });
 
 engine.run();

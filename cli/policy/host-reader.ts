@@ -1,0 +1,75 @@
+import { statfs } from 'node:fs/promises';
+import { cpus } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
+import { readText } from '../system/procfs.js';
+import type { HostFacts } from './facts.js';
+
+/** A file system that does not answer sooner (a server that is away) is not known. */
+const STATFS_MS = 1000;
+
+type Pressure = NonNullable<HostFacts['pressure']>;
+
+/** Reads what this node is like now. */
+export class HostReader {
+  /** Paths whose file system has not answered yet: asked again, each would take one more of Node's few threads. */
+  private readonly silent = new Set<string>();
+
+  constructor(private readonly isDraining: () => boolean) {}
+
+  /** @param paths in the file systems to look at; those that are not there are left out */
+  async read(paths: readonly string[]): Promise<HostFacts> {
+    const disks = await Promise.all(paths.map(async (path) => [path, await this.disk(path)] as const));
+    const load1 = Number(readText('/proc/loadavg')?.split(' ')[0] ?? Number.NaN);
+    const memory = parseMemory(readText('/proc/meminfo') ?? '');
+    const pressure = readPressure();
+    return {
+      cpus: cpus().length,
+      ...(Number.isFinite(load1) ? { load1 } : {}),
+      ...(memory === undefined ? {} : { memory }),
+      ...(pressure === undefined ? {} : { pressure }),
+      disks: Object.fromEntries(disks.flatMap(([path, disk]) => (disk === undefined ? [] : [[path, disk]]))),
+      draining: this.isDraining(),
+    };
+  }
+
+  private async disk(path: string): Promise<HostFacts['disks'][string] | undefined> {
+    if (this.silent.has(path)) return undefined;
+    this.silent.add(path);
+    const answer = statfs(path)
+      .then(({ bsize, blocks, bavail }) => ({ totalBytes: blocks * bsize, freeBytes: bavail * bsize }))
+      .catch(() => undefined)
+      .finally(() => this.silent.delete(path));
+    return await Promise.race([answer, pause(STATFS_MS, undefined, { ref: false })]);
+  }
+}
+
+/** From the text of /proc/meminfo (proc(5)), which counts in KiB. */
+export function parseMemory(text: string): HostFacts['memory'] {
+  const kibibytes = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1]);
+  const totalBytes = kibibytes('MemTotal') * 1024;
+  const availableBytes = kibibytes('MemAvailable') * 1024;
+  return Number.isFinite(totalBytes + availableBytes) ? { totalBytes, availableBytes } : undefined;
+}
+
+function readPressure(): Pressure | undefined {
+  const read = (resource: string): Pressure['cpu'] | undefined => {
+    try {
+      return parsePressure(readText(`/proc/pressure/${resource}`) ?? '');
+    } catch {
+      return undefined; // EOPNOTSUPP: the kernel was started with psi=0
+    }
+  };
+  const [cpu, memory, io] = [read('cpu'), read('memory'), read('io')];
+  return cpu === undefined || memory === undefined || io === undefined ? undefined : { cpu, memory, io };
+}
+
+/** From a file of /proc/pressure (Documentation/accounting/psi.rst); undefined for anything else. */
+export function parsePressure(text: string): Pressure['cpu'] | undefined {
+  const line = (share: string): Pressure['cpu']['some'] | undefined => {
+    const [, avg10, avg60] = new RegExp(`^${share} avg10=([\\d.]+) avg60=([\\d.]+) `, 'm').exec(text) ?? [];
+    return avg10 === undefined ? undefined : { avg10: Number(avg10), avg60: Number(avg60) };
+  };
+  const some = line('some');
+  if (some === undefined) return undefined;
+  return { some, full: line('full') ?? { avg10: 0, avg60: 0 } }; // before 5.13 there is none for the CPU
+}
