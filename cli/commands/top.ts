@@ -58,8 +58,8 @@ Exit status: 0; 7 no daemon.`;
     let before = await look(); // without a daemon nothing is drawn
     let sample = ratesBetween(undefined, before);
     const draw = (): void => {
-      const { columns = 80, rows = 24 } = process.stdout;
-      const lines = viewOf(sample, { columns, rows: rows - 1 });
+      const { columns, rows } = process.stdout; // 0: the terminal does not know
+      const lines = viewOf(sample, { columns: columns || 80, rows: (rows || 24) - 1 });
       process.stdout.write(`${SCREEN.home}${lines.join(LINE_END)}${LINE_END}${SCREEN.rest}`);
     };
     await this.interruptible(async (signal) => {

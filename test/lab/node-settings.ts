@@ -13,3 +13,10 @@ export function setNode(lab: Lab, name: string, settings: Readonly<Record<string
     writeFileSync(path, stringify({ ...config, nodes }));
   }
 }
+
+/** Writes a section of one node's own configuration; its daemon must not run yet. */
+export function setSection(lab: Lab, name: string, section: string, settings: Readonly<Record<string, unknown>>): void {
+  const path = lab.node(name).path(CONFIG);
+  const config = parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
+  writeFileSync(path, stringify({ ...config, [section]: settings }));
+}

@@ -1,0 +1,207 @@
+// limit: 500 s
+/** What the daemons tell Prometheus while a Redis under load moves, compared with what they tell everybody else. */
+import { readFileSync } from 'node:fs';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { parse } from 'yaml';
+import { run } from '../../cli/system/command.js';
+import { projectFile } from '../../cli/system/project.js';
+import type { TopSample } from '../../cli/top/rates.js';
+import { ROWS } from '../../config/grafana/panels.js';
+import { sampleOf, sumOf } from '../exposition.js';
+import { prometheusPrograms } from '../prometheus-programs.js';
+import { httpGet } from './http-get.js';
+import { bareLab, downAll } from './lab-fixture.js';
+import { LabPrometheus } from './lab-prometheus.js';
+import { faultsOf, Load, NO_FAULTS } from './load.js';
+import { NodeCommand } from './node-command.js';
+import { setSection } from './node-settings.js';
+import { type Redis, startRedis } from './redis.js';
+import { errorOf, Scenario, type Summary } from './scenario.js';
+
+const PORT = 7078;
+const test = suite('the metrics of a lab');
+const began = Date.now() / 1000;
+let scenario: Scenario;
+let prometheus: LabPrometheus;
+let redis: Redis;
+let load: Load;
+let moved: Summary;
+
+async function start(): Promise<void> {
+  const lab = await bareLab('metrics');
+  for (const { name, address, role } of lab.nodes) {
+    if (role !== 'client') setSection(lab, name, 'metrics', { listen: address, port: PORT });
+  }
+  scenario = await Scenario.start('metrics');
+  prometheus = await LabPrometheus.start(scenario.lab, PORT);
+  redis = await startRedis(scenario.home);
+  load = await Load.start(scenario.client, scenario.home.address, { connections: 10 });
+}
+
+test.before(() =>
+  start().catch((error) => {
+    console.error(error); // uvu says nothing about a hook that fails
+    throw error;
+  }),
+);
+test.after(downAll);
+
+/** The page of a node, as the client gets it. */
+async function pageOf(node: string): Promise<string> {
+  const [answer] = await httpGet(scenario.client, `http://${scenario.lab.node(node).address}:${PORT}/metrics`);
+  assert.is(answer?.status, 200, answer?.body);
+  return answer?.body ?? '';
+}
+
+test('are where status says, and pass the linter of Prometheus', async () => {
+  const { metrics } = await scenario.status('home');
+  assert.equal(metrics, { state: 'served', url: `http://${scenario.home.address}:${PORT}/metrics` });
+  const page = await pageOf('home');
+  const own = page.split('\n').filter((line) => /^(# (HELP|TYPE) )?homeproxy_/.test(line));
+  const { promtool } = await prometheusPrograms();
+  await run(promtool, ['check', 'metrics'], { input: `${own.join('\n')}\n` });
+  assert.is(sumOf(page, 'homeproxy_migrations_total'), 0);
+  assert.is(sumOf(page, 'homeproxy_collector_failures_total'), 0);
+});
+
+test('say of a migration what its summary says', async () => {
+  await prometheus.until('homeproxy_migrations_total{instance="home"}');
+  await load.nextSecond();
+  moved = await scenario.migrate(redis.pid, 'host1');
+  const page = await pageOf('home');
+  const away = { direction: 'away' };
+  assert.is(sumOf(page, 'homeproxy_migrations_total'), 1);
+  assert.is(sampleOf(page, 'homeproxy_migrations_total', { outcome: 'committed', ...away }), 1);
+  const seconds = (name: string, labels: Record<string, string>, ms: number | undefined): void =>
+    assert.is(
+      Math.round(sampleOf(page, `homeproxy_migration_${name}_sum`, labels) * 1e5),
+      Math.round((ms ?? -1) * 100),
+    );
+  seconds('freeze_seconds', { outcome: 'committed' }, moved.freezeMs);
+  seconds('duration_seconds', away, moved.totalMs);
+  for (const [phase, ms] of Object.entries(moved.phases)) seconds('phase_seconds', { phase }, ms);
+  assert.is(sampleOf(page, 'homeproxy_migration_moved_bytes_total', away), moved.bytesMoved);
+  assert.is(sampleOf(page, 'homeproxy_migration_parked_packets_total'), moved.parkedPackets);
+  assert.is(sampleOf(page, 'homeproxy_migration_replayed_packets_total'), moved.replayedPackets);
+  assert.is(sampleOf(page, 'homeproxy_migration_lost_packets_total'), moved.droppedPackets);
+  assert.is(sampleOf(page, 'homeproxy_migrations_running'), 0);
+  assert.is(sumOf(page, 'homeproxy_journal_unfinished_migrations'), 0);
+});
+
+test('say where the process is, at home and on its host', async () => {
+  const [home, host1] = [await pageOf('home'), await pageOf('host1')];
+  const process = { home: 'home', pid: String(redis.pid), comm: 'redis-server', location: 'host1' };
+  assert.is(sampleOf(home, 'homeproxy_process_info', { ...process, role: 'departed' }), 1);
+  assert.is(sampleOf(home, 'homeproxy_departed_processes', { peer: 'host1' }), 1);
+  assert.is(sampleOf(home, 'homeproxy_bindings', { action: 'tunnel' }), 1);
+  assert.is(sampleOf(home, 'homeproxy_ports'), 1);
+  assert.is(sampleOf(host1, 'homeproxy_process_info', { ...process, role: 'resident' }), 1);
+  assert.is(sampleOf(host1, 'homeproxy_resident_processes', { peer: 'home' }), 1);
+  assert.is(sampleOf(host1, 'homeproxy_bindings', { action: 'deliver' }), 1);
+  assert.is(sumOf(host1, 'homeproxy_migrations_total'), 0, 'the home decides, and counts');
+});
+
+test('count what status and ps count', async () => {
+  for (const node of ['home', 'host1']) {
+    const before = await pageOf(node);
+    const { status, processes } = await scenario.ask(node);
+    const after = await pageOf(node);
+    const between = (name: string, labels: Record<string, string>, value: number): void => {
+      const [low, high] = [sumOf(before, name, labels), sumOf(after, name, labels)];
+      assert.ok(low <= value && value <= high, `${node}: ${name}${JSON.stringify(labels)}: ${low} ${value} ${high}`);
+    };
+    for (const { hook, reason, packets, bytes } of status.counters) {
+      between('homeproxy_forwarding_packets_total', { hook, reason }, packets);
+      between('homeproxy_forwarding_bytes_total', { hook, reason }, bytes);
+    }
+    const [row] = processes;
+    assert.ok(Object.keys(row?.counters ?? {}).length > 1, JSON.stringify(processes));
+    for (const [reason, { packets, bytes }] of Object.entries(row?.counters ?? {})) {
+      const labels = { home: 'home', pid: String(redis.pid), reason };
+      between('homeproxy_process_packets_total', labels, packets);
+      between('homeproxy_process_bytes_total', labels, bytes);
+    }
+    assert.ok(sumOf(after, 'homeproxy_process_packets_total') > 0);
+  }
+});
+
+test('top shows the same process with its rate, as JSON and on a terminal', async () => {
+  const { stdout } = await scenario.homeproxy('home', ['top', '--json', '--interval', '0.5']);
+  const sample = JSON.parse(stdout) as TopSample;
+  const [row] = sample.processes;
+  assert.equal([row?.pid, row?.location, row?.role], [redis.pid, 'host1', 'departed']);
+  assert.ok((row?.forwarded.packetsPerSecond ?? 0) > 0 && (row?.forwarded.bytesPerSecond ?? 0) > 0, stdout);
+  assert.ok((sample.outcomes.forwarded?.packetsPerSecond ?? 0) > 0, stdout);
+  const terminal = new NodeCommand(scenario.home, [
+    'script',
+    '-qec',
+    'stty cols 100 rows 20; homeproxy top --interval 0.2',
+    '/dev/null',
+  ]);
+  const drawn = new RegExp(`${redis.pid} +home +host1 +departed +[1-9]\\S* .*redis-server`);
+  await terminal.printed(drawn);
+  terminal.write('q');
+  const outcome = await terminal.ended;
+  assert.is(outcome.status, 0, outcome.stdout);
+  assert.ok(
+    outcome.stdout.startsWith('\u001b[?1049h') && outcome.stdout.endsWith('\u001b[?1049l'),
+    'the screen is as before',
+  );
+});
+
+test('tell a refusal from a rollback, and the rollback raises an alert that says what to do', async () => {
+  const unknown = await scenario.homeproxy('home', ['migrate', '999999', 'host1', '--json']);
+  const slow = ['migrate', String(redis.pid), 'host2', '--max-freeze', '1', '--json'];
+  const rolledBack = await scenario.homeproxy('home', slow);
+  assert.is(errorOf(rolledBack).exitStatus, 6, rolledBack.stdout);
+  const page = await pageOf('home');
+  assert.is(sampleOf(page, 'homeproxy_migrations_total', { outcome: 'refused', direction: 'away' }), 1);
+  assert.is(sampleOf(page, 'homeproxy_migration_failures_total', { code: errorOf(unknown).code }), 1);
+  assert.is(sampleOf(page, 'homeproxy_migrations_total', { outcome: 'rolled-back', direction: 'onward' }), 1);
+  assert.is(sampleOf(page, 'homeproxy_migration_freeze_seconds_count', { outcome: 'rolled-back' }), 1);
+  await prometheus.until('ALERTS{alertname="HomeproxyMigrationRolledBack", alertstate="firing"}');
+  const alerts = await prometheus.alerts();
+  assert.equal(
+    alerts
+      .filter(({ state }) => state === 'firing')
+      .map(({ labels, annotations }) => [labels.alertname, annotations.summary]),
+    [['HomeproxyMigrationRolledBack', 'A migration of a process of home was rolled back (onward)']],
+  );
+});
+
+test('answer every question of the dashboard', async () => {
+  const variables = (expr: string): string => expr.replaceAll('$__rate_interval', '10s').replaceAll('$instance', '.*');
+  const dashboard = JSON.parse(readFileSync(projectFile('config/grafana/homeproxy.json'), 'utf8')) as {
+    annotations: { list: { expr: string }[] };
+    panels: { targets?: { expr: string }[] }[];
+  };
+  const drawn = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
+  assert.is(drawn.length, ROWS.flatMap(({ panels }) => panels.flatMap(({ queries }) => queries)).length);
+  const expressions = [...drawn, ...dashboard.annotations.list.map(({ expr }) => expr)].map(variables);
+  assert.not.match(expressions.join(), /\$/);
+  assert.equal(await prometheus.without(() => prometheus.ranges(expressions, began)), []);
+});
+
+test('and every recording rule', async () => {
+  const text = readFileSync(projectFile('config/prometheus/homeproxy.rules.yml'), 'utf8');
+  const rules = (parse(text) as { groups: { rules: { record: string }[] }[] }).groups.flatMap((group) => group.rules);
+  const records = rules.map(({ record }) => record);
+  assert.ok(records.length > 5);
+  assert.equal(await prometheus.without(() => prometheus.now(records)), []);
+});
+
+test('know which nodes answer', async () => {
+  const page = await pageOf('home');
+  for (const peer of ['host1', 'host2']) {
+    assert.is(sampleOf(page, 'homeproxy_peer_up', { peer }), 1);
+    assert.ok(sampleOf(page, 'homeproxy_peer_round_trip_seconds', { peer }) > 0);
+  }
+});
+
+test('and being watched has hurt no client', async () => {
+  assert.equal(faultsOf(await load.stop()), NO_FAULTS);
+  await prometheus.stop();
+});
+
+test.run();
