@@ -10,6 +10,7 @@ export {
   encodeNetlink,
   netlinkAttributes,
   openNetlink,
+  openSocketDiagnostics,
   receiveNetlink,
   sendNetlink,
 } from './netlink.js';

@@ -134,6 +134,7 @@ export interface Native {
   readFrame(fd: number, buffer: Uint8Array): number;
   writeFrame(fd: number, frame: Uint8Array): number;
   openNetlink(groups: readonly number[], receiveBytes: number): number;
+  openSocketDiagnostics(): number;
   sendNetlink(fd: number, messages: Uint8Array): void;
   receiveNetlink(fd: number, buffer: Uint8Array): number;
   readonly constants: Readonly<

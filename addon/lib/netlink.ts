@@ -22,6 +22,14 @@ export function openNetlink(groups: readonly number[] = [], receiveBytes = 0): n
   return native.openNetlink(groups, receiveBytes);
 }
 
+/**
+ * A non-blocking NETLINK_SOCK_DIAG socket in this thread's network namespace: the kernel's tables of sockets (sock_diag(7)).
+ * @returns a descriptor that the caller closes with `fs.closeSync`
+ */
+export function openSocketDiagnostics(): number {
+  return native.openSocketDiagnostics();
+}
+
 /** Sends a message; the kernel has acted on it when this returns, and its answer waits. */
 export function sendNetlink(fd: number, message: Uint8Array): void {
   if (!(message instanceof Uint8Array)) throw new TypeError('a message must be a Uint8Array');

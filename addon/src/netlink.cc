@@ -37,6 +37,13 @@ Napi::Value OpenNetlink(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), netlink.Release());
 }
 
+// () -> fd of a non-blocking NETLINK_SOCK_DIAG socket (sock_diag(7)) in this thread's network namespace
+Napi::Value OpenSocketDiagnostics(const Napi::CallbackInfo& info) {
+  UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (netlink.Get() < 0) Fail(info.Env(), errno, "socket", "NETLINK_SOCK_DIAG");
+  return Napi::Number::New(info.Env(), netlink.Release());
+}
+
 // (fd, messages): to the kernel, which has acted on them when this returns
 void SendNetlink(const Napi::CallbackInfo& info) {
   const Bytes messages = BytesOf(info[1]);
@@ -70,6 +77,7 @@ Napi::Value ReceiveNetlink(const Napi::CallbackInfo& info) {
 
 void ExportNetlink(Napi::Env env, Napi::Object exports) {
   exports["openNetlink"] = Napi::Function::New(env, OpenNetlink, "openNetlink");
+  exports["openSocketDiagnostics"] = Napi::Function::New(env, OpenSocketDiagnostics, "openSocketDiagnostics");
   exports["sendNetlink"] = Napi::Function::New(env, SendNetlink, "sendNetlink");
   exports["receiveNetlink"] = Napi::Function::New(env, ReceiveNetlink, "receiveNetlink");
 }

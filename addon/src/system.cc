@@ -55,7 +55,8 @@ Napi::Value GetSockOpt(const Napi::CallbackInfo& info) {
   if (getsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.Data(), &size) != 0) {
     Fail(info.Env(), errno, "getsockopt");
   }
-  return Napi::Buffer<uint8_t>::Copy(info.Env(), value.Data(), size);
+  // SO_GET_FILTER counts instructions, not bytes, and says how many there are when it is given no room
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), value.Data(), std::min<size_t>(size, value.Length()));
 }
 
 void SetSockOpt(const Napi::CallbackInfo& info) {
