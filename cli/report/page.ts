@@ -110,7 +110,7 @@ function timelines(report: MigrationReport): string {
   const pictures = [migrationTimeline({ title: 'The whole migration', ...whole, phases, nodes, freeze })];
   if (freeze !== undefined) {
     const margin = (freeze.to - freeze.from) * AROUND;
-    const near = { from: freeze.from - margin, to: freeze.to + margin };
+    const near = { from: freeze.from - margin, to: freeze.to + margin, zero: freeze.from };
     pictures.push(migrationTimeline({ title: 'The freeze', ...near, phases, nodes, freeze }));
   }
   const legend = ['coordinator', 'source', 'destination'].map((role) => `<span class="dot ${role}"></span>${role}`);
