@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { accessSync, constants, writeFileSync } from 'node:fs';
+import { accessSync, constants, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
@@ -39,10 +39,18 @@ export function findCriu(configured: string): string {
   });
 }
 
-/** For example `4.2.1`. */
+const versions = new Map<string, string>();
+
+/** For example `4.2.1`. It is asked once, and again when the program was replaced. */
 export async function criuVersion(path: string): Promise<string> {
+  const { ino, mtimeMs } = statSync(path);
+  const key = `${path} ${ino} ${mtimeMs}`;
+  const known = versions.get(key);
+  if (known !== undefined) return known;
   const { stdout } = await run(path, ['--version']);
-  return /Version:\s*(\S+)/.exec(stdout)?.[1] ?? stdout.trim();
+  const version = /Version:\s*(\S+)/.exec(stdout)?.[1] ?? stdout.trim();
+  versions.set(key, version);
+  return version;
 }
 
 /** Namespaces and cgroup in which CRIU shall run; in a pod it then sees no foreign namespace. */

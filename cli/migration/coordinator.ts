@@ -1,17 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, UserError } from '../errors.js';
+import { type Assessment, fitOf } from './assessment.js';
 import { type Course, interruptedByRestart, startCourse, summaryOf, wallClock } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
-import type {
-  AssessResponse,
-  DestinationParticipant,
-  InspectResponse,
-  NodeName,
-  SourceParticipant,
-} from './messages.js';
+import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary, PhaseEvent } from './records.js';
 import { alreadyMoving, alreadyThere, refuse, rolledBack } from './refusals.js';
@@ -88,21 +83,21 @@ export class Coordinator {
     }
   }
 
-  /** What would stand in the way of moving a process, without touching it. */
-  async inspect(pid: number): Promise<InspectResponse> {
+  private async inspect(pid: number): Promise<InspectResponse> {
     const twin = this.twins.find(pid);
     const source = this.participants.source(twin?.record.location ?? this.site.node);
     return source.inspect({ pid, ...(twin === undefined ? {} : { twin: twin.id }) });
   }
 
-  /** Every verdict on a move, of both ends, without touching the process. */
-  async assess(pid: number, to: string): Promise<AssessResponse & { readonly from: string }> {
-    const destination = this.requireNode(to);
+  /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */
+  async assess(pid: number, to: string | undefined): Promise<Assessment> {
+    const destination = to === undefined ? undefined : this.requireNode(to);
     const from = this.twins.find(pid)?.record.location ?? this.site.node;
-    if (from.name === to) throw alreadyThere(pid, destination, this.site.node);
-    const { description, verdicts } = await this.inspect(pid);
-    const there = await this.participants.destination(destination).assess({ home: this.site.node, description });
-    return { from: from.name, verdicts: [...verdicts, ...there.verdicts] };
+    if (destination !== undefined && from.name === to) throw alreadyThere(pid, destination, this.site.node);
+    const found = await this.inspect(pid);
+    const there =
+      destination === undefined ? [] : await fitOf(this.site.node, found, this.participants.destination(destination));
+    return { from: from.name, moving: found.moving, verdicts: [...found.verdicts, ...there] };
   }
 
   /** Home pids of the processes that are on their way now. */
@@ -179,13 +174,15 @@ export class Coordinator {
     if (from.name === to.name) throw alreadyThere(pid, to, this.site.node);
     watch.begin('inspect');
     const source = this.participants.source(from);
-    const { description, verdicts } = await source
+    const found = await source
       .inspect({ pid, ...(existing === undefined ? {} : { twin: existing.id }) })
       .catch(async (error: unknown) => {
         if (existing !== undefined && asHomeproxyError(error).code === 'RESIDENT_ENDED') await this.strikeOff(existing);
         throw error;
       });
-    refuse(pid, verdicts);
+    refuse(pid, found.verdicts);
+    refuse(pid, await fitOf(this.site.node, found, this.participants.destination(to)));
+    const { description } = found;
     watch.begin('prepare');
     const twin = existing ?? (await this.twins.create(description));
     const migration = `m-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;

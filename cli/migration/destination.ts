@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { findCriu, type Surroundings, startRestore } from '../checkpoint/criu.js';
+import { criuVersion, findCriu, type Surroundings, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
@@ -25,7 +25,7 @@ import {
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { ArrivalRecord } from './records.js';
-import { roomVerdicts } from './room-verdicts.js';
+import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 
@@ -101,10 +101,11 @@ export class LocalDestination implements DestinationParticipant {
     };
   }
 
-  async assess({ home, description }: AssessRequest): Promise<AssessResponse> {
-    findCriu(this.site.criuPath);
-    const returning = home.name === this.node.name;
-    return { verdicts: roomVerdicts(description, { returning, draining: this.site.journal.draining }) };
+  async assess({ home, description, needs }: AssessRequest): Promise<AssessResponse> {
+    const criu = await criuVersion(findCriu(this.site.criuPath));
+    const { imageRoot, journal } = this.site;
+    const room = { returning: home.name === this.node.name, draining: journal.draining, imageRoot, criu };
+    return { verdicts: await fitVerdicts(description, needs, room) };
   }
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {

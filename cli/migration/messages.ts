@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
+import { movingSchema, needsSchema } from '../process/needs.js';
 
 export const migrationIdSchema = z.string().regex(/^m-[0-9a-z-]{8,40}$/);
 /** Names a bound process among all nodes: `<home node>-<home pid>-<random>`. */
@@ -14,7 +15,12 @@ export type NodeName = z.infer<typeof nodeSchema>;
 
 /** Source: look at the process. `pid` is its home pid; `twin` is given when it is away, in one of the source's pods. */
 export const inspectRequest = z.object({ pid: z.number().int().positive(), twin: twinIdSchema.optional() });
-export const inspectResponse = z.object({ description: descriptionSchema, verdicts: z.array(verdictSchema) });
+export const inspectResponse = z.object({
+  description: descriptionSchema,
+  verdicts: z.array(verdictSchema),
+  moving: movingSchema,
+  needs: needsSchema,
+});
 export type InspectRequest = z.infer<typeof inspectRequest>;
 export type InspectResponse = z.infer<typeof inspectResponse>;
 
@@ -74,7 +80,7 @@ export const whereaboutsResponse = z.object({
 });
 
 /** Destination: would it take the process? Nothing is made. */
-export const assessRequest = z.object({ home: nodeSchema, description: descriptionSchema });
+export const assessRequest = z.object({ home: nodeSchema, description: descriptionSchema, needs: needsSchema });
 export const assessResponse = z.object({ verdicts: z.array(verdictSchema) });
 export type AssessRequest = z.infer<typeof assessRequest>;
 export type AssessResponse = z.infer<typeof assessResponse>;

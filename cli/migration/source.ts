@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { findCriu, startDump } from '../checkpoint/criu.js';
+import { criuVersion, findCriu, startDump } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
@@ -7,8 +7,9 @@ import { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
 import { BugError, UserError } from '../errors.js';
 import { destroyPod } from '../pod/pod.js';
+import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
-import { inspectProcess } from '../process/inspect.js';
+import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isLoopback, readInternetSocketsAside, readSocketHolders } from '../process/sockets.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
@@ -90,8 +91,9 @@ export class LocalSource implements SourceParticipant {
 
   async inspect({ pid, twin }: InspectRequest): Promise<InspectResponse> {
     const resident = twin === undefined ? undefined : this.site.residents.require(twin);
-    const { description, verdicts } = this.look(pid, resident);
-    return { description, verdicts: [...verdicts] };
+    const { verdicts, needs, ...found } = await examineProcess(...this.subject(pid, resident));
+    const criu = await criuVersion(findCriu(this.site.criuPath));
+    return { ...found, verdicts: [...verdicts], needs: { ...needs, criu } };
   }
 
   async discard({ twin }: ResidentRequest): Promise<void> {
@@ -345,6 +347,10 @@ export class LocalSource implements SourceParticipant {
   }
 
   private look(pid: number, resident: Resident | undefined): ReturnType<typeof inspectProcess> {
+    return inspectProcess(...this.subject(pid, resident));
+  }
+
+  private subject(pid: number, resident: Resident | undefined): [pid: number, options: InspectOptions] {
     if (resident?.control.fenced === true) {
       throw new UserError({
         code: 'FENCED',
@@ -355,12 +361,8 @@ export class LocalSource implements SourceParticipant {
     const ownPids = [process.pid];
     const uplinks = this.site.forwarding.datapath.status().map((uplink) => uplink.interface);
     return resident === undefined
-      ? inspectProcess(pid, { homeAddresses: readHomeAddresses(this.site.node.address, uplinks), ownPids })
-      : inspectProcess(resident.localPid(), {
-          homeAddresses: resident.description.homeAddresses,
-          ownPids,
-          inPod: true,
-        });
+      ? [pid, { homeAddresses: readHomeAddresses(this.site.node.address, uplinks), ownPids }]
+      : [resident.localPid(), { homeAddresses: resident.description.homeAddresses, ownPids, inPod: true }];
   }
 
   private require(migration: string): Departure {

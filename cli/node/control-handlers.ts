@@ -48,7 +48,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(statusMethod, async () => status(daemon)),
       serve(psMethod, async () => ({ processes: processes(daemon) })),
       serve(hostsMethod, async () => ({ hosts: await hosts(daemon) })),
-      serve(inspectMethod, async ({ pid }) => daemon.coordinator.inspect(pid)),
+      serve(inspectMethod, async ({ pid }) => daemon.coordinator.assess(pid, undefined)),
       serve(assessMethod, async ({ pid, to }) => daemon.coordinator.assess(pid, to ?? daemon.site.node.name)),
       serve(recoverMethod, async () => recover(daemon)),
       serve(journalMethod, async (request) => journalOf(daemon.site, request)),

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { stepsResponse } from '../migration/messages.js';
 import { verdictSchema } from '../process/description.js';
+import { movingSchema } from '../process/needs.js';
 import { defineEventMethod, defineMethod } from './control-transport.js';
 
 const packetCounts = z.object({ packets: z.number(), bytes: z.number() });
@@ -95,7 +96,7 @@ export const hostsMethod = defineMethod({
 export const inspectMethod = defineMethod({
   name: 'inspect',
   request: z.object({ pid }),
-  response: z.object({ verdicts: z.array(verdictSchema) }),
+  response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 /** `to` absent: back home. */
 export const migrateMethod = defineEventMethod({
@@ -165,7 +166,7 @@ export const reportMethod = defineMethod({
 export const assessMethod = defineMethod({
   name: 'assess',
   request: z.object({ pid, to: z.string().optional() }),
-  response: z.object({ from: z.string(), verdicts: z.array(verdictSchema) }),
+  response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 
 const errorText = z.object({ code: z.string(), message: z.string() });

@@ -12,8 +12,9 @@ import {
 } from '../system/procfs.js';
 import { bindPorts } from './bound-ports.js';
 import type { ProcessDescription, Verdict } from './description.js';
+import { descriptorVerdicts, type TreeDescriptor } from './descriptor-verdicts.js';
 import { multicastVerdicts } from './multicast.js';
-import { type Holder, readInternetSockets, readSocketHolders } from './sockets.js';
+import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
 
 export interface InspectOptions {
   /** Its home's addresses: sockets are bound to one of them, or reached by all of a family when bound to a wildcard. */
@@ -29,6 +30,17 @@ export interface Inspection {
   readonly verdicts: readonly Verdict[];
   /** Pids as this node sees them, the root first (in a pod they differ from the home's). */
   readonly localPids: readonly number[];
+  readonly seen: Seen;
+}
+
+/** What an inspection was made of, for a closer look. */
+export interface Seen {
+  readonly descriptors: readonly TreeDescriptor[];
+  /** Who in the tree holds a socket, by its inode. */
+  readonly holders: ReadonlyMap<number, Holder>;
+  readonly ours: readonly InternetSocket[];
+  /** Who outside the tree holds a file, as its link names it. */
+  readonly heldOutside: ReadonlyMap<string, Holder>;
 }
 
 /**
@@ -39,13 +51,14 @@ export interface Inspection {
 export function inspectProcess(pid: number, options: InspectOptions): Inspection {
   const root = requireMovable(pid, options);
   const localPids = readTree(pid);
-  const holders = readSocketHolders(localPids);
+  const descriptors = localPids.flatMap((member) => readDescriptors(member).map((open) => ({ pid: member, ...open })));
+  const holders = socketHolders(descriptors);
   const everySocket = readInternetSockets(pid);
   const heldOutside = readHeldOutside(localPids);
   const ours = everySocket.filter((socket) => holders.has(socket.inode));
   const verdicts: Verdict[] = [
     ...(options.inPod === true ? [] : namespaceVerdicts(root)),
-    ...descriptorVerdicts(localPids, heldOutside),
+    ...descriptorVerdicts(descriptors, heldOutside),
   ];
   const bound = bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses: options.homeAddresses });
   verdicts.push(...bound.verdicts, ...multicastVerdicts(pid, ours, holders));
@@ -64,7 +77,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     ).length,
     listeners: ours.filter((socket) => socket.state === 'LISTEN').length,
   };
-  return { description, verdicts, localPids };
+  return { description, verdicts, localPids, seen: { descriptors, holders, ours, heldOutside } };
 }
 
 function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
@@ -124,53 +137,6 @@ function namespaceVerdicts(root: ProcessIdentity): Verdict[] {
       subject: `pid ${root.pid}`,
       reason: `it runs in another ${kind} namespace than this node's daemon: a container or a sandbox`,
       remedy: 'move processes that run directly on the host',
-    });
-  }
-  return verdicts;
-}
-
-function descriptorVerdicts(pids: readonly number[], heldOutside: ReadonlyMap<string, Holder>): Verdict[] {
-  const verdicts: Verdict[] = [];
-  const pipes = new Map<string, string>();
-  let ownsMaster = false;
-  const terminals: { subject: string; target: string }[] = [];
-  for (const pid of pids) {
-    for (const { fd, target } of readDescriptors(pid)) {
-      const subject = `fd ${fd} of pid ${pid}`;
-      if (target.startsWith('pipe:')) pipes.set(target, subject);
-      else if (target === '/dev/ptmx' || target === '/dev/pts/ptmx') ownsMaster = true;
-      else if (/^\/dev\/(pts\/\d+|tty\d*|console)$/.test(target)) terminals.push({ subject, target });
-      else if (target === 'anon_inode:[io_uring]') {
-        verdicts.push({
-          outcome: 'refused',
-          code: 'IO_URING',
-          subject,
-          reason: 'it uses io_uring, whose rings CRIU cannot save',
-          remedy: 'switch io_uring off in the program (most have a setting for it) and restart it',
-        });
-      }
-    }
-  }
-  if (!ownsMaster) {
-    for (const { subject, target } of terminals) {
-      verdicts.push({
-        outcome: 'refused',
-        code: 'FOREIGN_TERMINAL',
-        subject,
-        reason: `it is attached to the terminal ${target}, which somebody outside the process holds`,
-        remedy: 'start the program without a terminal: `setsid PROGRAM </dev/null >/dev/null 2>&1 &`, or as a service',
-      });
-    }
-  }
-  for (const [target, subject] of pipes) {
-    const holder = heldOutside.get(target)?.pid;
-    if (holder === undefined) continue;
-    verdicts.push({
-      outcome: 'refused',
-      code: 'FOREIGN_PIPE',
-      subject,
-      reason: `the other end of ${target} is held by pid ${holder} (${readProcess(holder)?.comm ?? '?'}), outside the process`,
-      remedy: 'start the program with its output in a file, the journal or /dev/null; or move the whole pipeline',
     });
   }
   return verdicts;

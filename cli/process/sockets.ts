@@ -129,12 +129,15 @@ export interface Holder {
 
 /** All sockets that the processes hold open: one of their holders by the inode. */
 export function readSocketHolders(pids: readonly number[]): Map<number, Holder> {
+  return socketHolders(pids.flatMap((pid) => readDescriptors(pid).map((open) => ({ pid, ...open }))));
+}
+
+/** One of the holders of each socket among descriptors, by the socket's inode. */
+export function socketHolders(descriptors: readonly (Holder & { readonly target: string })[]): Map<number, Holder> {
   const holders = new Map<number, Holder>();
-  for (const pid of pids) {
-    for (const { fd, target } of readDescriptors(pid)) {
-      const match = /^socket:\[(\d+)\]$/.exec(target);
-      if (match !== null) holders.set(Number(match[1]), { pid, fd });
-    }
+  for (const { pid, fd, target } of descriptors) {
+    const match = /^socket:\[(\d+)\]$/.exec(target);
+    if (match !== null) holders.set(Number(match[1]), { pid, fd });
   }
   return holders;
 }

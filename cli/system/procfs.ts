@@ -112,7 +112,7 @@ export function readDescriptors(pid: number): OpenDescriptor[] {
 /** Identity of a namespace, for example `net:[4026531840]`; undefined when the process is gone. */
 export function readNamespace(
   pid: number | 'self',
-  kind: 'net' | 'mnt' | 'pid' | 'user' | 'ipc' | 'uts',
+  kind: 'net' | 'mnt' | 'pid' | 'user' | 'ipc' | 'uts' | 'cgroup' | 'time',
 ): string | undefined {
   return readLink(`/proc/${pid}/ns/${kind}`);
 }
@@ -138,7 +138,8 @@ export function readText(path: string): string | undefined {
   return absent(() => readFileSync(path, 'utf8'));
 }
 
-function readLink(path: string): string | undefined {
+/** Where a link of /proc leads, or undefined when it or its process is gone. */
+export function readLink(path: string): string | undefined {
   return absent(() => readlinkSync(path));
 }
 

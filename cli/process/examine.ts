@@ -1,0 +1,160 @@
+import { readProcessorFeatures } from '../system/processor.js';
+import { readLink, readNamespace, readProcess } from '../system/procfs.js';
+import { readUnixSockets } from '../system/unix-diag.js';
+import type { ProcessDescription, Verdict } from './description.js';
+import { fileHashes } from './file-hash.js';
+import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
+import { type InspectOptions, inspectProcess } from './inspect.js';
+import { type MappedFile, readMappedFiles } from './memory-map.js';
+import type { Moving, NeededFile, Needs } from './needs.js';
+import { readSocketDefaults } from './socket-options.js';
+import { socketVerdicts } from './socket-verdicts.js';
+import { type TaskFindings, taskFindings } from './task-verdicts.js';
+import { unixVerdicts } from './unix-verdicts.js';
+import { count, ok } from './verdicts.js';
+
+/** A mapped file that holds no code and is larger than this is compared by its size alone. */
+const MAX_HASHED_DATA_BYTES = 64 << 20;
+
+export interface Examination {
+  readonly description: ProcessDescription;
+  readonly verdicts: readonly Verdict[];
+  readonly moving: Moving;
+  /** All that the destination must have; its `criu` is for the caller to say. */
+  readonly needs: Omit<Needs, 'criu'>;
+}
+
+/**
+ * Everything that can be found out about a tree without stopping it or changing anything about it: reads /proc and the kernel's
+ * tables of sockets, asks its sockets for their options, and hashes the files that it has mapped. Nothing traces or signals it.
+ * @throws {UserError} as {@link inspectProcess}
+ */
+export async function examineProcess(pid: number, options: InspectOptions): Promise<Examination> {
+  const { description, verdicts, localPids, seen } = inspectProcess(pid, options);
+  const { descriptors, holders, ours, heldOutside } = seen;
+  const tasks = taskFindings(localPids);
+  const ownIpc = readNamespace(pid, 'ipc') !== readNamespace('self', 'ipc');
+  const mapped = readMappedFiles(localPids, { ownIpc });
+  const opened = openFileFindings(descriptors, heldOutside);
+  const inMemory = mappedFileFindings(mapped.files);
+  const unixSockets = readUnixSockets(pid);
+  const unix = unixVerdicts(unixSockets, holders, (inode) => nameOf(heldOutside.get(`socket:[${inode}]`)?.pid));
+  const unixInodes = new Set(unixSockets.map(({ inode }) => inode).filter((inode) => holders.has(inode)));
+  const files = unique([
+    ...(await hashed(inMemory.needed, mapped.files)),
+    ...opened.needed,
+    ...unix.files,
+    ...folders(localPids),
+  ]);
+  const all = [
+    ...verdicts,
+    ...tasks.verdicts,
+    ...mapped.verdicts,
+    ...opened.verdicts,
+    ...inMemory.verdicts,
+    ...unix.verdicts,
+    ...socketVerdicts(ours, holders, unixInodes, readSocketDefaults(pid)),
+  ];
+  const moving: Moving = {
+    processes: localPids.length,
+    threads: tasks.threads,
+    memoryBytes: tasks.memoryBytes,
+    listeners: description.listeners,
+    connections: description.connections,
+    datagramSockets: ours.filter(({ transport }) => transport.startsWith('udp')).length,
+    unixSockets: unixInodes.size,
+    pipes: new Set(descriptors.map(({ target }) => target).filter((target) => target.startsWith('pipe:'))).size,
+    openFiles: opened.needed.length,
+    mappedFiles: mapped.files.length,
+  };
+  return {
+    description,
+    verdicts: [...all, ...wellIn(description, moving, all)],
+    moving,
+    needs: needsOf(
+      tasks,
+      files,
+      ours.some(({ transport }) => transport.endsWith('6')),
+    ),
+  };
+}
+
+function needsOf(tasks: TaskFindings, files: readonly NeededFile[], ipv6: boolean): Omit<Needs, 'criu'> {
+  return {
+    files: [...files],
+    cpuFeatures: readProcessorFeatures(),
+    capabilities: tasks.capabilities.toString(16),
+    seccomp: tasks.seccomp,
+    ipv6,
+    memoryBytes: tasks.memoryBytes,
+    hugeBytes: tasks.hugeBytes,
+  };
+}
+
+/** What was looked at and is in order. */
+function wellIn({ homePid, comm }: ProcessDescription, moving: Moving, found: readonly Verdict[]): Verdict[] {
+  const refused = (pattern: RegExp): boolean =>
+    found.some(({ outcome, code }) => outcome === 'refused' && pattern.test(code));
+  const { processes, threads, listeners, connections, datagramSockets, unixSockets, openFiles, mappedFiles } = moving;
+  const verdicts: Verdict[] = [];
+  if (!refused(/NAMESPACE|TRACED|SESSION/)) {
+    verdicts.push(
+      ok(
+        'PROCESSES',
+        `pid ${homePid} (${comm})`,
+        `${processes === 1 ? '1 process' : `${processes} processes`} with ${count(threads, 'thread')}`,
+      ),
+    );
+  }
+  const sockets = [
+    count(listeners, 'listener'),
+    count(connections, 'connection'),
+    count(datagramSockets, 'UDP socket'),
+    count(unixSockets, 'unix socket'),
+  ].filter((words) => !words.startsWith('0 '));
+  if (sockets.length > 0 && !refused(/SOCKET|LISTENER|CONNECTION|MPTCP|SCTP|KTLS|ADDRESS|MULTICAST|UDP|UNIX/)) {
+    verdicts.push(ok('SOCKETS', `pid ${homePid} (${comm})`, sockets.join(', ')));
+  }
+  if (!refused(/FILE|DEVICE|MEMORY/)) {
+    verdicts.push(ok('FILES', `pid ${homePid} (${comm})`, `${openFiles} open, ${mappedFiles} mapped`));
+  }
+  return verdicts;
+}
+
+function nameOf(pid: number | undefined): string | undefined {
+  return pid === undefined ? undefined : `pid ${pid} (${readProcess(pid)?.comm ?? '?'})`;
+}
+
+/** The content of what processes run, or have mapped as it is in the file: two versions of a library in one process crash it. */
+async function hashed(needed: readonly NeededFile[], mapped: readonly MappedFile[]): Promise<NeededFile[]> {
+  const byPath = new Map(mapped.map((file) => [file.path, file]));
+  return Promise.all(
+    needed.map(async (file) => {
+      const source = byPath.get(file.path);
+      if (file.use !== 'mapped' || source === undefined) return file;
+      if (!source.code && (file.bytes ?? 0) > MAX_HASHED_DATA_BYTES) return { ...file, use: 'open' as const };
+      try {
+        return { ...file, sha256: await fileHashes.sha256(`/proc/${source.pid}/root${file.path}`) };
+      } catch {
+        return file; // it is gone from there, or the process has ended: the destination compares what is known
+      }
+    }),
+  );
+}
+
+/** Where the processes stand: their working and root directories. */
+function folders(pids: readonly number[]): NeededFile[] {
+  return pids.flatMap((pid) =>
+    ['cwd', 'root'].flatMap((link) => {
+      const path = readLink(`/proc/${pid}/${link}`);
+      return path === undefined ? [] : { path, use: 'folder' as const };
+    }),
+  );
+}
+
+/** The first of each path: content counts for more than size. */
+function unique(files: readonly NeededFile[]): NeededFile[] {
+  const byPath = new Map<string, NeededFile>();
+  for (const file of files) if (!byPath.has(file.path)) byPath.set(file.path, file);
+  return [...byPath.values()];
+}

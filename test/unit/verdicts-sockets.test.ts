@@ -1,0 +1,276 @@
+// limit: 120 s
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { upperLayer } from '../../cli/process/socket-verdicts.js';
+import { readChildren } from '../../cli/system/procfs.js';
+import { skip } from '../skip.js';
+import { endSubjects, enterPrivateWorld, ip, Subject } from './private-world.js';
+import { examine, HOME, objections, startInState, words } from './verdicts-subject.js';
+
+const test = suite('verdicts on sockets');
+const entered = enterPrivateWorld({ processes: false });
+
+interface State {
+  readonly what: string;
+  readonly source: string;
+  readonly verdicts: readonly string[];
+  readonly reason?: RegExp;
+}
+
+const BPF_FILTER = `
+program = ctypes.create_string_buffer(bytes([0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]))
+licence = ctypes.create_string_buffer(b'GPL')
+attributes = struct.pack('=IIQQIIQI', 1, 2, ctypes.addressof(program), ctypes.addressof(licence), 0, 0, 0, 0)
+filter = call(321, 5, ctypes.create_string_buffer(attributes + bytes(80)), 72)
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+held.setsockopt(socket.SOL_SOCKET, 50, filter)
+os.close(filter)`;
+
+const CLASSIC_FILTER = `
+instruction = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0xffff))
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+held.setsockopt(socket.SOL_SOCKET, 26, struct.pack('=H6xQ', 1, ctypes.addressof(instruction)))`;
+
+const PAIR = `
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname())
+server = listener.accept()[0]`;
+
+const states: readonly State[] = [
+  {
+    what: 'a Multipath TCP listener',
+    source: `held = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nheld.bind(('${HOME}', 7100))\nheld.listen()`,
+    verdicts: ['refused MPTCP'],
+    reason: /Multipath TCP/,
+  },
+  {
+    what: 'a Multipath TCP socket that is not bound yet',
+    source: 'held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262)',
+    verdicts: ['refused MPTCP'],
+  },
+  {
+    what: 'a raw socket',
+    source: 'held = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)',
+    verdicts: ['refused RAW_SOCKET'],
+    reason: /IP protocol 1\b/,
+  },
+  {
+    what: 'a packet socket',
+    source: 'held = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x300)',
+    verdicts: ['refused PACKET_SOCKET'],
+  },
+  {
+    what: 'a socket of another family',
+    source: 'held = socket.socket(40, socket.SOCK_STREAM)',
+    verdicts: ['refused SOCKET_FAMILY'],
+    reason: /AF_VSOCK/,
+  },
+  {
+    what: 'a socket that echoes',
+    source: `
+with open('/proc/sys/net/ipv4/ping_group_range', 'w') as allowed: allowed.write('0 0')
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)`,
+    verdicts: ['will-change PING_SOCKET'],
+  },
+  {
+    what: 'a corked UDP socket',
+    source: 'held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nheld.setsockopt(17, 1, 1)',
+    verdicts: ['refused CORKED_UDP'],
+  },
+  {
+    what: 'a corked UDP socket that is bound',
+    source: `held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nheld.bind(('${HOME}', 7101))\nheld.setsockopt(17, 1, 1)`,
+    verdicts: ['refused CORKED_UDP'],
+  },
+  {
+    what: 'a socket that is bound to an interface which no pod has',
+    source: `held = socket.socket()\nheld.setsockopt(socket.SOL_SOCKET, 25, b'other0')\nheld.bind(('${HOME}', 7102))\nheld.listen()`,
+    verdicts: ['refused BOUND_DEVICE'],
+    reason: /other0/,
+  },
+  {
+    what: 'a socket that is bound to loopback',
+    source:
+      "held = socket.socket()\nheld.setsockopt(socket.SOL_SOCKET, 25, b'lo')\nheld.bind(('127.0.0.1', 0))\nheld.listen()",
+    verdicts: [],
+  },
+  { what: 'a socket with an eBPF filter', source: BPF_FILTER, verdicts: ['refused SOCKET_BPF'] },
+  { what: 'a socket with a classic filter', source: CLASSIC_FILTER, verdicts: [] },
+  {
+    what: 'a netlink socket that asks only',
+    source: 'held = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nheld.bind((0, 0))',
+    verdicts: [],
+  },
+  {
+    what: 'a netlink socket that hears of links',
+    source: 'held = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nheld.bind((0, 1))',
+    verdicts: ['will-change NETLINK'],
+  },
+  {
+    what: 'a netlink socket in a group beyond the 32nd',
+    source:
+      'held = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nheld.bind((0, 0))\nheld.setsockopt(270, 1, 33)',
+    verdicts: ['refused NETLINK_GROUPS'],
+  },
+  {
+    what: 'connections whose options CRIU forgets: one verdict for each option',
+    source: `${PAIR}
+for held in (client, server):
+    held.setsockopt(socket.IPPROTO_TCP, 18, 5000)
+listener.setsockopt(socket.IPPROTO_TCP, 9, 3)`,
+    verdicts: ['will-change SOCKET_OPTION', 'will-change SOCKET_OPTION'],
+    reason: /TCP_(USER_TIMEOUT \(5000\)|DEFER_ACCEPT \(3\)) returns to its default/,
+  },
+  {
+    what: 'connections with options that CRIU carries',
+    source: `${PAIR}
+client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+server.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100000)`,
+    verdicts: [],
+  },
+  {
+    what: 'UDP of both families with what QUIC sets',
+    source: `
+four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+four.bind(('${HOME}', 7103))
+four.setsockopt(socket.IPPROTO_IP, 10, 2)
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.bind(('::', 7104))
+six.setsockopt(socket.IPPROTO_IPV6, 25, 1)`,
+    verdicts: ['will-change SOCKET_OPTION', 'will-change SOCKET_OPTION'],
+    reason: /IP_MTU_DISCOVER|IPV6_RECVERR/,
+  },
+  {
+    what: 'listeners and UDP of both families, as they come',
+    source: `
+held = [socket.create_server(('${HOME}', 7105)), socket.create_server(('::', 7106), family=socket.AF_INET6)]
+held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+held[-1].bind(('0.0.0.0', 7107))
+held.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+held.append(socket.socket())`,
+    verdicts: [],
+  },
+  {
+    what: 'unix sockets that stay in the tree: pairs, an abstract listener and its client, one whose peer is gone',
+    source: `
+pair = socket.socketpair()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('\\0homeproxy-test')
+listener.listen()
+client = socket.socket(socket.AF_UNIX)
+client.connect('\\0homeproxy-test')
+server = listener.accept()[0]
+widow, gone = socket.socketpair()
+gone.close()
+loose = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)`,
+    verdicts: [],
+  },
+  {
+    what: 'a unix listener with a path',
+    source: `
+held = socket.socket(socket.AF_UNIX)
+held.bind(f'/run/homeproxy-test-{os.getpid()}')
+held.listen()
+os.unlink(held.getsockname())`,
+    verdicts: ['will-change UNIX_LISTENER'],
+  },
+  {
+    what: 'a unix listener with a connection that nobody accepts and whose client is gone',
+    source: `
+held = socket.socket(socket.AF_UNIX)
+held.bind('\\0homeproxy-backlog')
+held.listen()
+client = socket.socket(socket.AF_UNIX)
+client.connect('\\0homeproxy-backlog')
+client.close()`,
+    verdicts: ['refused UNIX_BACKLOG'],
+  },
+];
+
+for (const { what, source, verdicts: expected, reason } of states) {
+  test(`${what}: ${expected.join(', ') || 'nothing against it'}`, async () => {
+    const subject = await startInState(source);
+    try {
+      const { verdicts } = await examine(subject.pid);
+      assert.equal(words(verdicts), [...expected], JSON.stringify(objections(verdicts), undefined, 1));
+      for (const verdict of objections(verdicts)) {
+        assert.match(verdict.subject, new RegExp(`fd \\d+ of pid ${subject.pid}\\b`));
+        if (reason !== undefined) assert.match(verdict.reason, reason);
+        if (verdict.outcome === 'refused') assert.ok((verdict.remedy ?? '').length > 5);
+      }
+    } finally {
+      subject.kill();
+    }
+  });
+}
+
+/** A service outside the tree: a datagram socket like /dev/log's, and a listener that accepts. */
+const SERVICE = `
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind('/run/homeproxy-test-log')
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('/run/homeproxy-test-stream')
+listener.listen()
+with open('/proc/self/comm', 'w') as comm: comm.write('ready')
+held = [listener.accept() for _ in range(9)]`;
+
+test('a socket that sends to a service, as to /dev/log, is connected again; half of a stream is refused', async () => {
+  const service = await startInState(SERVICE);
+  const client = await startInState(`
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.connect('/run/homeproxy-test-log')
+stream = socket.socket(socket.AF_UNIX)
+stream.connect('/run/homeproxy-test-stream')`);
+  try {
+    const { verdicts, needs } = await examine(client.pid);
+    assert.equal(words(verdicts).sort(), ['refused FOREIGN_UNIX_SOCKET', 'will-change UNIX_DATAGRAMS']);
+    const refused = verdicts.find(({ outcome }) => outcome === 'refused');
+    assert.match(refused?.reason ?? '', new RegExp(`/run/homeproxy-test-stream with pid ${service.pid} \\(ready\\)`));
+    assert.equal(
+      needs.files.filter(({ use }) => use === 'peer').map(({ path }) => path),
+      ['/run/homeproxy-test-log'],
+    );
+  } finally {
+    service.kill();
+    client.kill();
+    Subject.silent("os.unlink('/run/homeproxy-test-log'); os.unlink('/run/homeproxy-test-stream')");
+  }
+});
+
+test('a pair whose other end a process that stays holds is refused; with both in the tree it moves', async () => {
+  const subject = await startInState(`
+one, other = socket.socketpair()
+child = os.fork()
+if child == 0:
+    one.close()
+    os.setsid()
+    ready()
+other.close()`);
+  try {
+    const { verdicts } = await examine(subject.pid);
+    assert.equal(words(verdicts), []);
+    const [child = 0] = readChildren(subject.pid);
+    assert.equal(words((await examine(child)).verdicts), ['refused FOREIGN_UNIX_SOCKET']);
+  } finally {
+    subject.kill();
+  }
+});
+
+test('kTLS, which this kernel need not have: told by the name of the upper layer that TCP_ULP answers', () => {
+  assert.equal(upperLayer('', 'fd 3 of pid 4'), []);
+  const [verdict, ...more] = upperLayer('tls', 'fd 3 of pid 4');
+  assert.equal(more, []);
+  assert.equal([verdict?.outcome, verdict?.code, verdict?.subject], ['refused', 'KTLS', 'fd 3 of pid 4']);
+  assert.is(upperLayer('espintcp', 'fd 3 of pid 4')[0]?.code, 'TCP_ULP');
+});
+
+test.before(() => {
+  if (!entered) return;
+  ip('link add other0 type veth peer name other1', `address add ${HOME}/24 dev other0`, 'link set other0 up');
+});
+test.after(endSubjects);
+
+if (!entered) skip(test, 'verdicts on sockets', 'needs root');
+test.run();
