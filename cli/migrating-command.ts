@@ -9,7 +9,7 @@ import { callControl, streamControl } from './node/control-transport.js';
 import type { Verdict } from './process/description.js';
 
 /** The process argument of every command that names one. oclif's own integer throws what cannot be told from a bug. */
-export const pidArgument = Args.custom<number>({
+const pid = Args.custom<number>({
   parse: async (input) => {
     if (/^[1-9]\d{0,9}$/.test(input)) return Number(input);
     throw new UserError({
@@ -19,7 +19,12 @@ export const pidArgument = Args.custom<number>({
       exitStatus: 2,
     });
   },
-})({ required: true, description: 'process id at home' });
+});
+export const pidArgument = pid({ required: true, description: 'process id at home' });
+export const optionalPid = pid({
+  required: false,
+  description: 'process id at home; without it, this machine is checked',
+});
 
 /** The flags of every command that moves a process. */
 export const movingFlags = {
