@@ -15,7 +15,7 @@ import { examine, HOME, startInState, words } from './verdicts-subject.js';
 const test = suite('what a destination lacks');
 const entered = enterPrivateWorld({ processes: false });
 const folder = mkdtempSync('/tmp/homeproxy-room-');
-const ROOM = { returning: false, imageRoot: '/run/homeproxy/images', criu: '4.2.1' };
+const ROOM = { returning: false, draining: false, imageRoot: '/run/homeproxy/images', criu: '4.2.1' };
 
 let subject: Subject;
 let found: Examination;
