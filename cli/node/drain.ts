@@ -31,7 +31,7 @@ interface DrainOptions {
 }
 
 /** Marks a node and has everybody leave it; whoever cannot stays and is in the report. The mark stays in any case. */
-async function drain(drainee: Drainee, { parallel, signal, emit }: DrainOptions): Promise<DrainReport> {
+export async function drain(drainee: Drainee, { parallel, signal, emit }: DrainOptions): Promise<DrainReport> {
   const rows = new Map<string, DrainRow>();
   const one = async (item: DrainItem): Promise<void> => {
     const { pid, name, home } = item;

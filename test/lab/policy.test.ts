@@ -1,0 +1,284 @@
+// limit: 300 s
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { parse, stringify } from 'yaml';
+import { DAEMON_LOG } from '../../cli/lab/daemon.js';
+import { migrateMethod } from '../../cli/node/control-methods.js';
+import { callControl, streamControl } from '../../cli/node/control-transport.js';
+import { drainMethod, drainReport, explainMethod, undrainMethod } from '../../cli/node/policy-methods.js';
+import { projectFile } from '../../cli/system/project.js';
+import { prometheusPrograms } from '../prometheus-programs.js';
+import { startServer } from './c-program.js';
+import { downAll } from './lab-fixture.js';
+import { LineClient } from './line-client.js';
+import { REDIS_PORT, type Redis, startRedis } from './redis.js';
+import { describe, errorOf, oneLine, Scenario } from './scenario.js';
+import { askTicker, installTicker, TICKER } from './ticker.js';
+
+const CONFIG = '/etc/homeproxy/homeproxy.yaml';
+const POLICIES = '/etc/homeproxy/policies.yaml';
+const TICKER_PORT = 7000;
+const BIG = '/var/big';
+const DAEMONS = ['home', 'host1', 'host2'];
+const LIMIT_MS = 40_000;
+
+const test = suite('policies move processes, and nodes are drained');
+let scenario: Scenario;
+let redis: Redis;
+let ticker: number;
+/** Connections that live through all of it. */
+let toRedis: LineClient;
+let toTicker: LineClient;
+
+test.before(async () => {
+  scenario = await Scenario.start('policy', { daemons: false });
+  const { home, client, lab } = scenario;
+  const config = home.path(CONFIG);
+  const settings = parse(readFileSync(config, 'utf8')) as Record<string, unknown>;
+  writeFileSync(config, stringify({ ...settings, policies: POLICIES }));
+  writePolicies(policyOfReadme());
+  // the nodes of a lab share one kernel, its memory and its processors; a file system is really a node's own
+  await home.run(['mount', '-o', 'remount,size=64m', '/var']);
+  await Promise.all(DAEMONS.map((name) => lab.startDaemon(name)));
+  redis = await startRedis(home);
+  await installTicker(...DAEMONS.map((name) => lab.node(name)));
+  ticker = await startServer(home, [TICKER, String(TICKER_PORT)], TICKER_PORT);
+  toRedis = await LineClient.connect(client, home.address, REDIS_PORT);
+  toTicker = await LineClient.connect(client, home.address, TICKER_PORT);
+});
+test.after(async () => {
+  await Promise.all([toRedis?.close(), toTicker?.close()]);
+  await downAll();
+});
+
+/** The one whole file of README's chapter on policies. */
+function policyOfReadme(): string {
+  const [, chapter = ''] = readFileSync(projectFile('README.md'), 'utf8').split('\n## Policies\n');
+  const text = /^```yaml\n(.*?)^```$/ms.exec(chapter)?.[1];
+  if (text === undefined) throw new Error('README has no policy file');
+  return text;
+}
+
+/** Replaces the file as a careful editor does. */
+function writePolicies(text: string): void {
+  const path = scenario.home.path(POLICIES);
+  writeFileSync(`${path}.new`, text);
+  renameSync(`${path}.new`, path);
+}
+
+async function until<Value>(what: string, look: () => Promise<Value | undefined>): Promise<Value> {
+  for (const deadline = Date.now() + LIMIT_MS; ; await sleep(100)) {
+    const found = await look();
+    if (found !== undefined) return found;
+    if (Date.now() > deadline) {
+      const log = readFileSync(scenario.home.path(DAEMON_LOG), 'utf8').split('\n').slice(-12).join('\n');
+      throw new Error(`after ${LIMIT_MS} ms not yet: ${what}\n${log}`);
+    }
+  }
+}
+
+/** Where a process of home is now; undefined while it is on its way. */
+async function placeOf(pid: number): Promise<string | undefined> {
+  const { processes, status } = await scenario.ask('home');
+  if (status.moving.includes(pid)) return undefined;
+  return processes.find((row) => row.pid === pid && row.home === 'home')?.location ?? 'home';
+}
+
+async function comesTo(pid: number, wanted: (place: string) => boolean): Promise<string> {
+  return until(`process ${pid} moves`, async () => {
+    const place = await placeOf(pid);
+    return place !== undefined && wanted(place) ? place : undefined;
+  });
+}
+
+const isHost = (place: string): boolean => place !== 'home';
+
+/** As `homeproxy policy explain` asks, without the command in between: quicker, for those who ask often. */
+async function explain(pid: number) {
+  return callControl(socketOf('home'), explainMethod, { pid });
+}
+
+function socketOf(node: string): string {
+  return scenario.lab.node(node).path('/run/homeproxy/control.sock');
+}
+
+async function move(pid: number, to: string) {
+  return streamControl(socketOf('home'), migrateMethod, { pid, to }, () => undefined);
+}
+
+async function undrain(...nodes: string[]): Promise<void> {
+  for (const host of nodes) assert.is((await callControl(socketOf('home'), undrainMethod, { host })).before, true);
+}
+
+async function drainQuietly(node: string) {
+  return streamControl(socketOf(node), drainMethod, { parallel: 2 }, () => undefined);
+}
+
+/** Both connections answer: they were made before anything moved. */
+async function assertServed(): Promise<void> {
+  assert.is(await toRedis.ask('PING'), '+PONG');
+  assert.ok((await askTicker(toTicker)).awakenings > 0);
+}
+
+test("README's policy sends Redis away when the disk is full, and leaves others alone", async () => {
+  const before = await explain(redis.pid);
+  assert.equal(
+    before.policies.map(({ policy, outcome }) => [policy, outcome]),
+    [['cache-flees', 'stay']],
+  );
+  await scenario.home.run(['fallocate', '-l', '60M', BIG]);
+  const place = await comesTo(redis.pid, isHost);
+  assert.is(await placeOf(ticker), 'home');
+  await assertServed();
+  const { process, policies, decisions } = await explain(redis.pid);
+  assert.is(process.location, place);
+  const disk = policies[0]?.when?.parts?.find(({ path }) => path === 'when.any[1]');
+  assert.is(disk?.truth, 'yes', JSON.stringify(disk));
+  assert.match(`${disk?.text}: ${disk?.value}`, /^free space of \/var on home below 10%: .* MiB \(\d\.\d%\)$/);
+  assert.ok(
+    decisions.some(({ outcome, to }) => outcome === 'moved' && to === place),
+    JSON.stringify(decisions),
+  );
+  const said = await scenario.homeproxy('home', ['policy', 'explain', String(ticker)]);
+  assert.match(said.stdout, /^cache-flees: is not about it: its name is "ticker", not "redis-server"$/m);
+});
+
+test('a new file with a fault changes nothing, and says where the fault is', async () => {
+  writePolicies('policies:\n  - name: broken\n    when: {diskFree: {path: var}}\n');
+  const { problem, policies } = await until('the fault is seen', async () => {
+    const answer = await explain(redis.pid);
+    return answer.problem === undefined ? undefined : answer;
+  });
+  assert.match(problem ?? '', /^\/etc\/homeproxy\/policies\.yaml:2:5: policies\[0\]\.processes: is missing$/m);
+  assert.match(problem ?? '', /policies\.yaml:3:29: policies\[0\]\.when\.diskFree\.path: must be an absolute path$/m);
+  assert.equal(
+    policies.map(({ policy }) => policy),
+    ['cache-flees'],
+  );
+  const log = readFileSync(scenario.home.path(DAEMON_LOG), 'utf8');
+  assert.match(log, /the policy file has faults: the policies stay as they were/);
+});
+
+test('the policies of the last good version bring it home when there is room again, after its cooldown', async () => {
+  await scenario.home.run(['rm', BIG]);
+  await comesTo(redis.pid, (place) => place === 'home');
+  await assertServed();
+  const moves = (await explain(redis.pid)).decisions.filter(({ outcome }) => ['move', 'return'].includes(outcome));
+  assert.equal(
+    moves.map(({ outcome }) => outcome),
+    ['move', 'return'],
+  );
+  assert.ok((moves[1]?.at ?? 0) - (moves[0]?.at ?? 0) >= 10_000, JSON.stringify(moves));
+});
+
+test('a host that is drained gives its guests back, and takes none, also after a restart', async () => {
+  writePolicies(policyOfReadme().replace('cooldown: 10s', 'cooldown: 3s'));
+  await Promise.all([redis.pid, ticker].map((pid) => move(pid, 'host1')));
+  const outcome = await scenario.homeproxy('home', ['drain', 'host1', '--json']);
+  assert.is(outcome.status, 0, describe(outcome));
+  const { host, processes } = drainReport.parse(oneLine(outcome));
+  assert.is(host, 'host1');
+  assert.equal(
+    processes.map(({ pid, home, outcome, to }) => [pid, home, outcome, to]).sort(),
+    [redis.pid, ticker].sort((a, b) => a - b).map((pid) => [pid, 'home', 'moved', 'home']),
+  );
+  assert.equal((await scenario.status('host1')).residents, 0);
+  await assertServed();
+  await scenario.lab.stopDaemon('host1');
+  await scenario.lab.startDaemon('host1');
+  assert.equal(
+    (await scenario.hosts('home')).map(({ name, draining }) => [name, draining]),
+    [
+      ['home', false],
+      ['host1', true],
+      ['host2', false],
+    ],
+  );
+  const refused = await scenario.homeproxy('home', ['migrate', String(ticker), 'host1', '--json']);
+  assert.is(refused.status, 3, describe(refused));
+  assert.match(errorOf(refused).message, /\(DRAINING\)/);
+  const opened = await scenario.homeproxy('home', ['undrain', 'host1']);
+  assert.equal([opened.status, opened.stdout], [0, 'host1 takes processes again\n']);
+  assert.is((await move(ticker, 'host1')).to, 'host1');
+});
+
+test('a home that is drained sends its guests elsewhere, and away what a policy is about; until brings that back', async () => {
+  // the ticker is a guest of host1: its home is drained, so that it goes on to host2 when host1 is drained as well
+  const outcome = await scenario.homeproxy('home', ['drain']);
+  assert.is(outcome.status, 0, describe(outcome));
+  assert.match(outcome.stdout, /redis-server +home +moved +host[12] +\d+\.\d ms/);
+  const place = await comesTo(redis.pid, isHost);
+  const drained = await drainQuietly('host1');
+  assert.ok(
+    drained.processes.every((row) => row.outcome === 'moved'),
+    JSON.stringify(drained),
+  );
+  assert.equal([await placeOf(ticker), place === 'host1' ? await placeOf(redis.pid) : 'host2'], ['host2', 'host2']);
+  await assertServed();
+  const recalled = await move(redis.pid, 'home').catch((error: Error) => error.message);
+  assert.match(String(recalled), /\(DRAINING\)/);
+  await undrain('home', 'host1');
+  await comesTo(redis.pid, (at) => at === 'home');
+  await move(ticker, 'home');
+  await assertServed();
+});
+
+test('somebody who cannot leave is in the table, and the exit status says so', async () => {
+  await move(ticker, 'host1');
+  for (const name of ['host2', 'home']) await drainQuietly(name);
+  const place = await placeOf(redis.pid); // draining home has sent it to the only host that was left
+  assert.is(place, 'host1');
+  const outcome = await scenario.homeproxy('home', ['drain', 'host1', '--json']);
+  assert.is(outcome.status, 6, describe(outcome));
+  const { processes } = drainReport.parse(oneLine(outcome));
+  assert.equal(
+    processes.map(({ outcome, error }) => [outcome, error?.code]),
+    [
+      ['failed', 'NO_HOST'],
+      ['failed', 'NO_HOST'],
+    ],
+  );
+  await assertServed();
+  await undrain(...DAEMONS);
+  await comesTo(redis.pid, (at) => at === 'home');
+  await move(ticker, 'home');
+});
+
+test('real pressure on the processors moves a process, and so does a real Prometheus', async () => {
+  const { prometheus } = await prometheusPrograms();
+  const scrape = { job_name: 'homeproxy', static_configs: [{ targets: ['127.0.0.1:7078'] }] };
+  writeFileSync(
+    scenario.home.path('/run/prometheus.yml'),
+    stringify({ global: { scrape_interval: '1s' }, scrape_configs: [scrape] }),
+  );
+  const options = [
+    '--config.file=/run/prometheus.yml',
+    '--storage.tsdb.path=/run/prometheus',
+    '--web.listen-address=127.0.0.1:9090',
+  ];
+  await scenario.home.detach([prometheus, ...options], { output: '/run/prometheus.log' });
+  writePolicies(`every: 1s
+policies:
+  - name: flees-from-pressure
+    processes: [{commandLine: '*redis-server*'}]
+    when: {pressure: {resource: cpu, average: avg10, above: 3}, for: 1s}
+    limits: {cooldown: 1s}
+  - name: follows-the-others
+    processes: [{user: root, port: ${TICKER_PORT}}]
+    when:
+      promql: {url: 'http://127.0.0.1:9090', query: 'sum(homeproxy_departed_processes)', above: 0.5}
+    limits: {cooldown: 1s}
+`);
+  const burners = Array.from({ length: 4 }, () => scenario.home.detach(['sh', '-c', 'while :; do :; done']));
+  const burning = await Promise.all(burners);
+  await comesTo(redis.pid, isHost);
+  await scenario.home.run(['kill', '-9', ...burning.map(String)]);
+  await comesTo(ticker, isHost);
+  const [, { when } = {}] = (await explain(ticker)).policies;
+  assert.match(`${when?.text}: ${when?.value}`, /^promql sum\(homeproxy_departed_processes\) above 0\.5: [12]$/);
+  await assertServed();
+});
+
+test.run();
