@@ -9,10 +9,11 @@ import { MigrationMetrics } from './migration-metrics.js';
 import { addNodeMetrics, type NodeFacts } from './node-metrics.js';
 import { MetricsPage, type PageLogger } from './page.js';
 import { type Peer, PeerMetrics } from './peer-metrics.js';
+import { addPolicyMetrics, type PolicySources } from './policy-metrics.js';
 import { readSecrets } from './secrets.js';
 
 /** Where the metrics come from. */
-export interface MonitoringSources extends Omit<ForwardingSources, 'peers' | 'maxProcesses'> {
+export interface MonitoringSources extends Omit<ForwardingSources, 'peers' | 'maxProcesses'>, PolicySources {
   readonly facts: NodeFacts;
   readonly journal: Journal;
   readonly peers: readonly Peer[];
@@ -62,6 +63,7 @@ export class Monitoring {
     });
     this.migrations = new MigrationMetrics(this.page, () => sources.moving());
     this.endWatching = addJournalMetrics(this.page, sources.journal);
+    addPolicyMetrics(this.page, { policies: () => sources.policies(), draining: () => sources.draining() });
     this.peers = new PeerMetrics(this.page, sources.peers);
   }
 

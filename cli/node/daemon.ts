@@ -26,7 +26,7 @@ import { openForwarding } from './forwarding-setup.js';
 import { logEnd, openMonitoring } from './monitoring-setup.js';
 import { aheadUpload, imagesUpload, participantHandlers } from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
-import { hostFactsHandler, openPolicies, type Policies } from './policy-setup.js';
+import { hostFactsHandler, openPolicies, type Policies, policyState } from './policy-setup.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
 import { remoteDestination, remoteSource } from './remote-participants.js';
 
@@ -118,8 +118,11 @@ export class Daemon {
     source.adopt();
     destination.adopt();
     const moving = (): readonly number[] => coordinator.movingPids();
-    const monitoring = openMonitoring({ config, site, credentials, clients, moving }, logger);
     const policies = openPolicies({ config, site, clients, coordinator: () => coordinator }, logger);
+    const monitoring = openMonitoring(
+      { config, site, credentials, clients, moving, policies: () => policyState(policies) },
+      logger,
+    );
     const coordinator: Coordinator = new Coordinator(site, twins, participants, (end) => {
       logEnd(logger, end);
       monitoring.observe(end);

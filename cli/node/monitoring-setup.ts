@@ -3,6 +3,7 @@ import type { Config } from '../config/load.js';
 import { takeCensus } from '../forwarding/census.js';
 import type { Credentials } from '../identity/credentials.js';
 import { Monitoring } from '../metrics/monitoring.js';
+import type { PolicyState } from '../metrics/policy-metrics.js';
 import type { ProcessSeen } from '../metrics/process-series.js';
 import type { MigrationEnd } from '../migration/ends.js';
 import type { Site } from '../migration/site.js';
@@ -16,6 +17,8 @@ interface MonitoringParts {
   readonly credentials: Credentials;
   readonly clients: ReadonlyMap<string, PeerClient>;
   moving(): readonly number[];
+  /** Undefined: the configuration names no policy file. */
+  policies(): PolicyState | undefined;
 }
 
 /** The metrics of this node, as its configuration wants them. */
@@ -37,6 +40,8 @@ export function openMonitoring(parts: MonitoringParts, logger: Logger): Monitori
       uplinks: () => datapath.status(),
       processes: () => processesOf(site, new Set(parts.moving())),
       moving: () => parts.moving(),
+      policies: () => parts.policies(),
+      draining: () => site.journal.draining,
       parkPackets: config.park.packets,
       peers: [...clients].map(([name, client]) => ({
         name,

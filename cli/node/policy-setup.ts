@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Config } from '../config/load.js';
 import { UserError } from '../errors.js';
+import type { PolicyState } from '../metrics/policy-metrics.js';
 import type { Coordinator } from '../migration/coordinator.js';
 import { directionBetween } from '../migration/ends.js';
 import type { MigrationRecord } from '../migration/records.js';
@@ -62,6 +63,13 @@ export function openPolicies({ config, site, clients, coordinator }: PolicyParts
   const past = pastOf(home, site.journal.migrations.all());
   const migrate: PolicyRunner['parts']['migrate'] = (pid, to, options) => coordinator().migrate(pid, to, options);
   return { ...common, runner: new PolicyRunner({ home, source, book, processes, past, logger: own, migrate }) };
+}
+
+/** What metrics tell about the policies. */
+export function policyState({ runner }: Policies): PolicyState | undefined {
+  if (runner === undefined) return undefined;
+  const { file, problem, policies, counts } = runner;
+  return { file, valid: problem === undefined, names: policies.map(({ name }) => name), decisions: counts };
 }
 
 /** The migrations that are over; those that a crash has cut short are told when they end. */

@@ -58,7 +58,7 @@ export class PolicyRunner {
   private readonly decisions: Decision[] = [];
   /** The last verdict of each policy on each process, to tell news. */
   private readonly last = new Map<string, string>();
-  private readonly begun = new Map<string, number>();
+  private readonly counted = new Map<string, number>();
   private holding: Holding = new Map();
   private running: Promise<void> | undefined;
 
@@ -75,9 +75,14 @@ export class PolicyRunner {
     return this.parts.source.problem;
   }
 
-  /** How many moves each policy has begun since the daemon started, by their outcome so far: `policy outcome`. */
+  /** The policy file. */
+  get file(): string {
+    return this.parts.source.file;
+  }
+
+  /** How often each policy has decided something new since the daemon started, by `policy\noutcome`. */
   get counts(): ReadonlyMap<string, number> {
-    return this.begun;
+    return this.counted;
   }
 
   start(): void {
@@ -206,10 +211,8 @@ export class PolicyRunner {
   }
 
   private settled(decision: Decision): void {
-    const { policy, pid, at, outcome, why } = decision;
+    const { pid, at, outcome, why } = decision;
     this.chronicle.end(pid, at, outcome === 'failed' ? why : undefined); // what was refused at once has no end of its own
-    const key = `${policy} ${outcome}`;
-    this.begun.set(key, (this.begun.get(key) ?? 0) + 1);
     this.keep(decision);
   }
 
@@ -226,6 +229,8 @@ export class PolicyRunner {
   }
 
   private keep(decision: Decision): void {
+    const key = `${decision.policy}\n${decision.outcome}`;
+    this.counted.set(key, (this.counted.get(key) ?? 0) + 1);
     this.decisions.push(decision);
     if (this.decisions.length > KEPT_DECISIONS) this.decisions.shift();
   }

@@ -256,6 +256,18 @@ export const ROWS: readonly RowPlan[] = [
         queries: [{ expr: `sum by (action) (homeproxy_bindings{${NODES}})`, legend: '{{action}}' }],
       },
       {
+        title: 'Decisions of policies',
+        question: 'What did policies decide, and did it work?',
+        kind: 'bars',
+        unit: 'short',
+        queries: [
+          {
+            expr: `sum by (instance, policy, outcome) (increase(homeproxy_policy_decisions_total{${NODES}}${RATE}))`,
+            legend: '{{instance}} {{policy}}: {{outcome}}',
+          },
+        ],
+      },
+      {
         title: 'Nodes as the others see them',
         question: 'Who does not reach or trust whom?',
         kind: 'states',

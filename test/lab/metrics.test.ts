@@ -1,6 +1,6 @@
 // limit: 500 s
 /** What the daemons tell Prometheus while a Redis under load moves, compared with what they tell everybody else. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
@@ -20,6 +20,15 @@ import { type Redis, startRedis } from './redis.js';
 import { errorOf, Scenario, type Summary } from './scenario.js';
 
 const PORT = 7078;
+const POLICIES = '/etc/homeproxy/policies.yaml';
+/** A policy that chooses nothing: its counters are there, and are 0. */
+const NEVER = `
+policies:
+  - name: never
+    processes: [{name: nobody-is-so}]
+    when: {availableMemory: {below: 1%}}
+    where: {}
+`;
 const test = suite('the metrics of a lab');
 const began = Date.now() / 1000;
 let scenario: Scenario;
@@ -33,6 +42,8 @@ async function start(): Promise<void> {
   for (const { name, address, role } of lab.nodes) {
     if (role !== 'client') setSection(lab, name, 'metrics', { listen: address, port: PORT });
   }
+  setSection(lab, 'home', 'policies', POLICIES);
+  writeFileSync(lab.node('home').path(POLICIES), NEVER);
   scenario = await Scenario.start('metrics');
   prometheus = await LabPrometheus.start(scenario.lab, PORT);
   redis = await startRedis(scenario.home);
@@ -189,6 +200,13 @@ test('and every recording rule', async () => {
   const records = rules.map(({ record }) => record);
   assert.ok(records.length > 5);
   assert.equal(await prometheus.without(() => prometheus.now(records)), []);
+});
+
+test('know the policies of a node', async () => {
+  const page = await pageOf('home');
+  assert.is(sampleOf(page, 'homeproxy_policies'), 1);
+  assert.is(sampleOf(page, 'homeproxy_policy_file_valid', { file: POLICIES }), 1);
+  assert.is(sumOf(page, 'homeproxy_policy_decisions_total', { policy: 'never' }), 0);
 });
 
 test('know which nodes answer', async () => {

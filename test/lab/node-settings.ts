@@ -15,7 +15,7 @@ export function setNode(lab: Lab, name: string, settings: Readonly<Record<string
 }
 
 /** Writes a section of one node's own configuration; its daemon must not run yet. */
-export function setSection(lab: Lab, name: string, section: string, settings: Readonly<Record<string, unknown>>): void {
+export function setSection(lab: Lab, name: string, section: string, settings: unknown): void {
   const path = lab.node(name).path(CONFIG);
   const config = parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
   writeFileSync(path, stringify({ ...config, [section]: settings }));

@@ -56,6 +56,8 @@ function monitor(settings: Record<string, unknown> = {}, sources: Partial<Monito
     processes: () => [],
     moving: () => [812],
     parkPackets: 10_000,
+    policies: () => undefined,
+    draining: () => false,
     peers: [],
     ...sources,
   };
@@ -165,6 +167,25 @@ test('tell no more than so many codes of errors apart', async () => {
   const rows = samplesOf(await monitoring.page.render(), 'homeproxy_migration_failures_total');
   assert.ok(rows.length < 40, `${rows.length} series`);
   assert.is(rows.find(({ labels }) => labels.code === 'other')?.value, 500 - 32);
+});
+
+test('count what policies decide, of no more policies than the page can bear', async () => {
+  const none = await monitor().page.render();
+  assert.is(sampleOf(none, 'homeproxy_policies'), 0);
+  assert.equal(samplesOf(none, 'homeproxy_policy_file_valid'), []);
+  const names = ['flee', 'rest'];
+  const decisions = new Map([
+    ['flee\nmove', 3],
+    ...Array.from({ length: 300 }, (_, index): [string, number] => [`gone-${index}\nmoved`, 1]),
+  ]);
+  const policies = () => ({ file: '/p.yaml', valid: false, names, decisions });
+  const text = await monitor({}, { policies, draining: () => true }).page.render();
+  assert.is(sampleOf(text, 'homeproxy_policies'), 2);
+  assert.is(sampleOf(text, 'homeproxy_policy_file_valid', { file: '/p.yaml' }), 0);
+  assert.is(sampleOf(text, 'homeproxy_draining'), 1);
+  assert.is(sampleOf(text, 'homeproxy_policy_decisions_total', { policy: 'flee', outcome: 'move' }), 3);
+  assert.is(sampleOf(text, 'homeproxy_policy_decisions_total', { policy: 'rest', outcome: 'failed' }), 0);
+  assert.is(sampleOf(text, 'homeproxy_policy_decisions_total', { policy: 'other', outcome: 'moved' }), 300 - 98);
 });
 
 test('show what the journal waits for until it has its end', async () => {
