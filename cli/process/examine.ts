@@ -113,7 +113,13 @@ function wellIn({ homePid, comm }: ProcessDescription, moving: Moving, found: re
     count(unixSockets, 'unix socket'),
   ].filter((words) => !words.startsWith('0 '));
   if (sockets.length > 0 && !refused(/SOCKET|LISTENER|CONNECTION|MPTCP|SCTP|KTLS|ADDRESS|MULTICAST|UDP|UNIX/)) {
-    verdicts.push(ok('SOCKETS', `pid ${homePid} (${comm})`, sockets.join(', ')));
+    verdicts.push(
+      ok(
+        'SOCKETS',
+        `pid ${homePid} (${comm})`,
+        `${sockets.join(', ')}; what an ioctl has changed about them nobody can see`,
+      ),
+    );
   }
   if (!refused(/FILE|DEVICE|MEMORY/)) {
     verdicts.push(ok('FILES', `pid ${homePid} (${comm})`, `${openFiles} open, ${mappedFiles} mapped`));

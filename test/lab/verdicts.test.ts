@@ -1,4 +1,4 @@
-// limit: 120 s
+// limit: 180 s
 import { readFileSync, watch, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';

@@ -1,5 +1,6 @@
 // limit: 120 s
-import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseMaps, readMappedFiles } from '../../cli/process/memory-map.js';
@@ -129,6 +130,14 @@ segment = libc.shmget(0, 4096, 0o1600)
 assert libc.shmat(segment, None, 0) != 2**64 - 1
 libc.shmctl(segment, 0, None)`,
     verdicts: ['refused SYSV_MEMORY'],
+  },
+  {
+    what: 'a System V message queue that it has written to',
+    source: `
+queue = libc.msgget(0, 0o1600)
+assert libc.msgsnd(queue, ctypes.create_string_buffer(struct.pack('=q', 1) + b'word'), 4, 0) == 0
+open('${folder}/queue', 'w').write(str(queue))`,
+    verdicts: ['refused SYSV_QUEUE'],
   },
   {
     what: 'System V shared memory of an IPC namespace of its own',
@@ -367,6 +376,7 @@ test('mappings of devices, GPUs, sockets and uprobes are told by their names', (
 
 test.after(() => {
   endSubjects();
+  if (existsSync(`${folder}/queue`)) execFileSync('ipcrm', ['-q', readFileSync(`${folder}/queue`, 'utf8')]);
   rmSync(folder, { recursive: true, force: true });
 });
 
