@@ -148,12 +148,14 @@ async function hashed(needed: readonly NeededFile[], mapped: readonly MappedFile
   );
 }
 
-/** Where the processes stand: their working and root directories. */
+/** Where the processes stand: their working and root directories. Of a deleted one CRIU makes a copy, as of a file. */
 function folders(pids: readonly number[]): NeededFile[] {
   return pids.flatMap((pid) =>
-    ['cwd', 'root'].flatMap((link) => {
+    ['cwd', 'root'].flatMap((link): NeededFile[] => {
       const path = readLink(`/proc/${pid}/${link}`);
-      return path === undefined ? [] : { path, use: 'folder' as const };
+      if (path === undefined) return [];
+      const gone = path.endsWith(' (deleted)');
+      return [{ path: path.replace(/ \(deleted\)$/, ''), use: gone ? 'ghost' : 'folder' }];
     }),
   );
 }

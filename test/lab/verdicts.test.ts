@@ -29,8 +29,6 @@ interface State {
 const STATES: readonly State[] = [
   { name: 'mptcp', code: 'MPTCP', enter: "held = socket.socket(2, 1, 262)\nheld.bind(('0.0.0.0', 0))\nheld.listen()" },
   { name: 'raw', code: 'RAW_SOCKET', enter: 'held = socket.socket(2, 3, 1)' },
-  { name: 'packet', code: 'PACKET_SOCKET', enter: 'held = socket.socket(17, 3, 0x300)' },
-  { name: 'vsock', code: 'SOCKET_FAMILY', enter: 'held = socket.socket(40, 1)' },
   { name: 'corked', code: 'CORKED_UDP', enter: 'held = socket.socket(2, 2)\nheld.setsockopt(17, 1, 1)' },
   {
     name: 'unix',
@@ -46,19 +44,7 @@ other.close()
 os.wait()`,
   },
   { name: 'userfaultfd', code: 'USERFAULTFD', enter: 'held = libc.syscall(323, 1)\nassert held >= 0' },
-  {
-    name: 'ebpf',
-    code: 'BPF',
-    enter:
-      "held = libc.syscall(321, 0, ctypes.create_string_buffer(struct.pack('=IIIII', 2, 4, 8, 4, 0) + bytes(60)), 72)\nassert held >= 0",
-  },
   { name: 'device', code: 'DEVICE', enter: "held = os.open('/dev/net/tun', os.O_RDWR)" },
-  {
-    name: 'fanotify',
-    code: 'FANOTIFY',
-    enter:
-      "held = libc.fanotify_init(0, 0)\nassert libc.fanotify_mark(held, 0x11, ctypes.c_uint64(0x20), -100, b'/tmp') == 0",
-  },
   {
     name: 'deleted',
     code: 'DELETED_FILE',

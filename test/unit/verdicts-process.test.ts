@@ -187,6 +187,20 @@ assert libc.prctl(22, 2, ctypes.create_string_buffer(struct.pack('=H6xQ', 1, cty
     verdicts: [],
   },
   {
+    what: 'a namespace in which none of its processes is',
+    source: `
+child = os.fork()
+if child == 0:
+    assert libc.unshare(0x40000000) == 0
+    open('${folder}/apart', 'w').close()
+    time.sleep(3600)
+while not os.path.exists('${folder}/apart'): time.sleep(0.001)
+held = [os.open(f'/proc/{pid}/ns/net', os.O_RDONLY) for pid in (child, os.getpid())]
+os.kill(child, 9)
+os.wait()`,
+    verdicts: ['refused FOREIGN_NAMESPACE'],
+  },
+  {
     what: 'a child in a sandbox of its own',
     source: `
 if os.fork() == 0:
@@ -296,6 +310,19 @@ if os.fork() == 0: os.execv('${path}', ['sleeper', '3600'])`);
     const { verdicts, needs } = await examine(subject.pid);
     assert.equal(words(verdicts), ['will-change DELETED_FILE']);
     assert.is(needs.files.find((file) => file.path === path)?.use, 'ghost');
+  } finally {
+    subject.kill();
+  }
+});
+
+test('a folder that was deleted under it is made again for a moment', async () => {
+  const subject = await startInState(
+    `os.mkdir('${folder}/below')\nos.chdir('${folder}/below')\nos.rmdir('${folder}/below')`,
+  );
+  try {
+    const { verdicts, needs } = await examine(subject.pid);
+    assert.equal(words(verdicts), []);
+    assert.is(needs.files.find(({ path }) => path === `${folder}/below`)?.use, 'ghost');
   } finally {
     subject.kill();
   }
