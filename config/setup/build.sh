@@ -78,7 +78,7 @@ actual_output() {
 setup_typescript() {
   local sources output stale
   sources() { identity_of cli addon/lib config/grafana test tsconfig.json node_modules/typescript/package.json; }
-  output() { identity_of dist -name '*.js'; }
+  output() { identity_of dist oclif.manifest.json '(' -name '*.js' -o -name oclif.manifest.json ')'; }
   if stamped typescript "$(sources; output)" && [ "$(expected_output)" = "$(actual_output)" ]; then
     say typescript ok
     return

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { manual } from '../../cli/manual/manual.js';
@@ -17,6 +17,15 @@ test('has a section for each command, and no template is left in it', async () =
   for (const name of ['migrate', 'recall', 'lab up', 'ca issue', 'journal']) assert.match(page, `.SS ${name}`);
   assert.not.match(page, '<%');
   assert.not.match(page, '.SS autocomplete');
+});
+
+test('the manifest, by which commands are found, has every one of them', () => {
+  const manifest = JSON.parse(readFileSync(projectFile('oclif.manifest.json'), 'utf8')) as { commands: object };
+  const files = readdirSync(projectFile('dist/cli/commands'), { recursive: true, encoding: 'utf8' });
+  const ids = files
+    .filter((file) => file.endsWith('.js'))
+    .map((file) => file.slice(0, -'.js'.length).replaceAll('/', ':'));
+  assert.equal(Object.keys(manifest.commands).sort(), ids.sort(), 'npm run build:ts');
 });
 
 test('text cannot become a request of the formatter', () => {
