@@ -73,7 +73,7 @@ function line(row: JournalRow): (string | number)[] {
     row.from ?? '',
     row.to ?? '',
     row.state,
-    row.error?.code ?? '',
+    row.error?.code ?? (row.policy === undefined ? '' : `policy ${row.policy}`),
   ];
 }
 

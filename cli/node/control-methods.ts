@@ -123,6 +123,8 @@ const journalRow = z.object({
   epoch: z.number().int().optional(),
   startedAt: z.number().optional(),
   error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** The policy that asked for it; absent: somebody did. */
+  policy: z.string().optional(),
   /** Of a migration that this node decided, and that was committed and not cut short by a crash. */
   summary: migrationSummary.optional(),
   /** What happened on this node, and when (milliseconds since the epoch). */

@@ -55,7 +55,7 @@ export class LocalDrainee implements Drainee {
       home: home.name,
     }));
     const coming = journal.arrivals.all().filter(({ request }) => request.home.name !== this.name).length;
-    return { before, items: [...items, ...this.ownItems()], coming };
+    return { before, items: [...items, ...(await this.ownItems())], coming };
   }
 
   async move(item: DrainItem): Promise<DrainMoved> {
@@ -165,11 +165,11 @@ export class LocalDrainee implements Drainee {
     return [process, ...others.filter(({ pid }) => pid !== process.pid)];
   }
 
-  private ownItems(): DrainItem[] {
+  private async ownItems(): Promise<DrainItem[]> {
     const all = this.policies();
-    const here = this.parts.policies.processes
-      .read(all)
-      .filter(({ location, moving }) => location === this.name && !moving);
+    const here = (await this.parts.policies.processes.read(all)).filter(
+      ({ location, moving }) => location === this.name && !moving,
+    );
     const items = new Map<number, DrainItem>();
     for (const policy of all) {
       for (const { pid, name } of chosen(policy, here)) {

@@ -60,7 +60,7 @@ function rowOf({ journal }: Site, migration: string): JournalRow {
   const record = journal.migrations.get(migration);
   const steps = journal.steps.of(migration);
   if (record === undefined) return { migration, state: 'taken-part', steps };
-  const { state, pid, comm, from, to, epoch, startedAt } = record;
+  const { state, pid, comm, from, to, epoch, startedAt, policy } = record;
   return {
     migration,
     state,
@@ -70,6 +70,7 @@ function rowOf({ journal }: Site, migration: string): JournalRow {
     to: to.name,
     epoch,
     startedAt,
+    ...(policy === undefined ? {} : { policy }),
     ...('summary' in record && record.summary !== undefined ? { summary: record.summary } : {}),
     ...('error' in record ? { error: { code: record.error.code, message: record.error.message } } : {}),
     steps,

@@ -6,13 +6,18 @@ import type { HostFacts } from './facts.js';
 
 /** A file system that does not answer sooner (a server that is away) is not known. */
 const STATFS_MS = 1000;
+/** So many file systems may keep one of Node's four threads each; the others must go on. */
+const MOST_STUCK = 2;
+
+type Disk = HostFacts['disks'][string] | undefined;
 
 type Pressure = NonNullable<HostFacts['pressure']>;
 
 /** Reads what this node is like now. */
 export class HostReader {
-  /** Paths whose file system has not answered yet: asked again, each would take one more of Node's few threads. */
-  private readonly silent = new Set<string>();
+  /** Questions that are not answered yet: who asks for the same meanwhile waits for the same answer. */
+  private readonly asked = new Map<string, Promise<Disk>>();
+  private readonly stuck = new Set<string>();
 
   constructor(private readonly isDraining: () => boolean) {}
 
@@ -32,14 +37,26 @@ export class HostReader {
     };
   }
 
-  private async disk(path: string): Promise<HostFacts['disks'][string] | undefined> {
-    if (this.silent.has(path)) return undefined;
-    this.silent.add(path);
+  private async disk(path: string): Promise<Disk> {
+    const asked = this.asked.get(path) ?? this.ask(path);
+    if (asked === undefined) return undefined;
+    return Promise.race([asked, pause(STATFS_MS, undefined, { ref: false })]);
+  }
+
+  private ask(path: string): Promise<Disk> | undefined {
+    if (this.stuck.size >= MOST_STUCK) return undefined;
+    const timer = setTimeout(() => this.stuck.add(path), STATFS_MS);
+    timer.unref();
     const answer = statfs(path)
       .then(({ bsize, blocks, bavail }) => ({ totalBytes: blocks * bsize, freeBytes: bavail * bsize }))
       .catch(() => undefined)
-      .finally(() => this.silent.delete(path));
-    return await Promise.race([answer, pause(STATFS_MS, undefined, { ref: false })]);
+      .finally(() => {
+        clearTimeout(timer);
+        this.asked.delete(path);
+        this.stuck.delete(path);
+      });
+    this.asked.set(path, answer);
+    return answer;
   }
 }
 

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { setImmediate as breathe } from 'node:timers/promises';
 import type { TwinRecord } from '../migration/records.js';
 import { readInternetSockets, readSocketHolders } from '../process/sockets.js';
 import { unifiedMount } from '../system/cgroup.js';
@@ -16,6 +17,9 @@ import type { ProcessFacts } from './facts.js';
 import type { Policy } from './model.js';
 import { exclusion } from './selection.js';
 
+/** Processes that are looked at in one go: a millisecond or two. */
+const AT_A_TIME = 16;
+
 /** What the home knows of its processes besides /proc. */
 export interface Knowledge {
   readonly home: string;
@@ -28,8 +32,8 @@ export interface Knowledge {
 export class ProcessReader {
   constructor(private readonly knowledge: Knowledge) {}
 
-  /** All that at least one policy chooses. */
-  read(policies: readonly Policy[]): ProcessFacts[] {
+  /** All that at least one policy chooses. Looks at a few at a time: packets and pages may be waiting for us. */
+  async read(policies: readonly Policy[]): Promise<ProcessFacts[]> {
     if (policies.length === 0) return [];
     const look = new Look();
     const moving = new Set(this.knowledge.moving());
@@ -37,7 +41,8 @@ export class ProcessReader {
     const taken = new Set(away.map(({ pid }) => pid));
     const own = ownPids();
     const here: ProcessFacts[] = [];
-    for (const pid of listProcesses()) {
+    for (const [index, pid] of listProcesses().entries()) {
+      if (index % AT_A_TIME === AT_A_TIME - 1) await breathe();
       if (taken.has(pid) || own.has(pid)) continue;
       const process = look.process(pid);
       if (process === undefined || policies.every((policy) => exclusion(policy, process) !== undefined)) continue;

@@ -112,8 +112,9 @@ export class PolicyRunner {
     const paths = [...new Set(conditions.flatMap((one) => (one.kind === 'diskFree' ? [one.disk] : [])))];
     const wanted = conditions.flatMap((one) => (one.kind === 'promql' ? [one.query] : []));
     const queries = [...new Map(wanted.map((query) => [queryKey(query), query]))];
-    const [answers] = await Promise.all([
+    const [answers, chosenOnes] = await Promise.all([
       Promise.all(queries.map(async ([key, query]) => [key, await queryPrometheus(query, QUERY_MS)] as const)),
+      processes.read(policies),
       book.refresh(paths),
     ]);
     return {
@@ -121,7 +122,7 @@ export class PolicyRunner {
       home,
       hosts: book.states(),
       queries: Object.fromEntries(answers),
-      processes: processes.read(policies),
+      processes: chosenOnes,
     };
   }
 

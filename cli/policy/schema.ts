@@ -181,6 +181,7 @@ const policy = z.strictObject({
   how: z
     .strictObject({
       maxFreeze: duration()
+        .refine((ms) => ms >= 1, 'must be at least 1ms')
         .optional()
         .describe('Roll back when the process would stand still for longer. Default: timeouts.maxFreezeMs.'),
     })
@@ -189,6 +190,7 @@ const policy = z.strictObject({
   limits: z
     .strictObject({
       cooldown: duration()
+        .refine((ms) => ms >= 1000, 'must be at least 1s')
         .prefault('10m')
         .describe('A process that has moved, by whomever, stays where it is for so long. Default 10m.'),
       atOnce: z
@@ -203,7 +205,10 @@ const policy = z.strictObject({
         .max(1000, 'must be at most 1000')
         .default(10)
         .describe('It begins at most so many moves, both ways, in the time that `per` says. Default 10.'),
-      per: duration().prefault('1h').describe('The time for `moves`. Default 1h.'),
+      per: duration()
+        .refine((ms) => ms >= 1000, 'must be at least 1s')
+        .prefault('1h')
+        .describe('The time for `moves`. Default 1h.'),
     })
     .prefault({})
     .describe('What it never exceeds.'),

@@ -38,6 +38,13 @@ host('reads the texts of the kernel, and nothing into other texts', () => {
   assert.is(parseMemory('MemTotal: 100 kB\n'), undefined);
 });
 
+host('who asks twice at the same time gets the same answer', async () => {
+  const reader = new HostReader(() => false);
+  const [one, two] = await Promise.all([reader.read(['/']), reader.read(['/'])]);
+  assert.equal(Object.keys(one.disks), ['/']);
+  assert.equal(two.disks, one.disks);
+});
+
 host('a node that fails is unreachable, one that does not answer keeps nobody waiting twice', async () => {
   let answer: (facts: { draining: boolean; disks: Record<string, never> }) => void = () => undefined;
   let asked = 0;
@@ -156,12 +163,12 @@ processes.after.each(({ pid }) => {
 
 const reader = new ProcessReader({ home: 'home', twins: () => [], moving: () => [] });
 
-function read(selector: string) {
+async function read(selector: string) {
   return reader.read(policies(`policies: [{name: p, processes: [${selector}], when: {draining: true}}]`));
 }
 
-processes('are read with all that a policy may ask for', ({ pid, port }) => {
-  const found = read(`{commandLine: '*chosen', port: ${port}}`);
+processes('are read with all that a policy may ask for', async ({ pid, port }) => {
+  const found = await read(`{commandLine: '*chosen', port: ${port}}`);
   assert.equal(
     found.map((process) => process.pid),
     [pid],
@@ -172,12 +179,12 @@ processes('are read with all that a policy may ask for', ({ pid, port }) => {
   assert.equal(process0?.ports, [port]);
   assert.ok((process0?.residentBytes ?? 0) > 1_000_000);
   assert.is(process0?.location, 'home');
-  assert.equal(read(`{commandLine: '*chosen', user: "${process0?.user}"}`).length, 1);
-  assert.equal(read(`{commandLine: '*chosen', port: 1}`), []);
+  assert.equal((await read(`{commandLine: '*chosen', user: "${process0?.user}"}`)).length, 1);
+  assert.equal(await read(`{commandLine: '*chosen', port: 1}`), []);
 });
 
-processes('homeproxy itself is none of them, nor what it descends from or has started', () => {
-  const ours = read('{name: node*}').map(({ pid }) => pid);
+processes('homeproxy itself is none of them, nor what it descends from or has started', async () => {
+  const ours = (await read('{name: node*}')).map(({ pid }) => pid);
   assert.not(ours.includes(process.pid));
   assert.not(ours.includes(process.ppid));
   assert.is(reader.find(process.pid), undefined);

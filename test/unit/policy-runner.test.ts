@@ -50,7 +50,7 @@ class World {
           ['host1', calm],
         ]),
       ),
-      processes: { read: () => [this.process], find: (pid) => (pid === 7 ? this.process : undefined) },
+      processes: { read: async () => [this.process], find: (pid) => (pid === 7 ? this.process : undefined) },
       past,
       logger,
       migrate: (pid, to, { policy }) =>
