@@ -1,4 +1,4 @@
-import { listProcesses, type ProcessStamp, readProcess, readText, stampProcess } from '../system/procfs.js';
+import { listProcesses, type ProcessStamp, readProcess, readText, stampAlive, stampProcess } from '../system/procfs.js';
 
 /**
  * The processes of one run of CRIU, which the folder of its images names: CRIU, what entered the pod for it, its half restored
@@ -15,8 +15,13 @@ export function criuOf(images: string): ProcessStamp | undefined {
   return outermost === undefined ? undefined : stampProcess(outermost);
 }
 
-/** Kills every process of a run, those too that one of them forks while we look: a killed task forks no more. */
-export function endCriuOf(images: string): void {
+/**
+ * Kills every process of a run, those too that one of them forks while we look: a killed task forks no more.
+ * @param outermost leads a process group of the run's own. One that is in the midst of an exec has no command line by which it
+ * could be found (proc_pid_cmdline(5)), and on a busy machine that takes a while: the group has it all the same.
+ */
+export function endCriuOf(images: string, outermost?: ProcessStamp): void {
+  if (outermost !== undefined && stampAlive(outermost)) signal(-outermost.pid);
   const killed = new Set<number>();
   for (let found = true; found; ) {
     found = false;

@@ -134,7 +134,7 @@ export class CriuSession {
 
   /** Kills CRIU with its hooks and the programs that entered the pod for it. What it held or had half restored stays behind. */
   async kill(): Promise<void> {
-    endCriuOf(this.run.images);
+    endCriuOf(this.run.images, this.run.process);
     await this.exited;
   }
 

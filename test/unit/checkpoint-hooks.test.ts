@@ -1,9 +1,18 @@
-import { appendFileSync, chmodSync, mkdirSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { findCriu } from '../../cli/checkpoint/criu.js';
+import { findCriu, startRestore } from '../../cli/checkpoint/criu.js';
 import { tellingLines } from '../../cli/checkpoint/criu-session.js';
 import { HookLog } from '../../cli/checkpoint/hook-log.js';
 import { createImageFolder, listImages, wipeImageFolder } from '../../cli/checkpoint/image-folder.js';
@@ -103,6 +112,28 @@ test('finds the CRIU that is configured, or the first on PATH that can be run; s
   } finally {
     process.env.PATH = path;
   }
+});
+
+/** As a process in the midst of its exec: without a command line. So is its child, which ends with its parent's pipe. */
+const NAMELESS = `#!/usr/bin/perl
+$0 = '';
+pipe(R, W);
+if (fork == 0) { close W; <R>; exit }
+open(F, '>', 'FILE');
+sleep 1000;
+`;
+
+test('a run of CRIU that cannot be told by its command line is killed too', async ({ folder }) => {
+  const images = join(folder, 'nameless');
+  createImageFolder(images);
+  const [criu, started] = [join(folder, 'nameless-criu'), join(folder, 'nameless-started')];
+  writeFileSync(criu, NAMELESS.replace('FILE', started), { mode: 0o755 });
+  const session = await startRestore({ criu, images });
+  await until('it has no command line', () => existsSync(started));
+  const { pid = 0 } = session.run.process ?? {};
+  assert.not.match(readFileSync(`/proc/${pid}/cmdline`, 'utf8'), images);
+  await session.kill();
+  assert.not.ok(existsSync(`/proc/${pid}`));
 });
 
 test('the action script is there and can be run by CRIU', () => {
