@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { letRestoreFail } from '../lab/failing-restore.js';
 import { type NodeCommand, startHomeproxy } from '../lab/node-command.js';
 import { daemonOf, type FaultCase, nodeOf } from './cases.js';
 import type { FaultLab } from './fault-lab.js';
@@ -105,11 +106,7 @@ async function injure(lab: FaultLab, fault: FaultCase, command: NodeCommand | un
 
 async function putObstacle(lab: FaultLab, { obstacle, to }: FaultCase): Promise<() => Promise<void>> {
   const node = lab.node(to);
-  if (obstacle === 'restore-fails') {
-    const program = '/usr/bin/redis-check-rdb';
-    await node.run(['mount', '--bind', '/dev/null', program]);
-    return async () => void (await node.run(['umount', program]));
-  }
+  if (obstacle === 'restore-fails') return letRestoreFail(node);
   if (obstacle === 'disk-full') {
     const images = '/run/homeproxy/images';
     await node.run(['mkdir', '-p', images]);

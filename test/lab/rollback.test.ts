@@ -4,9 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
-import { findCriu } from '../../cli/checkpoint/criu.js';
 import { PHASES, type Phase } from '../../cli/migration/records.js';
 import { copiesOf, placesOf } from './copies.js';
+import { letRestoreFail } from './failing-restore.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';
@@ -144,12 +144,7 @@ function assertRolledBack(outcome: Outcome, message: RegExp): void {
 }
 
 test('because the executable becomes another file at the destination: exit 6, and it runs at home', async () => {
-  const host = scenario.lab.node('host1');
-  const criu = findCriu('auto');
-  await host.run(['cp', criu, '/run/criu-itself']);
-  const change = '[ "$1" = restore ] && mount --bind /dev/null /usr/bin/redis-check-rdb'; // in the pod, after all verdicts
-  writeFileSync(host.path('/run/criu'), `#!/bin/sh\n${change}\nexec /run/criu-itself "$@"\n`, { mode: 0o755 });
-  await host.run(['mount', '--bind', '/run/criu', criu]);
+  const undo = await letRestoreFail(scenario.lab.node('host1'));
   try {
     const outcome = await startMigration('--json').ended;
     const error = errorOf(outcome);
@@ -157,7 +152,7 @@ test('because the executable becomes another file at the destination: exit 6, an
     assert.is(error.code, 'ROLLED_BACK', describe(outcome));
     assert.match(error.message, /CRIU could not restore[\s\S]*redis-check-rdb/);
   } finally {
-    await host.run(['umount', criu]);
+    await undo();
   }
   await assertAtHome();
 });
