@@ -52,7 +52,8 @@ export async function sweep(
     removed.push(`park queue of process ${pid}`);
   }
 
-  for (const [id] of [...tables.bindings.entries()]) {
+  // A binding's state is made before it and removed after it.
+  for (const id of new Set([...tables.bindings.entries(), ...tables.parkStates.entries()].map(([number]) => number))) {
     if (bindings.has(id)) continue;
     tables.removeBinding(id);
     removed.push(`binding ${id}`);

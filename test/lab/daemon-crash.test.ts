@@ -1,6 +1,7 @@
 // limit: 120 s
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { BpfMap } from '../../addon/lib/index.js';
 import { attachedDuring, attachedPrograms } from './attached.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
@@ -97,6 +98,18 @@ for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
     await assertServed();
   });
 }
+
+test('the state of a binding that a daemon was killed over is swept by the next one', async () => {
+  const pin = scenario.lab.node('host2').path('/sys/fs/bpf/homeproxy/maps/park_states');
+  await scenario.lab.stopDaemon('host2', 'SIGKILL');
+  const map = BpfMap.openPinned(pin);
+  const key = Buffer.alloc(map.keySize);
+  key.writeUInt32LE(77);
+  map.set(key, Buffer.alloc(map.valueSize));
+  await scenario.lab.startDaemon('host2');
+  assert.equal([...map.keys()], []);
+  map.close();
+});
 
 test('such a daemon moves it on, and home again, and nothing is left over', async () => {
   await scenario.migrate(redis.pid, 'host2');
