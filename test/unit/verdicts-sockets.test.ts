@@ -248,13 +248,14 @@ if child == 0:
     os.setsid()
     ready()
 other.close()`);
+  const [child = 0] = readChildren(subject.pid);
   try {
     const { verdicts } = await examine(subject.pid);
     assert.equal(words(verdicts), []);
-    const [child = 0] = readChildren(subject.pid);
     assert.equal(words((await examine(child)).verdicts), ['refused FOREIGN_UNIX_SOCKET']);
   } finally {
     subject.kill();
+    process.kill(child, 'SIGKILL'); // it left the group
   }
 });
 
