@@ -68,6 +68,7 @@ test('has the programs and what they need, and neither tests nor sources of the 
       'cli/bin',
       'dist/addon',
       'dist/cli',
+      'oclif.manifest.json',
       'package.json',
     ],
   );
