@@ -47,7 +47,6 @@ export class PeerClient {
       keepAlive: true,
       maxSockets: options.maxSockets ?? 8,
       scheduling: 'lifo', // the last used connection is the surest to be alive
-      noDelay: true,
       keepAliveMsecs: 5000,
       ca: credentials.ca,
       cert: credentials.cert,
@@ -147,6 +146,9 @@ export class PeerClient {
 
   #limitConnect(outgoing: ClientRequest, onConnected: () => void): void {
     outgoing.once('socket', (socket) => {
+      // Node 20's agent keeps its own `noDelay` from a TLS socket: a request's last segment then waits for the other end's
+      // delayed acknowledgement, 40 ms of a freeze.
+      socket.setNoDelay(true);
       if (!socket.connecting && (socket as TLSSocket).getProtocol?.() === 'TLSv1.3') {
         onConnected();
         return;

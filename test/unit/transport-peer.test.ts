@@ -7,6 +7,8 @@ import { z } from 'zod';
 import { BugError, ExternalError, UserError } from '../../cli/errors.js';
 import { defineMethod } from '../../cli/node/method.js';
 import { type PeerContext, ping } from '../../cli/node/peer-server.js';
+import { askSocket } from '../../cli/process/ask-socket.js';
+import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
 import {
   broken,
   echo,
@@ -30,6 +32,9 @@ import {
   type World,
 } from './transport-nodes.js';
 
+const IPPROTO_TCP = 6;
+const TCP_NODELAY = 1; // include/uapi/linux/tcp.h
+
 const test = suite<World>('peer transport: calls and uploads');
 
 test.before(makeWorld);
@@ -40,6 +45,21 @@ test('a call between two nodes of one authority arrives with the name of its cal
   const count = 2n ** 63n + 1n;
   const answer = await client(world.home, port).call(echo, { text: 'héllo', count });
   assert.equal(answer, { text: 'héllo', count, peer: 'home' });
+});
+
+test('no end of a connection keeps a segment back until the other acknowledges the one before', async (world) => {
+  const { port } = await server(world.host1);
+  await client(world.home, port).call(ping, {});
+  const holders = readSocketHolders([process.pid]);
+  const ends = readInternetSockets(process.pid, ['tcp']).filter(
+    ({ local, remote, inode }) => holders.has(inode) && (remote.port === port || local.port === port),
+  );
+  const connected = ends.filter(({ state }) => state === 'ESTABLISHED');
+  assert.is(connected.length, 2);
+  for (const { inode } of connected) {
+    const holder = holders.get(inode);
+    assert.is(holder && askSocket(holder, IPPROTO_TCP, TCP_NODELAY, Buffer.alloc(4))?.readInt32LE(), 1);
+  }
 });
 
 test('warm opens the connection that the next call uses', async (world) => {
