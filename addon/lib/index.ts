@@ -22,6 +22,7 @@ export { StructCodec } from './struct-codec.js';
 export {
   closeOnExec,
   flock,
+  getsockname,
   getsockopt,
   pidfdGetfd,
   pidfdOpen,

@@ -122,6 +122,7 @@ export interface Native {
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
+  getsockname(fd: number): Buffer;
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
   setsockopt(fd: number, level: number, name: number, value: Uint8Array): void;
   tcpRepair(fd: number, mode: number): void;

@@ -87,6 +87,11 @@ export function getsockopt(fd: number, level: number, name: number, size: number
   return native.getsockopt(fd, level, name, size, asked);
 }
 
+/** The address that a socket is bound to, as the kernel lays it out for its family (sockaddr_in, sockaddr_in6, ...). */
+export function getsockname(fd: number): Buffer {
+  return native.getsockname(fd);
+}
+
 export function setsockopt(fd: number, level: number, name: number, value: Uint8Array): void {
   if (!(value instanceof Uint8Array)) throw new TypeError('value must be a Uint8Array');
   native.setsockopt(fd, level, name, value);

@@ -59,6 +59,15 @@ Napi::Value GetSockOpt(const Napi::CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::Copy(info.Env(), value.Data(), std::min<size_t>(size, value.Length()));
 }
 
+Napi::Value GetSockName(const Napi::CallbackInfo& info) {
+  sockaddr_storage name;
+  socklen_t size = sizeof name;
+  if (getsockname(IntOf(info[0]), reinterpret_cast<sockaddr*>(&name), &size) != 0) {
+    Fail(info.Env(), errno, "getsockname");
+  }
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<uint8_t*>(&name), std::min<size_t>(size, sizeof name));
+}
+
 void SetSockOpt(const Napi::CallbackInfo& info) {
   const Bytes value = BytesOf(info[3]);
   if (setsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.data, value.size) != 0) {
@@ -115,6 +124,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["pidfdGetfd"] = Napi::Function::New(env, PidfdGetfd, "pidfdGetfd");
   exports["pidfdSendSignal"] = Napi::Function::New(env, PidfdSendSignal, "pidfdSendSignal");
   exports["getsockopt"] = Napi::Function::New(env, GetSockOpt, "getsockopt");
+  exports["getsockname"] = Napi::Function::New(env, GetSockName, "getsockname");
   exports["setsockopt"] = Napi::Function::New(env, SetSockOpt, "setsockopt");
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");
   exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");

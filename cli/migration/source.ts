@@ -10,10 +10,9 @@ import { destroyPod } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
-import { isLoopback, readInternetSocketsAside, readSocketHolders } from '../process/sockets.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
-import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams } from './drain.js';
+import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams, requireSamePorts } from './drain.js';
 import type {
   DrainResponse,
   InspectRequest,
@@ -167,6 +166,7 @@ export class LocalSource implements SourceParticipant {
     const departure = this.require(migration);
     const { request, localPids } = departure.record;
     departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
+    departure.pages?.expect(departure.ahead.pages.length);
     await reached('source', 'sent-ahead', migration);
     return { bytes: departure.ahead.pages.length };
   }
@@ -216,8 +216,9 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
-    await Promise.all([sending.unlessItFails(dump), this.requireSamePorts(record)]);
+    await sending.unlessItFails(dump);
     await reached('source', 'dumped', migration);
+    requireSamePorts(record); // by now every task of the tree stands still
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);
@@ -327,23 +328,6 @@ export class LocalSource implements SourceParticipant {
   private forget(migration: string): void {
     this.departures.delete(migration);
     this.site.journal.departures.delete(migration);
-  }
-
-  /** A port that was opened in the last moment belongs to nobody in the datapath: its packets would be lost. */
-  private async requireSamePorts({ localPids, ports }: DepartureRecord): Promise<void> {
-    const sockets = await readInternetSocketsAside(localPids[0] ?? 0);
-    const inodes = readSocketHolders(localPids);
-    const known = new Set(ports);
-    const opened = sockets.find(
-      ({ inode, local }) =>
-        inodes.has(inode) && local.port !== 0 && !isLoopback(local.address) && !known.has(local.port),
-    );
-    if (opened === undefined) return;
-    throw new UserError({
-      code: 'OPENED_MEANWHILE',
-      message: `the process opened port ${opened.local.port} in the very moment in which it was stopped`,
-      remedy: 'try again',
-    });
   }
 
   private look(pid: number, resident: Resident | undefined): ReturnType<typeof inspectProcess> {

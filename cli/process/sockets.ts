@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import { readDescriptors, readText } from '../system/procfs.js';
 
 const TRANSPORTS = ['tcp', 'tcp6', 'udp', 'udp6'] as const;
@@ -48,26 +47,6 @@ export function readInternetSockets(
   return transports.flatMap((transport) => parseSockets(transport, readText(`/proc/${pid}/net/${transport}`) ?? ''));
 }
 
-/**
- * The same, read in another thread: for every reader the kernel walks its whole table of connections (6 ms for 2^18 buckets,
- * used or not), and we may have packets or pages to carry.
- */
-export async function readInternetSocketsAside(
-  pid: number,
-  transports: readonly TransportName[] = TRANSPORTS,
-): Promise<InternetSocket[]> {
-  const tables = transports.map(async (transport) =>
-    parseSockets(transport, await readFile(`/proc/${pid}/net/${transport}`, 'latin1').catch(absent)),
-  );
-  return (await Promise.all(tables)).flat();
-}
-
-/** A table that is not there (no IPv6, or the process has ended) is an empty one; anything else is an error. */
-function absent(error: NodeJS.ErrnoException): string {
-  if (error.code === 'ENOENT' || error.code === 'ESRCH' || error.code === 'EINVAL') return '';
-  throw error;
-}
-
 function parseSockets(transport: TransportName, table: string): InternetSocket[] {
   return table
     .split('\n')
@@ -111,6 +90,11 @@ function parseAddress(hex: string): string {
   for (let word = 0; word < hex.length; word += 8) {
     for (let byte = 6; byte >= 0; byte -= 2) bytes.push(Number.parseInt(hex.slice(word + byte, word + byte + 2), 16));
   }
+  return addressText(bytes);
+}
+
+/** The text of an address of 4 or 16 bytes in network order, as {@link Endpoint} has it; a mapped one as IPv4. */
+export function addressText(bytes: readonly number[]): string {
   if (bytes.length === 4) return bytes.join('.');
   const groups: string[] = [];
   for (let index = 0; index < 16; index += 2) {

@@ -9,6 +9,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   flock,
+  getsockname,
   getsockopt,
   pidfdGetfd,
   pidfdOpen,
@@ -161,6 +162,20 @@ for (const silent of [true, false]) {
     server.close();
   });
 }
+
+test('a socket tells the address that it is bound to', async () => {
+  const { fd, socket, server } = await connectedChild();
+  const name = getsockname(fd);
+  const AF_INET = 2;
+  assert.is(name.length, 16);
+  assert.is(name.readUInt16LE(0), AF_INET);
+  assert.is(name.readUInt16BE(2), socket.remotePort);
+  assert.equal([...name.subarray(4, 8)], [127, 0, 0, 1]);
+  assert.throws(() => getsockname(-1), code('EBADF'));
+  socket.destroy();
+  server.close();
+  closeSync(fd);
+});
 
 test('socket options are read and written as bytes', async () => {
   const { fd, socket, server } = await connectedChild();

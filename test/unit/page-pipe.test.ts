@@ -107,6 +107,20 @@ test('a writer that has come and gone before anybody reads has left its pages', 
   assert.ok((await all(pipe.chunks())).equals(pattern(300_000)));
 });
 
+for (const [room, bytes] of [
+  [1000, 5_000_000], // there is more than was expected
+  [5_000_000, 300_000],
+] as const) {
+  test(`pages of which ${room} bytes were expected and ${bytes} come: none is written over`, async (context) => {
+    const folder = dumpFolder(context);
+    const pipe = await PagePipe.create(folder);
+    pipe.expect(room);
+    const written = startWriter(folder, bytes);
+    assert.ok((await all(pipe.chunks())).equals(pattern(bytes)));
+    assert.is(await written, 0);
+  });
+}
+
 test('a writer that writes nothing ends the pages', async (context) => {
   const folder = dumpFolder(context);
   const pipe = await PagePipe.create(folder);

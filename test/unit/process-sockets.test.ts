@@ -4,13 +4,7 @@ import fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import {
-  parseSocketLine,
-  readInternetSockets,
-  readInternetSocketsAside,
-  TCP_STATES,
-  type TransportName,
-} from '../../cli/process/sockets.js';
+import { parseSocketLine, readInternetSockets, TCP_STATES, type TransportName } from '../../cli/process/sockets.js';
 
 // Lines of a real kernel, 6.18.
 const LISTENER =
@@ -135,7 +129,7 @@ test('any socket that the kernel can print comes back as it was', () => {
   );
 });
 
-test('sockets that are read aside are those that are read here', async () => {
+test('the sockets of some transports only, or of all', async () => {
   const server = createServer();
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -145,15 +139,13 @@ test('sockets that are read aside are those that are read here', async () => {
     local.port === port && state === 'LISTEN';
   const here = readInternetSockets(process.pid).filter(ours);
   assert.is(here.length, 1);
-  assert.equal((await readInternetSocketsAside(process.pid)).filter(ours), here);
-  assert.equal((await readInternetSocketsAside(process.pid, ['tcp'])).filter(ours), here);
-  assert.equal((await readInternetSocketsAside(process.pid, ['tcp6', 'udp', 'udp6'])).filter(ours), []);
+  assert.equal(readInternetSockets(process.pid, ['tcp']).filter(ours), here);
+  assert.equal(readInternetSockets(process.pid, ['tcp6', 'udp', 'udp6']).filter(ours), []);
   server.close();
 });
 
-test('a process that is gone has no sockets, read aside or here', async () => {
+test('a process that is gone has no sockets', () => {
   const nobody = 2 ** 22 + 1; // beyond the largest pid
-  assert.equal(await readInternetSocketsAside(nobody), []);
   assert.equal(readInternetSockets(nobody), []);
 });
 

@@ -1,0 +1,89 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { UserError } from '../../cli/errors.js';
+import { requireSamePorts } from '../../cli/migration/drain.js';
+import { SocketInterview } from '../../cli/process/ask-socket.js';
+import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
+
+/** Listens and is bound in every family, says its ports, and opens one more when it is told to. */
+const PROGRAM = `
+import socket, sys
+kept = []
+def port(family, kind, address):
+    s = socket.socket(family, kind)
+    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.bind((address, 0))
+    if kind == socket.SOCK_STREAM: s.listen()
+    kept.append(s)
+    return s.getsockname()[1]
+loopback = [port(socket.AF_INET, socket.SOCK_STREAM, '127.0.0.1')]
+kept.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+kept.append(socket.socket(socket.AF_UNIX))
+accepted = socket.create_connection(('127.0.0.1', loopback[0]))
+known = [port(socket.AF_INET, socket.SOCK_STREAM, '0.0.0.0'), port(socket.AF_INET6, socket.SOCK_STREAM, '::'),
+         port(socket.AF_INET, socket.SOCK_DGRAM, '0.0.0.0'), port(socket.AF_INET6, socket.SOCK_DGRAM, '::')]
+print(*known, flush=True)
+sys.stdin.readline()
+print(port(socket.AF_INET6, socket.SOCK_DGRAM, '::'), flush=True)
+sys.stdin.readline()
+`;
+
+const test = suite<{ child: ChildProcess; ports: number[] }>('ports of a process that stands still');
+
+async function numbers(child: ChildProcess): Promise<number[]> {
+  const [line] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  return line.toString().trim().split(' ').map(Number);
+}
+
+test.before.each(async (context) => {
+  context.child = spawn('python3', ['-c', PROGRAM], { stdio: ['pipe', 'pipe', 'inherit'] });
+  context.ports = await numbers(context.child);
+});
+test.after.each(({ child }) => {
+  child.kill('SIGKILL');
+});
+
+test('a port that was opened since the look is noticed, whatever it is of', async ({ child, ports }) => {
+  const tree = { localPids: [child.pid ?? 0], ports };
+  requireSamePorts(tree); // its loopback, its unbound and its unix sockets are nobody's concern
+  child.stdin?.write('\n');
+  const [opened] = await numbers(child);
+  try {
+    requireSamePorts(tree);
+    assert.unreachable('it should have been refused');
+  } catch (error) {
+    assert.instance(error, UserError);
+    assert.is((error as UserError).code, 'OPENED_MEANWHILE');
+    assert.match((error as UserError).message, `opened port ${opened} `);
+  }
+});
+
+test('each port that is not known is noticed', ({ child, ports }) => {
+  for (const left of ports) {
+    const known = ports.filter((port) => port !== left);
+    assert.throws(() => requireSamePorts({ localPids: [child.pid ?? 0], ports: known }), new RegExp(` ${left} `));
+  }
+});
+
+test('a socket says of itself what the kernel says in its tables', ({ child }) => {
+  const pid = child.pid ?? 0;
+  const holders = readSocketHolders([pid]);
+  const listed = readInternetSockets(pid).filter(({ inode }) => holders.has(inode));
+  assert.is(listed.length, 6);
+  const interview = new SocketInterview();
+  for (const { inode, local } of listed) {
+    const holder = holders.get(inode);
+    assert.equal(holder && interview.with(holder, (socket) => socket.local), local);
+  }
+  interview.close();
+});
+
+test('a process that is gone has opened nothing', async ({ child }) => {
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  requireSamePorts({ localPids: [child.pid ?? 0], ports: [] });
+});
+
+test.run();
