@@ -1,6 +1,7 @@
 import { closeSync, writeSync } from 'node:fs';
 import { pino } from 'pino';
 import { ConfiguredCommand } from '../base-command.js';
+import { steadyEngine } from '../node/engine.js';
 import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
 
@@ -19,6 +20,7 @@ Exit status: 0 ended; 2 configuration or credentials; 7 something is missing on 
   static override enableJsonFlag = false;
 
   async run(): Promise<void> {
+    steadyEngine();
     const config = await this.loadConfig();
     const { Daemon } = await import('../node/daemon.js');
     const logger = pino({ name: 'homeproxy', base: { node: config.node } }, pino.destination({ fd: 2, sync: true }));

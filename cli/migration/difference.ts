@@ -21,6 +21,7 @@ export class Ahead {
 
   /** Where a page is in the copy: where it is expected, else wherever its key says. */
   find(dump: Buffer, at: number, expected: number): number | undefined {
+    if (this.pages.length === 0) return undefined; // much memory: a key for each page would take long
     if (this.holds(dump, at, expected)) return expected;
     const place = this.places.get(keyOf(dump, at));
     return place !== undefined && this.holds(dump, at, place) ? place : undefined;

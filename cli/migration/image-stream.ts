@@ -33,6 +33,10 @@ const MAX_INVENTORY_BYTES = 4096;
 const CHUNK_BYTES = 1 << 20;
 /** An upload in which nothing comes for longer is cut: while CRIU dumps children, nothing of the root is left to send. */
 const SIGN_OF_LIFE_MS = 2000;
+/** What is known is copied in pieces of this size, through memory that was touched before. */
+const COPY_BYTES = 256 << 10;
+const copied = Buffer.alloc(COPY_BYTES, 1); // no call to copy waits for anything, so one is enough
+
 /** New pages are sent when there are so many: they are not kept back for long, nor in crumbs. */
 const PAGES_BYTES = 128 << 10;
 
@@ -250,15 +254,14 @@ class ArrivingFile {
   /** Takes `size` bytes that were sent ahead. */
   recall(offset: number, size: number): void {
     this.ahead ??= openAhead(this.folder);
-    const chunk = Buffer.allocUnsafe(Math.min(size, CHUNK_BYTES));
     for (let done = 0; done < size; ) {
-      const wanted = Math.min(chunk.length, size - done);
+      const wanted = Math.min(COPY_BYTES, size - done);
       const at = offset + done;
       const possible = Number.isSafeInteger(at); // readSync throws at any other position
-      if (this.ahead === undefined || !possible || readSync(this.ahead, chunk, 0, wanted, at) !== wanted) {
+      if (this.ahead === undefined || !possible || readSync(this.ahead, copied, 0, wanted, at) !== wanted) {
         throw malformed('it names pages that were not sent ahead');
       }
-      this.withRoom(() => writeAll(this.fd, chunk.subarray(0, wanted)));
+      this.withRoom(() => writeAll(this.fd, copied.subarray(0, wanted)));
       done += wanted;
     }
     this.length += size;
