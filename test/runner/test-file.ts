@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, join, relative, resolve } from 'node:path';
 import { ProcessGroup } from './process-group.js';
 import { judge, suitesNotRun, type Verdict } from './verdict.js';
@@ -98,7 +99,9 @@ export class Interruption extends EventEmitter<{ interrupt: [] }> {
 export async function runTest(file: TestFile, strictSkips: boolean, interruption: Interruption): Promise<TestResult> {
   const started = performance.now();
   const faults: string[] = [];
-  const group = new ProcessGroup(process.execPath, [file.path], { ...process.env, NO_COLOR: '1' });
+  const folder = temporaryFolder(file);
+  const env = { ...process.env, NO_COLOR: '1', ...(folder === undefined ? {} : { TMPDIR: folder }) };
+  const group = new ProcessGroup(process.execPath, [file.path], env);
   const onInterrupt = () => {
     if (!faults.includes('interrupted')) faults.push('interrupted');
     void group.end();
@@ -116,8 +119,28 @@ export async function runTest(file: TestFile, strictSkips: boolean, interruption
     interruption.off('interrupt', onInterrupt);
   }
   faults.push(...(await group.sweep()));
+  if (folder !== undefined) faults.push(...removeTemporary(folder));
   faults.push(...suitesNotRun(readFileSync(file.path, 'utf8')).map((name) => `${name}.run() is missing`));
   const { status, signal, output } = group;
   const seconds = (performance.now() - started) / 1000;
   return { file, output, seconds, ...judge({ status, signal, output, faults }, strictSkips) };
+}
+
+/**
+ * What a file leaves in it goes with it, also after a Ctrl-C. Only for tests that stay on this machine: a node of a lab has its own
+ * folders, where this path is none.
+ */
+function temporaryFolder({ kind }: TestFile): string | undefined {
+  return kind === 'unit' || kind === 'addon' ? mkdtempSync(join(tmpdir(), 'homeproxy-test-')) : undefined;
+}
+
+/** @returns what speaks against it: a mount that was left there may hold what is not the test's. */
+function removeTemporary(folder: string): string[] {
+  const left = readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[1] ?? '')
+    .filter((place) => place.startsWith(`${folder}/`));
+  if (left.length > 0) return [`left mounts behind: ${left.join(', ')}`];
+  rmSync(folder, { recursive: true, force: true });
+  return [];
 }

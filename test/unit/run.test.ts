@@ -1,6 +1,6 @@
 // limit: 120 s
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -125,13 +125,17 @@ interrupted('waits for the clean-up of the file under way, starts no other and e
   };
   try {
     const args = [runner, '--root', fixtures, 'unit/cleans-up-on-interrupt'];
-    const child = spawn(process.execPath, args, { env: { ...process.env, RUNNER_FIXTURE_REPORT: report } });
+    const temporary = join(folder, 'temporary');
+    mkdirSync(temporary);
+    const env = { ...process.env, RUNNER_FIXTURE_REPORT: report, TMPDIR: temporary };
+    const child = spawn(process.execPath, args, { env });
     const ended = new Promise<number | null>((resolve) => child.once('exit', (status) => resolve(status)));
     const deadline = Date.now() + 20_000;
     while (read() !== 'ready' && Date.now() < deadline) await sleep(20);
     child.kill('SIGINT');
     assert.is(await ended, 130);
     assert.is(read(), 'cleaned up');
+    assert.equal(readdirSync(temporary), [], 'not even what the file forgot');
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -32,9 +32,14 @@ sys.stdin.readline()
 
 const test = suite<{ child: ChildProcess; ports: number[] }>('ports of a process that stands still');
 
+/** The numbers of the next line. */
 async function numbers(child: ChildProcess): Promise<number[]> {
-  const [line] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
-  return line.toString().trim().split(' ').map(Number);
+  let line = '';
+  while (!line.endsWith('\n')) {
+    const [piece] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+    line += piece.toString();
+  }
+  return line.trim().split(' ').map(Number);
 }
 
 test.before.each(async (context) => {
