@@ -56,7 +56,7 @@ async function main(): Promise<number> {
   const interrupt = () => interruption.interrupt();
   process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
   const results: TestResult[] = [];
-  const isLab = (file: TestFile) => file.kind === 'lab';
+  const isLab = ({ kind }: TestFile) => kind === 'lab' || kind === 'apps';
   await runAll(
     files.filter((file) => !isLab(file)),
     2,

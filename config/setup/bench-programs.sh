@@ -13,6 +13,7 @@ root=$(dirname -- "$(dirname -- "$here")")
 . "$here/say.sh"
 . "$here/stamp.sh"
 . "$here/packages.sh"
+. "$here/unpack.sh"
 
 readonly bench_packages=(iperf3 sockperf haproxy socat nftables iptables)
 readonly bench_programs=(iperf3 sockperf haproxy socat nft iptables-nft-restore)
@@ -25,45 +26,21 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
 
-# Prints the programs that are neither on the machine nor below the folder: lacking <folder>
-lacking() {
-  local name
-  for name in "${bench_programs[@]}"; do
-    PATH=$PATH:$1/usr/bin:$1/usr/sbin command -v "$name" >/dev/null 2>&1 || printf '%s\n' "$name"
-  done
-}
-
-# Unpacks what the machine lacks of the packages and of what they need: unpack <folder>
-unpack() {
-  local deb
-  mkdir -p -- "$work/archives/partial" "$1" || return 1
-  chmod 755 -- "$work" "$work/archives" || return 1
-  if id -u _apt >/dev/null 2>&1; then
-    as_root chown _apt -- "$work/archives/partial" || return 1 # the user that apt downloads as
-  fi
-  apt_install update || return 1
-  apt_install --no-install-recommends --download-only -o "Dir::Cache::archives=$work/archives" install \
-    "${bench_packages[@]}" || return 1
-  for deb in "$work"/archives/*.deb; do
-    dpkg -x "$deb" "$1" || return 1
-  done
-}
-
 mkdir -p -- "$stamps"
 exec 8>"$stamps/bench.lock"
 flock 8
-if [ -z "$(lacking /nonexistent)" ]; then
+if [ -z "$(lacking /nonexistent "${bench_programs[@]}")" ]; then
   exit 0
 fi
-if [ -n "$(lacking "$prefix")" ]; then
+if [ -n "$(lacking "$prefix" "${bench_programs[@]}")" ]; then
   command -v dpkg >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 ||
-    die "this is not a Debian-like system, and it lacks $(lacking /nonexistent | tr '\n' ' ')" \
+    die "this is not a Debian-like system, and it lacks $(lacking /nonexistent "${bench_programs[@]}" | tr '\n' ' ')" \
       "install what these Debian packages hold, and try again: ${bench_packages[*]}"
   work=$(mktemp -d "${TMPDIR:-/tmp}/homeproxy-bench.XXXXXX")
-  say bench "unpacking $(lacking /nonexistent | tr '\n' ' ')"
-  quietly 'unpacking the packages for the benchmarks' unpack "$work/prefix" 8>&-
+  say bench "unpacking $(lacking /nonexistent "${bench_programs[@]}" | tr '\n' ' ')"
+  quietly 'unpacking the packages for the benchmarks' unpack_packages "$work" "$work/prefix" "${bench_packages[@]}" 8>&-
   rm -rf -- "$prefix"
   mv -T -- "$work/prefix" "$prefix"
-  [ -z "$(lacking "$prefix")" ] || die "after unpacking ${bench_packages[*]} there still is no $(lacking "$prefix")"
+  [ -z "$(lacking "$prefix" "${bench_programs[@]}")" ] || die "after unpacking ${bench_packages[*]} there still is no $(lacking "$prefix" "${bench_programs[@]}")"
 fi
 printf '%s\n' "$prefix"

@@ -6,10 +6,10 @@ import { ProcessGroup } from './process-group.js';
 import { judge, suitesNotRun, type Verdict } from './verdict.js';
 
 /** In the order they run: cheap before dear, so that a plain mistake shows early. */
-export const kinds = ['unit', 'addon', 'packet', 'lab', 'operate'] as const;
+export const kinds = ['unit', 'addon', 'packet', 'lab', 'operate', 'apps'] as const;
 export type Kind = (typeof kinds)[number];
-/** Installs packages, and takes its time: runs only when it is asked for (`npm run test:operate`). */
-const ON_REQUEST: Kind = 'operate';
+/** They install packages, and take their time: run only when asked for (`npm run test:operate`, `npm run test:apps`). */
+const ON_REQUEST: readonly Kind[] = ['operate', 'apps'];
 
 export interface TestFile {
   readonly kind: Kind;
@@ -51,7 +51,7 @@ export function findTests(folder: string, project: string): TestFile[] {
 
 /** The files that the words choose: kinds, names (`unit/run`), or paths of sources or compiled files. No words: all but those on request. */
 export function choose(files: readonly TestFile[], words: readonly string[], project: string): TestFile[] {
-  if (words.length === 0) return files.filter(({ kind }) => kind !== ON_REQUEST);
+  if (words.length === 0) return files.filter(({ kind }) => !ON_REQUEST.includes(kind));
   const chosen = new Set<TestFile>();
   for (const word of words) {
     const path = resolve(word);
