@@ -96,9 +96,16 @@ export const configSchema = z
         key: absolutePath
           .default('/etc/homeproxy/node.key')
           .describe('Its key, readable by root only (mode 0600). Default /etc/homeproxy/node.key.'),
+        revocations: absolutePath
+          .default('/etc/homeproxy/ca.crl')
+          .describe(
+            'Certificates that are not trusted any more, as `homeproxy ca revoke` writes them; need not be there. Default /etc/homeproxy/ca.crl.',
+          ),
       })
       .prefault({})
-      .describe('Files for the mutual TLS between nodes; `homeproxy ca issue` makes them.'),
+      .describe(
+        'Files for the mutual TLS between nodes; `homeproxy ca issue` makes them. The daemon takes up new ones within seconds.',
+      ),
     paths: z
       .strictObject({
         run: absolutePath

@@ -59,8 +59,7 @@ export async function issueCertificate(
   authority: Authority,
   node: { name: string; addresses: readonly string[] } & Validity,
 ): Promise<KeyPair> {
-  const issuer = parseAuthority(authority);
-  const signingKey = await importKey(authority.key);
+  const { certificate: issuer, signingKey } = await openAuthority(authority);
   const keys = await generateKeys();
   const certificate = await x509.X509CertificateGenerator.create({
     serialNumber: serialNumber(),
@@ -83,6 +82,17 @@ export async function issueCertificate(
     ],
   });
   return { certificate: pemFile(certificate.toString('pem')), key: await exportKey(keys.privateKey) };
+}
+
+/** What signs in the name of an authority. @throws {UserError} `AUTHORITY_INVALID` */
+export async function openAuthority(
+  authority: Authority,
+): Promise<{ certificate: x509.X509Certificate; signingKey: webcrypto.CryptoKey; signature: typeof SIGNATURE }> {
+  return {
+    certificate: parseAuthority(authority),
+    signingKey: await importKey(authority.key),
+    signature: SIGNATURE,
+  };
 }
 
 function parseAuthority(authority: Authority): x509.X509Certificate {

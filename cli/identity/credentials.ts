@@ -2,6 +2,7 @@ import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { UserError } from '../errors.js';
 import { nodeNameOf } from './node-name.js';
+import { serialOf } from './serial.js';
 
 /** What both ends of a connection between nodes need; PEM. */
 export interface Credentials {
@@ -10,6 +11,8 @@ export interface Credentials {
   readonly key: string;
   /** When the first of the certificates expires. */
   readonly expires: Date;
+  /** Serial numbers of certificates that are not to be trusted any more, as `serialOf` writes them. */
+  readonly revoked: ReadonlySet<string>;
 }
 
 /** The `tls` block of the configuration: paths. */
@@ -17,6 +20,8 @@ export interface CredentialFiles {
   readonly ca: string;
   readonly certificate: string;
   readonly key: string;
+  /** The authority's revocation list; when there is no such file, nothing is revoked. */
+  readonly revocations?: string;
 }
 
 const MAX_BYTES = 1 << 20;
@@ -25,7 +30,8 @@ const MAX_BYTES = 1 << 20;
  * Reads and checks a node's certificate, its key and the authority's certificate.
  * @param nodeName when given, the certificate must be this node's
  * @throws {UserError} exit 2: `TLS_FILE_MISSING`, `TLS_FILE_UNREADABLE`, `TLS_FILE_INVALID`, `TLS_KEY_EXPOSED`,
- * `TLS_KEY_MISMATCH`, `TLS_NOT_VALID_YET`, `TLS_EXPIRED`, `TLS_NOT_SIGNED`, `TLS_WRONG_NODE`
+ * `TLS_KEY_MISMATCH`, `TLS_NOT_VALID_YET`, `TLS_EXPIRED`, `TLS_NOT_SIGNED`, `TLS_WRONG_NODE`,
+ * `TLS_REVOKED`, `REVOCATIONS_INVALID`
  */
 export async function loadCredentials(files: CredentialFiles, nodeName?: string): Promise<Credentials> {
   const ca = await readPem(files.ca, false);
@@ -55,8 +61,28 @@ export async function loadCredentials(files: CredentialFiles, nodeName?: string)
       reissue(nodeName),
     );
   }
+  const revoked = await readRevocations(files.revocations, authorities);
+  if (revoked.has(serialOf(certificate.serialNumber))) {
+    throw problem('TLS_REVOKED', `${files.certificate} was revoked`, reissue(nodeName));
+  }
   const expires = new Date(Math.min(Date.parse(certificate.validTo), Date.parse(issuer.validTo)));
-  return { ca, cert, key, expires };
+  return { ca, cert, key, expires, revoked };
+}
+
+async function readRevocations(
+  path: string | undefined,
+  authorities: readonly X509Certificate[],
+): Promise<ReadonlySet<string>> {
+  if (path === undefined) return new Set();
+  let pem: string;
+  try {
+    pem = await readPem(path, false);
+  } catch (error) {
+    if ((error as UserError).code === 'TLS_FILE_MISSING') return new Set();
+    throw error;
+  }
+  const { serialsIn } = await import('./revocations.js'); // its library takes 60 ms of a start, and most nodes have no list
+  return await serialsIn(pem, path, authorities);
 }
 
 /** The certificates of a PEM file, in its order. @throws {UserError} `TLS_FILE_INVALID` */

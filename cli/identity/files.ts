@@ -3,12 +3,12 @@ import { link, lstat, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { UserError } from '../errors.js';
 import type { Authority, KeyPair } from './ca.js';
-import { readPem } from './credentials.js';
+import { certificatesIn, readPem } from './credentials.js';
 
 /** Where `homeproxy ca` keeps the authority unless told otherwise; on one machine only. */
 export const DEFAULT_AUTHORITY_DIRECTORY = '/etc/homeproxy/ca';
 
-const AUTHORITY_FILES = { certificate: 'ca.pem', key: 'ca.key' } as const;
+const AUTHORITY_FILES = { certificate: 'ca.pem', key: 'ca.key', revocations: 'ca.crl' } as const;
 const NODE_FILES = { ca: 'ca.pem', certificate: 'node.pem', key: 'node.key' } as const;
 
 export interface WriteOptions {
@@ -56,6 +56,25 @@ export async function loadAuthority(directory: string): Promise<Authority> {
       cause: error,
     });
   }
+}
+
+/**
+ * The serial numbers that an authority has revoked so far.
+ * @throws {UserError} `REVOCATIONS_INVALID`, and as `readPem`
+ */
+export async function revokedBy(directory: string, authority: Authority): Promise<string[]> {
+  const path = join(directory, AUTHORITY_FILES.revocations);
+  if (!(await isThere(path))) return [];
+  const { serialsIn } = await import('./revocations.js');
+  const authorities = certificatesIn(authority.certificate, join(directory, AUTHORITY_FILES.certificate));
+  return [...(await serialsIn(await readPem(path, false), path, authorities))];
+}
+
+/** Writes the authority's revocation list to `ca.crl` (0644). @returns its path. @throws {UserError} `FILE_NOT_WRITTEN` */
+export async function saveRevocations(directory: string, text: string): Promise<string> {
+  const path = join(directory, AUTHORITY_FILES.revocations);
+  await writeAll(directory, [{ path, text, mode: 0o644 }], { force: true });
+  return path;
 }
 
 /**

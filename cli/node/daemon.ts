@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { findCriu } from '../checkpoint/criu.js';
 import { type Config, ownNode } from '../config/load.js';
 import { UserError } from '../errors.js';
-import { loadCredentials } from '../identity/credentials.js';
+import { LiveCredentials } from '../identity/live-credentials.js';
 import type { Monitoring } from '../metrics/monitoring.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import { Coordinator, type Participants } from '../migration/coordinator.js';
@@ -47,7 +47,7 @@ export class Daemon {
     readonly monitoring: Monitoring,
     readonly policies: Policies,
     private readonly forwarding: Forwarding,
-    private readonly endNotes: () => void,
+    private readonly endWatching: () => void,
   ) {
     this.stopped = new Promise((resolve) => {
       this.stop = resolve;
@@ -63,7 +63,8 @@ export class Daemon {
   static async start(config: Config, logger: Logger): Promise<Daemon> {
     const self = ownNode(config);
     const node: NodeName = { name: self.name, address: self.address };
-    const credentials = await loadCredentials(config.tls, self.name);
+    const live = await LiveCredentials.load(config.tls, self.name, logger.child({ part: 'identity' }));
+    const credentials = live.current;
     mkdirSync(config.paths.run, { recursive: true, mode: 0o700 });
     warnWithoutCriu(config, logger);
     const journal = new Journal(config.paths.state);
@@ -120,7 +121,7 @@ export class Daemon {
     const moving = (): readonly number[] => coordinator.movingPids();
     const policies = openPolicies({ config, site, clients, coordinator: () => coordinator }, logger);
     const monitoring = openMonitoring(
-      { config, site, credentials, clients, moving, policies: () => policyState(policies) },
+      { config, site, credentials: live, clients, moving, policies: () => policyState(policies) },
       logger,
     );
     const coordinator: Coordinator = new Coordinator(site, twins, participants, (end) => {
@@ -128,7 +129,10 @@ export class Daemon {
       monitoring.observe(end);
       policies.runner?.ended(end);
     });
-    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, endNotes);
+    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, () => {
+      endNotes();
+      live.close();
+    });
     const transportLogger = logger.child({ part: 'transport' });
     const { methods, uploads } = participantHandlers({
       source,
@@ -152,6 +156,11 @@ export class Daemon {
       ...controlHandlers(daemon),
     });
     daemon.servers = { peer, control };
+    live.onRenewal((renewed) => {
+      peer.renew(renewed);
+      for (const client of clients.values()) client.renew(renewed);
+    });
+    live.watch();
     await monitoring.start();
     coordinator.recover((record, outcome, error) => {
       const fields = { migration: record.migration, pid: record.pid, from: record.from.name, to: record.to.name };
@@ -206,7 +215,7 @@ export class Daemon {
     this.forwarding.neighbours.close();
     this.forwarding.monitor.close();
     this.forwarding.datapath.close();
-    this.endNotes();
+    this.endWatching();
     await this.site.journal.close();
   }
 }

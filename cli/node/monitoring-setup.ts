@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { Config } from '../config/load.js';
 import { takeCensus } from '../forwarding/census.js';
-import type { Credentials } from '../identity/credentials.js';
+import type { LiveCredentials } from '../identity/live-credentials.js';
 import { Monitoring } from '../metrics/monitoring.js';
 import type { PolicyState } from '../metrics/policy-metrics.js';
 import type { ProcessSeen } from '../metrics/process-series.js';
@@ -14,7 +14,7 @@ import { type PeerClient, ping } from './peer-transport.js';
 interface MonitoringParts {
   readonly config: Config;
   readonly site: Site;
-  readonly credentials: Credentials;
+  readonly credentials: LiveCredentials;
   readonly clients: ReadonlyMap<string, PeerClient>;
   moving(): readonly number[];
   /** Undefined: the configuration names no policy file. */
@@ -32,7 +32,7 @@ export function openMonitoring(parts: MonitoringParts, logger: Logger): Monitori
         node: site.node.name,
         address: site.node.address,
         version: packageVersion(),
-        certificateExpires: credentials.expires,
+        certificateExpires: () => credentials.current.expires,
       },
       journal: site.journal,
       counters: () => datapath.counters(),

@@ -9,6 +9,7 @@ import type { z } from 'zod';
 import { BugError, HomeproxyError, UserError } from '../errors.js';
 import type { Credentials } from '../identity/credentials.js';
 import { nodeNameOf } from '../identity/node-name.js';
+import { serialOf } from '../identity/serial.js';
 import type { Method, Upload } from './method.js';
 import { ping } from './peer-server.js';
 import { decodeAnswer, encode, incompatible, MAX_JSON_BYTES, PROTOCOL } from './wire.js';
@@ -34,25 +35,38 @@ const CODE_WRONG_NODE = 'HOMEPROXY_WRONG_NODE';
 /** Calls one other node. Connections are kept and TLS sessions reused; `close()` ends them. */
 export class PeerClient {
   readonly name: string;
-  readonly #agent: Agent;
-  readonly #options: PeerClientOptions;
+  #agent: Agent;
+  #options: PeerClientOptions;
   readonly #connectMs: number;
 
   constructor(options: PeerClientOptions) {
-    const { credentials, node } = options;
-    this.name = node.name;
+    this.name = options.node.name;
     this.#options = options;
     this.#connectMs = options.connectMs ?? 3000;
-    this.#agent = new Agent({
+    this.#agent = this.#makeAgent();
+  }
+
+  /** Uses other credentials for all further calls; those that are running go on. */
+  renew(credentials: Credentials): void {
+    const before = this.#agent;
+    this.#options = { ...this.#options, credentials };
+    this.#agent = this.#makeAgent(); // with no session to resume: every handshake looks at the certificates again
+    (before as Agent & { keepAlive: boolean }).keepAlive = false; // a connection in use ends with its call
+    for (const sockets of Object.values(before.freeSockets)) for (const socket of sockets ?? []) socket.destroy();
+  }
+
+  #makeAgent(): Agent {
+    const { credentials, maxSockets } = this.#options;
+    return new Agent({
       keepAlive: true,
-      maxSockets: options.maxSockets ?? 8,
+      maxSockets: maxSockets ?? 8,
       scheduling: 'lifo', // the last used connection is the surest to be alive
       keepAliveMsecs: 5000,
       ca: credentials.ca,
       cert: credentials.cert,
       key: credentials.key,
       minVersion: 'TLSv1.3',
-      servername: node.name,
+      servername: this.name,
       checkServerIdentity: (_host: string, certificate: PeerCertificate) => this.#checkServer(certificate),
     });
   }
@@ -203,9 +217,12 @@ export class PeerClient {
   }
 
   #checkServer(certificate: PeerCertificate): Error | undefined {
-    const name = nodeNameOf(new X509Certificate(certificate.raw));
-    if (name === this.name) return undefined;
-    const message = `its certificate is that of ${name === undefined ? 'no node' : `"${name}"`}`;
+    const presented = new X509Certificate(certificate.raw);
+    const name = nodeNameOf(presented);
+    const revoked = this.#options.credentials.revoked.has(serialOf(presented.serialNumber));
+    if (name === this.name && !revoked) return undefined;
+    const wrong = `its certificate is that of ${name === undefined ? 'no node' : `"${name}"`}`;
+    const message = revoked ? 'its certificate was revoked' : wrong;
     return Object.assign(new Error(message), { code: CODE_WRONG_NODE });
   }
 

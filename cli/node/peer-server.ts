@@ -1,12 +1,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import type { TLSSocket } from 'node:tls';
+import type { SecureContextOptions, TLSSocket } from 'node:tls';
 import type { BaseLogger } from 'pino';
 import { z } from 'zod';
 import { BugError, type HomeproxyError, UserError } from '../errors.js';
 import type { Credentials } from '../identity/credentials.js';
 import { nodeNameOf } from '../identity/node-name.js';
+import { serialOf } from '../identity/serial.js';
 import { defineMethod, type MethodHandler, serve, UPLOAD_ID, type UploadHandler } from './method.js';
 import {
   answerError,
@@ -49,6 +50,8 @@ export interface PeerServerOptions {
 
 export interface PeerServer {
   readonly port: number;
+  /** Uses other credentials from now on. Calls that are running go on, unless their caller's certificate is revoked. */
+  renew(credentials: Credentials): void;
   /** Takes no more calls, lets the running ones end for `graceMs` (default 2000), then cuts them off. */
   close(graceMs?: number): Promise<void>;
 }
@@ -66,20 +69,20 @@ export const ping = defineMethod({
  * @throws {UserError} `PORT_IN_USE`, `ADDRESS_NOT_HERE` (exit 7)
  */
 export async function createPeerServer(options: PeerServerOptions): Promise<PeerServer> {
-  const { credentials, logger } = options;
+  const { logger } = options;
+  let { credentials } = options;
   const receiveTimeoutMs = options.receiveTimeoutMs ?? 10_000;
   const builtin = serve(ping, async (_request, context: PeerContext) => ({ peer: context.peer }));
   const methods = new Map([builtin, ...(options.methods ?? [])].map((handler) => [handler.method.name, handler]));
   const uploads = new Map((options.uploads ?? []).map((handler) => [handler.upload.name, handler]));
   const nodes = new Set(options.nodes.map((node) => node.name));
 
+  const connections = new Set<TLSSocket>();
+
   const server = createServer({
-    ca: credentials.ca,
-    cert: credentials.cert,
-    key: credentials.key,
+    ...contextOf(credentials),
     requestCert: true,
     rejectUnauthorized: true,
-    minVersion: 'TLSv1.3',
     handshakeTimeout: receiveTimeoutMs,
     headersTimeout: receiveTimeoutMs,
     requestTimeout: 0, // uploads may take long: readBody and the pause in an upload are timed instead
@@ -96,6 +99,10 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
     logger?.warn({ from: socket.remoteAddress, reason: String(reason) }, 'refused a connection: no trusted peer');
     socket.destroy();
   });
+  server.on('secureConnection', (socket: TLSSocket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
   server.on('clientError', (_error, socket) => socket.destroy());
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     answer(request, response).catch((error: unknown) => {
@@ -108,7 +115,7 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
     response.on('error', () => undefined);
     let peer: string | undefined;
     try {
-      peer = identify(request, nodes);
+      peer = identify(request.socket as TLSSocket, nodes, credentials.revoked);
       const gone = goneSignal(response, peer);
       const text = await dispatch(request, { peer, signal: gone.signal });
       answerJson(response, 200, text);
@@ -145,6 +152,11 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
   await listen(server, options.address, options.port);
   return {
     port: (server.address() as AddressInfo).port,
+    renew: (renewed) => {
+      credentials = renewed;
+      server.setSecureContext(contextOf(renewed));
+      for (const socket of connections) if (isRevoked(socket, renewed.revoked)) socket.destroy();
+    },
     close: async (graceMs = 2000) => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
@@ -155,9 +167,29 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
   };
 }
 
-function identify(request: IncomingMessage, nodes: ReadonlySet<string>): string {
-  const certificate = (request.socket as TLSSocket).getPeerX509Certificate();
+function contextOf({ ca, cert, key }: Credentials): SecureContextOptions {
+  return { ca, cert, key, minVersion: 'TLSv1.3' };
+}
+
+function isRevoked(socket: TLSSocket, revoked: ReadonlySet<string>): boolean {
+  const certificate = socket.getPeerX509Certificate();
+  return certificate !== undefined && revoked.has(serialOf(certificate.serialNumber));
+}
+
+function identify(socket: TLSSocket, nodes: ReadonlySet<string>, revoked: ReadonlySet<string>): string {
+  const certificate = socket.getPeerX509Certificate();
   const name = certificate === undefined ? undefined : nodeNameOf(certificate);
+  if (isRevoked(socket, revoked)) {
+    throw new Refusal(
+      403,
+      new UserError({
+        code: 'PEER_REVOKED',
+        message: `the certificate of "${name}" was revoked`,
+        remedy: `homeproxy ca issue ${name} makes a new one, if that node is to be trusted again`,
+        exitStatus: 4,
+      }),
+    );
+  }
   if (name !== undefined && nodes.has(name)) return name;
   throw new Refusal(
     403,

@@ -48,7 +48,12 @@ test('two settings are enough; everything else has its default', () => {
     node: 'home',
     nodes: [{ name: 'home', address: '10.77.0.2', port: 7077, reverseTunnel: false, encapsulation: 'ip' }],
     uplinks: [],
-    tls: { ca: '/etc/homeproxy/ca.pem', certificate: '/etc/homeproxy/node.pem', key: '/etc/homeproxy/node.key' },
+    tls: {
+      ca: '/etc/homeproxy/ca.pem',
+      certificate: '/etc/homeproxy/node.pem',
+      key: '/etc/homeproxy/node.key',
+      revocations: '/etc/homeproxy/ca.crl',
+    },
     paths: { run: '/run/homeproxy', state: '/var/lib/homeproxy', bpf: '/sys/fs/bpf/homeproxy' },
     criu: { path: 'auto' },
     park: { packets: 10_000 },

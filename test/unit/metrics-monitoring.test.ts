@@ -45,7 +45,7 @@ const census: Census = {
 
 function monitor(settings: Record<string, unknown> = {}, sources: Partial<MonitoringSources> = {}): Monitoring {
   const all: MonitoringSources = {
-    facts: { node: 'home', address: '10.77.0.2', version: '1.2.3', certificateExpires: new Date(2e12) },
+    facts: { node: 'home', address: '10.77.0.2', version: '1.2.3', certificateExpires: () => new Date(2e12) },
     journal,
     counters: () =>
       Object.keys(Reason)

@@ -10,7 +10,7 @@ import type { PeerContext } from '../../cli/node/peer-server.js';
 export async function credentialsOf(authority: Authority, name: string, validity: Validity = {}): Promise<Credentials> {
   const pair = await issueCertificate(authority, { name, addresses: ['127.0.0.1', '::1'], ...validity });
   const expires = new Date(new X509Certificate(pair.certificate).validTo);
-  return { ca: authority.certificate, cert: pair.certificate, key: pair.key, expires };
+  return { ca: authority.certificate, cert: pair.certificate, key: pair.key, expires, revoked: new Set() };
 }
 
 export const echo = defineMethod({

@@ -7,6 +7,7 @@ import { issueCertificate } from '../../identity/ca.js';
 import { certificatesIn } from '../../identity/credentials.js';
 import { type CertificateDescription, describeCertificate } from '../../identity/description.js';
 import { DEFAULT_AUTHORITY_DIRECTORY, loadAuthority, saveNodeCredentials } from '../../identity/files.js';
+import { noteIssued } from '../../identity/register.js';
 
 interface Result {
   readonly ca: string;
@@ -20,7 +21,7 @@ export default class CaIssue extends BaseCommand {
   static override description =
     `Writes ca.pem, node.pem and node.key: copy them to /etc/homeproxy on that node (the key by a safe way, mode 0600). The name must be the node's name in the configuration.
 
-Valid for a year. A key that exists is not replaced without --force.
+Valid for a year. A key that exists is not replaced without --force; a daemon that runs takes up new files within seconds.
 
 EXIT STATUS: 0 done, 2 wrong usage, no authority, or a key is there already, 7 the directory cannot be written.`;
   static override examples = [
@@ -64,6 +65,7 @@ EXIT STATUS: 0 done, 2 wrong usage, no authority, or a key is there already, 7 t
     }
     const authority = await loadAuthority(flags.directory);
     const pair = await issueCertificate(authority, { name: args.node, addresses: flags.address });
+    await noteIssued(flags.directory, args.node, pair.certificate);
     const out = flags.out ?? join('.', args.node);
     const paths = await saveNodeCredentials(out, authority.certificate, pair, { force: flags.force });
     const [certificate] = certificatesIn(pair.certificate, paths.certificate);
