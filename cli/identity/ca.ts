@@ -50,23 +50,61 @@ export async function createAuthority(options: { name?: string } & Validity = {}
   return { certificate: pemFile(certificate.toString('pem')), key: await exportKey(keys.privateKey) };
 }
 
+/** What a certificate of a node says. */
+export interface NodeSubject extends Validity {
+  readonly name: string;
+  readonly addresses: readonly string[];
+}
+
 /**
- * Signs a certificate for a node: CN and DNS name are `name`, its addresses are IP names, for both ends of a connection
- * (every node is server and client), valid for a year.
+ * Makes a key for a node and signs its certificate: see {@link signKey}.
  * @throws {UserError} `ADDRESS_INVALID`, `AUTHORITY_INVALID`
  */
-export async function issueCertificate(
-  authority: Authority,
-  node: { name: string; addresses: readonly string[] } & Validity,
-): Promise<KeyPair> {
-  const { certificate: issuer, signingKey } = await openAuthority(authority);
+export async function issueCertificate(authority: Authority, node: NodeSubject): Promise<KeyPair> {
   const keys = await generateKeys();
+  return { certificate: await signKey(authority, keys.publicKey, node), key: await exportKey(keys.privateKey) };
+}
+
+/** A new key, and a request (PKCS #10, PEM) for a certificate of it. */
+export async function requestCertificate(name: string): Promise<{ request: string; key: string }> {
+  const keys = await generateKeys();
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: [{ CN: [name] }],
+    keys,
+    signingAlgorithm: SIGNATURE,
+  });
+  return { request: pemFile(request.toString('pem')), key: await exportKey(keys.privateKey) };
+}
+
+/**
+ * Signs the key of a request. Nothing else of the request counts: name and addresses are ours to say.
+ * @throws {UserError} `REQUEST_INVALID`, `ADDRESS_INVALID`, `AUTHORITY_INVALID`
+ */
+export async function signRequest(authority: Authority, request: string, node: NodeSubject): Promise<string> {
+  try {
+    const read = new x509.Pkcs10CertificateRequest(request);
+    if (!(await read.verify())) throw new Error('its signature does not fit');
+    return await signKey(authority, await read.publicKey.export(KEY_ALGORITHM, ['verify']), node);
+  } catch (cause) {
+    if (cause instanceof UserError) throw cause;
+    throw new UserError({
+      code: 'REQUEST_INVALID',
+      message: 'that is not a request for the certificate of an ECDSA P-256 key',
+      exitStatus: 2,
+      cause,
+    });
+  }
+}
+
+/** CN and DNS name are the node's, its addresses IP names, for both ends of a connection, valid for a year. */
+async function signKey(authority: Authority, publicKey: webcrypto.CryptoKey, node: NodeSubject): Promise<string> {
+  const { certificate: issuer, signingKey } = await openAuthority(authority);
   const certificate = await x509.X509CertificateGenerator.create({
     serialNumber: serialNumber(),
     subject: [{ CN: [node.name] }],
     issuer: issuer.subjectName,
     ...validity(node, NODE_DAYS),
-    publicKey: keys.publicKey,
+    publicKey,
     signingKey,
     signingAlgorithm: SIGNATURE,
     extensions: [
@@ -77,11 +115,11 @@ export async function issueCertificate(
         { type: 'dns', value: node.name },
         ...node.addresses.map((address) => ({ type: 'ip' as const, value: normalAddress(address) })),
       ]),
-      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+      await x509.SubjectKeyIdentifierExtension.create(publicKey),
       await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
     ],
   });
-  return { certificate: pemFile(certificate.toString('pem')), key: await exportKey(keys.privateKey) };
+  return pemFile(certificate.toString('pem'));
 }
 
 /** What signs in the name of an authority. @throws {UserError} `AUTHORITY_INVALID` */
