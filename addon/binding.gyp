@@ -14,6 +14,7 @@
         'src/object.cc',
         'src/program.cc',
         'src/ring.cc',
+        'src/survey.cc',
         'src/system.cc',
         'src/tap.cc',
         'src/watch.cc',

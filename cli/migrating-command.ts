@@ -109,6 +109,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
       phases: `${phases.join(', ')} ms`,
     };
     for (const [fact, value] of Object.entries(facts)) this.log(`  ${fact.padEnd(12)}${value}`);
+    for (const words of summary.notKept ?? []) this.log(`  ${'not kept'.padEnd(12)}${words}`);
   }
 }
 

@@ -20,6 +20,17 @@ export { BpfProgram, programInfo } from './program.js';
 export { RingBuffer } from './ring-buffer.js';
 export { StructCodec } from './struct-codec.js';
 export {
+  type Answer,
+  LONGEST_ANSWER,
+  newSocket,
+  SOCKET_KINDS,
+  type SocketKind,
+  type SocketQuestion,
+  type SurveyedSocket,
+  setSocketsOption,
+  surveySockets,
+} from './survey.js';
+export {
   closeOnExec,
   flock,
   getsockname,

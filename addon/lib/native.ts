@@ -124,6 +124,9 @@ export interface Native {
   pidfdSendSignal(pidfd: number, signal: number): void;
   getsockname(fd: number): Buffer;
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
+  newSocket(domain: number, type: number): number;
+  surveySockets(pids: Int32Array, questions: Int32Array, defaults: Uint8Array): Promise<Buffer>;
+  setSocketsOption(pid: number, fds: Int32Array, level: number, name: number, value: Uint8Array): number[];
   setsockopt(fd: number, level: number, name: number, value: Uint8Array): void;
   tcpRepair(fd: number, mode: number): void;
   tcpRepairState(fd: number): number;

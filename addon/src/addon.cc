@@ -12,6 +12,7 @@
 #include "object.h"
 #include "program.h"
 #include "ring.h"
+#include "survey.h"
 #include "system.h"
 #include "tap.h"
 #include "watch.h"
@@ -40,6 +41,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportNetwork(env, exports);
   ExportObject(env, exports);
   ExportRing(env, exports);
+  ExportSurvey(env, exports);
   ExportSystem(env, exports);
   ExportTap(env, exports);
   ExportWatch(env, exports);

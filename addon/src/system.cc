@@ -68,6 +68,13 @@ Napi::Value GetSockName(const Napi::CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<uint8_t*>(&name), std::min<size_t>(size, sizeof name));
 }
 
+// (domain, type) -> a new socket
+Napi::Value NewSocket(const Napi::CallbackInfo& info) {
+  const int fd = socket(IntOf(info[0]), IntOf(info[1]) | SOCK_CLOEXEC, 0);
+  if (fd < 0) Fail(info.Env(), errno, "socket");
+  return Napi::Number::New(info.Env(), fd);
+}
+
 void SetSockOpt(const Napi::CallbackInfo& info) {
   const Bytes value = BytesOf(info[3]);
   if (setsockopt(IntOf(info[0]), IntOf(info[1]), IntOf(info[2]), value.data, value.size) != 0) {
@@ -125,6 +132,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["pidfdSendSignal"] = Napi::Function::New(env, PidfdSendSignal, "pidfdSendSignal");
   exports["getsockopt"] = Napi::Function::New(env, GetSockOpt, "getsockopt");
   exports["getsockname"] = Napi::Function::New(env, GetSockName, "getsockname");
+  exports["newSocket"] = Napi::Function::New(env, NewSocket, "newSocket");
   exports["setsockopt"] = Napi::Function::New(env, SetSockOpt, "setsockopt");
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");
   exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");

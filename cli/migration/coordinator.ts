@@ -256,7 +256,8 @@ export class Coordinator {
 
     watch.begin('restore');
     const { ports, flows } = course.description;
-    await course.unlessStopped(destination.restore({ migration, ports, flows }));
+    const { notKept } = await course.unlessStopped(destination.restore({ migration, ports, flows }));
+    course.notKept = notKept;
     await reached('coordinator', 'restored', migration);
     course.throwIfStopped();
   }

@@ -28,6 +28,8 @@ interface CourseParts {
 export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs'> {
   readonly startedAt: number;
   bytesMoved: number;
+  /** What is not as it was, in words. */
+  notKept: readonly string[];
   frozenAt: number;
   resumedAt: number;
   /** The process is stopped now: from here its time is limited. */
@@ -50,6 +52,7 @@ export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Cou
     ...parts,
     startedAt: wallClock(),
     bytesMoved: 0,
+    notKept: [],
     frozenAt: 0,
     resumedAt: 0,
     freezeBegins() {
@@ -132,6 +135,7 @@ export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): M
     replayedPackets: home.replayed + away.replayed,
     droppedPackets: home.dropped + away.dropped,
     bytesMoved: course.bytesMoved,
+    notKept: course.notKept,
     startedAt: course.startedAt,
     frozenAt: course.frozenAt,
     resumedAt: course.resumedAt,

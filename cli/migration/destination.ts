@@ -7,6 +7,7 @@ import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/i
 import { BugError, UserError } from '../errors.js';
 import { Cgroup } from '../system/cgroup.js';
 import { type Arrival, copyLost, gaveUp, homeNursery } from './arrival.js';
+import { restoreOptions } from './carried-options.js';
 import { fateOf } from './decision.js';
 import { decodeImages, keepAhead } from './image-stream.js';
 import { makeRoom } from './make-room.js';
@@ -22,6 +23,7 @@ import {
   type PrepareDestinationRequest,
   type PrepareDestinationResponse,
   type RestoreRequest,
+  type RestoreResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { ArrivalRecord } from './records.js';
@@ -208,12 +210,14 @@ export class LocalDestination implements DestinationParticipant {
     await reached('destination', 'restoring', migration);
   }
 
-  async restore({ migration, ports, flows }: RestoreRequest): Promise<void> {
+  async restore({ migration, ports, flows }: RestoreRequest): Promise<RestoreResponse> {
     const { session, record, resident } = this.arrivals.get(migration) ?? {};
     resident?.control.claim({ ports, flows });
     if (session === undefined || record?.received !== true) throw new BugError(`${migration} has no images`);
     await session.reached('post-restore', this.site.timeouts.restoreMs);
+    const notKept = restoreOptions(record.images, new Cgroup(record.nursery.path).processes());
     await reached('destination', 'restored', migration);
+    return { notKept };
   }
 
   /**

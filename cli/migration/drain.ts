@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { UserError } from '../errors.js';
-import { SocketInterview } from '../process/ask-socket.js';
+import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   findUnreadDatagrams,
   type InternetSocket,
@@ -66,24 +66,22 @@ export function requireNoDatagrams({ localPids }: Tree): void {
 
 /**
  * The process stands still: a port that it opened in the last moment belongs to nobody in the datapath, and its packets would
- * be lost. Each socket is asked: to find them in the kernel's tables takes a walk through all 2^18 buckets of it (6 ms).
+ * be lost.
+ * @param sockets of the tree. They were asked: to find them in the kernel's tables takes a walk through all 2^18 buckets of it (6 ms).
  * @throws {UserError} `OPENED_MEANWHILE`
  */
-export function requireSamePorts({ localPids, ports }: Tree): void {
+export function requireSamePorts(
+  { ports }: Pick<Tree, 'ports'>,
+  sockets: readonly Pick<SurveyedOptions, 'local'>[],
+): void {
   const known = new Set(ports);
-  const interview = new SocketInterview();
-  try {
-    for (const holder of readSocketHolders(localPids).values()) {
-      const local = interview.with(holder, (socket) => socket.local);
-      if (local === undefined || local.port === 0 || isLoopback(local.address) || known.has(local.port)) continue;
-      throw new UserError({
-        code: 'OPENED_MEANWHILE',
-        message: `the process opened port ${local.port} in the very moment in which it was stopped`,
-        remedy: 'try again',
-      });
-    }
-  } finally {
-    interview.close();
+  for (const { local } of sockets) {
+    if (local.port === 0 || isLoopback(local.address) || known.has(local.port)) continue;
+    throw new UserError({
+      code: 'OPENED_MEANWHILE',
+      message: `the process opened port ${local.port} in the very moment in which it was stopped`,
+      remedy: 'try again',
+    });
   }
 }
 

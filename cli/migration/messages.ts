@@ -100,6 +100,9 @@ export const restoreRequest = z.object({
   flows: z.array(flowSchema),
 });
 export type RestoreRequest = z.infer<typeof restoreRequest>;
+/** What its copy there does not have as it was, in words. */
+export const restoreResponse = z.object({ notKept: z.array(z.string()) });
+export type RestoreResponse = z.infer<typeof restoreResponse>;
 /** Memory beyond this is not sent ahead: it is copied as a whole, at both ends. */
 export const MAX_AHEAD_BYTES = 128 << 20;
 /** How much of what was sent ahead the destination keeps. */
@@ -150,7 +153,7 @@ export interface DestinationParticipant {
   assess(request: AssessRequest): Promise<AssessResponse>;
   prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse>;
   /** Restore from the images that have arrived; ends held at CRIU's `post-restore`. */
-  restore(request: RestoreRequest): Promise<void>;
+  restore(request: RestoreRequest): Promise<RestoreResponse>;
   /** This copy is the process: let it speak, hear and run. Idempotent. */
   commit(request: MigrationRequest): Promise<void>;
   /** The migration is over: remove its images and its record. Idempotent. */

@@ -135,6 +135,8 @@ export interface MigrationSummary {
   readonly replayedPackets: number;
   readonly droppedPackets: number;
   readonly bytesMoved: number;
+  /** What the process does not have as it was, in words; absent in journals of older versions. */
+  readonly notKept?: readonly string[] | undefined;
   /** Milliseconds since the epoch, with fractions. */
   readonly startedAt: number;
   readonly frozenAt: number;

@@ -1,4 +1,5 @@
 import { existsSync, statfsSync } from 'node:fs';
+import { release } from 'node:os';
 import type { BoundPort, ProcessDescription, Verdict } from '../process/description.js';
 import type { Needs } from '../process/needs.js';
 import { type InternetSocket, readInternetSockets } from '../process/sockets.js';
@@ -52,6 +53,7 @@ export async function fitVerdicts(description: ProcessDescription, needs: Needs,
     ...processorVerdicts(needs.cpuFeatures, readProcessorFeatures()),
     ...memoryVerdicts(needs, room.imageRoot),
     ...privilegeVerdicts(needs),
+    ...congestionVerdicts(needs.congestionControls),
     ...versionVerdicts(needs.criu, room.criu),
   ];
 }
@@ -221,6 +223,22 @@ function privilegeVerdicts({ capabilities, seccomp, ipv6 }: Needs): Verdict[] {
     lacks('IPv6', 'the process has IPv6 sockets, and the destination has no IPv6', 'switch IPv6 on there');
   }
   return verdicts;
+}
+
+/** A missing one is no reason to stay: its connections go on with the one that is usual there. */
+export function congestionVerdicts(needed: readonly string[]): Verdict[] {
+  const available = (readText('/proc/sys/net/ipv4/tcp_available_congestion_control') ?? '').trim().split(/\s+/);
+  const modules = readText(`/lib/modules/${release()}/modules.dep`) ?? '';
+  return needed
+    .filter((name) => !available.includes(name) && !modules.includes(`/tcp_${name}.ko`)) // the kernel loads it when it is set
+    .map((name) =>
+      willChange(
+        'SOCKET_OPTION',
+        `TCP_CONGESTION ${name}`,
+        'the kernel there does not have this congestion control: connections go on with the usual one',
+        `load tcp_${name} there`,
+      ),
+    );
 }
 
 /** CRIU reads the images of older versions; the other way round nobody promises. */

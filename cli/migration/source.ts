@@ -10,7 +10,9 @@ import { destroyPod } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
+import { readSocketDefaults, surveyTree } from '../process/socket-survey.js';
 import { Cgroup } from '../system/cgroup.js';
+import { writeOptions } from './carried-options.js';
 import { Ahead } from './difference.js';
 import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams, requireSamePorts } from './drain.js';
 import type {
@@ -218,7 +220,10 @@ export class LocalSource implements SourceParticipant {
     });
     await sending.unlessItFails(dump);
     await reached('source', 'dumped', migration);
-    requireSamePorts(record); // by now every task of the tree stands still
+    const defaults = readSocketDefaults(record.localPids[0] ?? 0);
+    const sockets = await surveyTree(record.localPids, defaults); // by now every task of the tree stands still
+    requireSamePorts(record, sockets);
+    writeOptions(record.images, sockets, defaults);
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);

@@ -74,6 +74,7 @@ export const migrationSummary = z.object({
   replayedPackets: z.number().int(),
   droppedPackets: z.number().int(),
   bytesMoved: z.number().int(),
+  notKept: z.array(z.string()).readonly().optional(),
   startedAt: z.number(),
   frozenAt: z.number(),
   resumedAt: z.number(),

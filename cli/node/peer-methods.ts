@@ -20,6 +20,7 @@ import {
   type RestoreRequest,
   residentRequest,
   restoreRequest,
+  restoreResponse,
   stepsResponse,
   transferResponse,
   whereaboutsRequest,
@@ -62,7 +63,7 @@ export const destinationMethods = {
     request: prepareDestinationRequest,
     response: prepareDestinationResponse,
   }),
-  restore: defineMethod({ name: 'destination-restore', request: restoreRequest, response: nothing }),
+  restore: defineMethod({ name: 'destination-restore', request: restoreRequest, response: restoreResponse }),
   commit: defineMethod({ name: 'destination-commit', request: migrationRequest, response: nothing }),
   finish: defineMethod({ name: 'destination-finish', request: migrationRequest, response: nothing }),
   abort: defineMethod({ name: 'destination-abort', request: migrationRequest, response: nothing }),
@@ -206,10 +207,7 @@ export function participantHandlers({ source, destination, residents, twins, ste
     }),
     serve(
       destinationMethods.restore,
-      owned(
-        destination,
-        done((request: RestoreRequest) => destination.restore(request)),
-      ),
+      owned(destination, (request: RestoreRequest) => destination.restore(request)),
     ),
     serve(
       destinationMethods.commit,

@@ -39,7 +39,7 @@ export function remoteDestination(node: NodeName, client: PeerClient, timeouts: 
     holding: () => ask(client.call(holding, {}, { timeoutMs: prepareMs })),
     assess: (request) => ask(client.call(assess, request, { timeoutMs: prepareMs })),
     prepare: (request) => ask(client.call(prepare, request, { timeoutMs: prepareMs })),
-    restore: async (request) => void (await ask(client.call(restore, request, { timeoutMs: restoreMs + connectMs }))),
+    restore: (request) => ask(client.call(restore, request, { timeoutMs: restoreMs + connectMs })),
     commit: async (request) => void (await ask(client.call(commit, request, { timeoutMs: commitMs }))),
     finish: async (request) => void (await ask(client.call(finish, request, { timeoutMs: commitMs }))),
     abort: async (request) => void (await ask(client.call(abort, request, { timeoutMs: commitMs }))),

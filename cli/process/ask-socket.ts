@@ -1,9 +1,6 @@
 import { closeSync } from 'node:fs';
-import { getsockname, getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
-import { addressText, type Endpoint, type Holder } from './sockets.js';
-
-const AF_INET = 2;
-const AF_INET6 = 10; // include/linux/socket.h
+import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
+import type { Holder } from './sockets.js';
 
 /** The socket or its process has gone, is none of that family, has no such thing; or we may not ask. */
 const NO_ANSWER = new Set(['ESRCH', 'EBADF', 'EPERM', 'ENOPROTOOPT', 'EOPNOTSUPP', 'ENOTSOCK', 'EADDRNOTAVAIL']);
@@ -34,15 +31,6 @@ export class AskedSocket {
       if (NO_ANSWER.has(codeOf(error))) return undefined;
       throw error;
     }
-  }
-
-  /** Where it is bound; port 0 when it is not. @returns undefined when it is no internet socket. */
-  get local(): Endpoint | undefined {
-    const name = getsockname(this.fd);
-    const family = name.length < 2 ? 0 : name.readUInt16LE(0);
-    if (family !== AF_INET && family !== AF_INET6) return undefined;
-    const address = family === AF_INET ? name.subarray(4, 8) : name.subarray(8, 24);
-    return { address: addressText([...address]), port: name.readUInt16BE(2) };
   }
 
   /** An option that is an `int`. @returns undefined when there is no answer. */

@@ -7,8 +7,9 @@ import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { type InspectOptions, inspectProcess } from './inspect.js';
 import { type MappedFile, readMappedFiles } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
-import { readSocketDefaults } from './socket-options.js';
-import { socketVerdicts } from './socket-verdicts.js';
+import { congestionControls } from './socket-options.js';
+import { readSocketDefaults, surveyTree } from './socket-survey.js';
+import { optionVerdicts, socketVerdicts } from './socket-verdicts.js';
 import { type TaskFindings, taskFindings } from './task-verdicts.js';
 import { unixVerdicts } from './unix-verdicts.js';
 import { count, ok } from './verdicts.js';
@@ -46,6 +47,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...unix.files,
     ...folders(localPids),
   ]);
+  const surveyed = await surveyTree(localPids, readSocketDefaults(pid));
   const all = [
     ...verdicts,
     ...tasks.verdicts,
@@ -53,7 +55,8 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...opened.verdicts,
     ...inMemory.verdicts,
     ...unix.verdicts,
-    ...socketVerdicts(ours, holders, unixInodes, readSocketDefaults(pid)),
+    ...socketVerdicts(ours, holders, unixInodes),
+    ...optionVerdicts(surveyed),
   ];
   const moving: Moving = {
     processes: localPids.length,
@@ -75,17 +78,24 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
       tasks,
       files,
       ours.some(({ transport }) => transport.endsWith('6')),
+      congestionControls(surveyed.flatMap(({ options }) => options)),
     ),
   };
 }
 
-function needsOf(tasks: TaskFindings, files: readonly NeededFile[], ipv6: boolean): Omit<Needs, 'criu'> {
+function needsOf(
+  tasks: TaskFindings,
+  files: readonly NeededFile[],
+  ipv6: boolean,
+  congestionControls: string[],
+): Omit<Needs, 'criu'> {
   return {
     files: [...files],
     cpuFeatures: readProcessorFeatures(),
     capabilities: tasks.capabilities.toString(16),
     seccomp: tasks.seccomp,
     ipv6,
+    congestionControls,
     memoryBytes: tasks.memoryBytes,
     hugeBytes: tasks.hugeBytes,
   };

@@ -34,6 +34,8 @@ export const needsSchema = z.object({
   capabilities: z.string(),
   seccomp: z.boolean(),
   ipv6: z.boolean(),
+  /** That its sockets were told to use. */
+  congestionControls: z.array(z.string()),
   /** Memory of its own, which is copied, in bytes. */
   memoryBytes: z.number().int(),
   /** Of that in huge pages. */

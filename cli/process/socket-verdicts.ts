@@ -1,8 +1,9 @@
 import { type AskedSocket, SocketInterview } from './ask-socket.js';
 import type { Verdict } from './description.js';
-import { LOST_OPTIONS, type Situation } from './socket-options.js';
-import { type Holder, type InternetSocket, TCP_STATES } from './sockets.js';
-import { count, refused, willChange } from './verdicts.js';
+import { optionText } from './socket-options.js';
+import type { SurveyedOptions } from './socket-survey.js';
+import type { Holder, InternetSocket } from './sockets.js';
+import { count, ok, refused, willChange } from './verdicts.js';
 
 /** include/linux/socket.h, include/uapi/linux/in.h, include/uapi/asm-generic/socket.h, include/uapi/linux/{tcp,udp,netlink}.h */
 const SOL_SOCKET = 1;
@@ -23,6 +24,8 @@ const IPPROTO = { ip: 0, icmp: 1, tcp: 6, udp: 17, icmpv6: 58, udplite: 136, sct
 const CARRIED: ReadonlySet<number> = new Set([IPPROTO.ip, IPPROTO.tcp, IPPROTO.udp, IPPROTO.udplite]);
 /** The devices that there are in a pod: what a socket is bound to must exist where it is restored. */
 const POD_DEVICES = new Set(['', 'lo', 'eth0']);
+/** A verdict names no more options than these. */
+const MAX_SHOWN = 8;
 const FAMILIES: Readonly<Record<number, string>> = {
   15: 'AF_KEY',
   21: 'AF_RDS',
@@ -41,49 +44,53 @@ export function socketVerdicts(
   ours: readonly InternetSocket[],
   holders: ReadonlyMap<number, Holder>,
   unixInodes: ReadonlySet<number>,
-  defaults: Situation['defaults'],
 ): Verdict[] {
   const verdicts: Verdict[] = [];
   const known = new Map(ours.map((socket) => [socket.inode, socket]));
-  const lost = new Map<string, { verdict: (subject: string) => Verdict; sockets: number; first: Holder }>();
   const interview = new SocketInterview();
   try {
     for (const [inode, holder] of holders) {
       if (unixInodes.has(inode)) continue;
       const internet = known.get(inode);
       interview.with(holder, (socket) => {
-        const found = internet === undefined ? strangeSocket(socket, holder) : internetSocket(socket, internet, holder);
-        verdicts.push(...found);
-        if (internet === undefined || found.some(({ outcome }) => outcome === 'refused')) return;
-        const situation = { ...kindOf(internet), defaults };
-        for (const option of LOST_OPTIONS) {
-          if (!option.applies(situation)) continue;
-          const value = option.read(socket, situation);
-          if (value === undefined) continue;
-          const entry = lost.get(option.name) ?? {
-            sockets: 0,
-            first: holder,
-            verdict: (subject) =>
-              willChange(
-                'SOCKET_OPTION',
-                subject,
-                `${option.name} (${value}) returns to its default: CRIU does not carry it`,
-              ),
-          };
-          entry.sockets++;
-          lost.set(option.name, entry);
-        }
+        verdicts.push(
+          ...(internet === undefined ? strangeSocket(socket, holder) : internetSocket(socket, internet, holder)),
+        );
       });
     }
   } finally {
     interview.close();
   }
-  for (const { verdict, sockets, first } of lost.values()) {
-    verdicts.push(
-      verdict(sockets === 1 ? subjectOf(first) : `${count(sockets, 'socket')}, ${subjectOf(first)} for one`),
-    );
-  }
   return verdicts;
+}
+
+/** Options that CRIU forgets: all but what names an interface is set again where the process goes. */
+export function optionVerdicts(sockets: readonly SurveyedOptions[]): Verdict[] {
+  const again = new Map<string, Set<string>>();
+  const holders = new Map<string, Holder[]>();
+  for (const socket of sockets) {
+    for (const { option, value } of socket.options) {
+      const group = option.interfaceNumber === true ? option.name : '';
+      again.set(group, (again.get(group) ?? new Set()).add(`${option.name} (${optionText(option, value)})`));
+      const found = holders.get(group) ?? [];
+      if (found.at(-1) !== socket) found.push(socket);
+      holders.set(group, found);
+    }
+  }
+  return [...again].map(([group, words]) => {
+    const [first, ...more] = holders.get(group) ?? [];
+    const one = first === undefined ? '' : subjectOf(first);
+    const subject = more.length === 0 ? one : `${count(more.length + 1, 'socket')}, ${one} for one`;
+    const shown = [...words].slice(0, MAX_SHOWN);
+    if (words.size > shown.length) shown.push(`${words.size - shown.length} more`);
+    return group === ''
+      ? ok('SOCKET_OPTION', subject, `${shown.join(', ')}: CRIU forgets this, and it is set again`)
+      : willChange(
+          'SOCKET_OPTION',
+          subject,
+          `${shown.join(', ')} names an interface of this machine, and is not set again`,
+        );
+  });
 }
 
 /** One that no table of TCP or UDP lists: of another protocol, or neither bound nor connected yet. */
@@ -152,7 +159,7 @@ function strangeSocket(socket: AskedSocket, holder: Holder): Verdict[] {
 /** A socket of the tables. That of TCP lists the paths of Multipath TCP too, as if they were its owner's (mptcp_subflow_create_socket). */
 function internetSocket(socket: AskedSocket, internet: InternetSocket, holder: Holder): Verdict[] {
   const subject = subjectOf(holder);
-  if (kindOf(internet).protocol === 'udp') return sharedVerdicts(socket, subject, IPPROTO.udp);
+  if (internet.transport.startsWith('udp')) return sharedVerdicts(socket, subject, IPPROTO.udp);
   if (socket.number(SOL_SOCKET, SO_PROTOCOL) === IPPROTO.mptcp) return [multipath(subject)];
   return sharedVerdicts(socket, subject, IPPROTO.tcp);
 }
@@ -245,11 +252,6 @@ function netlinkSocket(socket: AskedSocket, subject: string): Verdict[] {
       'a netlink socket that listens for changes of this machine: away, it hears of the network of the process alone',
     ),
   ];
-}
-
-function kindOf({ transport, state }: InternetSocket): Omit<Situation, 'defaults'> {
-  const protocol = transport.startsWith('tcp') ? ('tcp' as const) : ('udp' as const);
-  return { protocol, six: transport.endsWith('6'), listening: protocol === 'tcp' && state === TCP_STATES[10] };
 }
 
 function subjectOf({ pid, fd }: Holder): string {

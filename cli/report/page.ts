@@ -69,6 +69,7 @@ function header(title: string, row: JournalRow): string {
           ['whole migration', milliseconds(summary.totalMs)],
           ['connections', String(summary.connections)],
           ['bytes moved', `${(summary.bytesMoved / (1 << 20)).toFixed(2)} MiB`],
+          ...(summary.notKept ?? []).map((words): [string, string] => ['not kept', words]),
         ];
   return `<header>
 <h1>${xmlText(title)}</h1>

@@ -4,7 +4,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { requireSamePorts } from '../../cli/migration/drain.js';
-import { SocketInterview } from '../../cli/process/ask-socket.js';
+import { readSocketDefaults, type SurveyedOptions, surveyTree } from '../../cli/process/socket-survey.js';
 import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
 
 /** Listens and is bound in every family, says its ports, and opens one more when it is told to. */
@@ -50,13 +50,17 @@ test.after.each(({ child }) => {
   child.kill('SIGKILL');
 });
 
+async function survey({ pid = 0 }: ChildProcess): Promise<SurveyedOptions[]> {
+  return await surveyTree([pid], readSocketDefaults('self'));
+}
+
 test('a port that was opened since the look is noticed, whatever it is of', async ({ child, ports }) => {
-  const tree = { localPids: [child.pid ?? 0], ports };
-  requireSamePorts(tree); // its loopback, its unbound and its unix sockets are nobody's concern
+  requireSamePorts({ ports }, await survey(child)); // its loopback, its unbound and its unix sockets are nobody's concern
   child.stdin?.write('\n');
   const [opened] = await numbers(child);
+  const sockets = await survey(child);
   try {
-    requireSamePorts(tree);
+    requireSamePorts({ ports }, sockets);
     assert.unreachable('it should have been refused');
   } catch (error) {
     assert.instance(error, UserError);
@@ -65,30 +69,27 @@ test('a port that was opened since the look is noticed, whatever it is of', asyn
   }
 });
 
-test('each port that is not known is noticed', ({ child, ports }) => {
+test('each port that is not known is noticed', async ({ child, ports }) => {
+  const sockets = await survey(child);
   for (const left of ports) {
     const known = ports.filter((port) => port !== left);
-    assert.throws(() => requireSamePorts({ localPids: [child.pid ?? 0], ports: known }), new RegExp(` ${left} `));
+    assert.throws(() => requireSamePorts({ ports: known }, sockets), new RegExp(` ${left} `));
   }
 });
 
-test('a socket says of itself what the kernel says in its tables', ({ child }) => {
+test('a socket says of itself what the kernel says in its tables', async ({ child }) => {
   const pid = child.pid ?? 0;
   const holders = readSocketHolders([pid]);
   const listed = readInternetSockets(pid).filter(({ inode }) => holders.has(inode));
   assert.is(listed.length, 6);
-  const interview = new SocketInterview();
-  for (const { inode, local } of listed) {
-    const holder = holders.get(inode);
-    assert.equal(holder && interview.with(holder, (socket) => socket.local), local);
-  }
-  interview.close();
+  const asked = new Map((await survey(child)).map(({ fd, local }) => [fd, local]));
+  for (const { inode, local } of listed) assert.equal(asked.get(holders.get(inode)?.fd ?? -1), local);
 });
 
 test('a process that is gone has opened nothing', async ({ child }) => {
   child.kill('SIGKILL');
   await once(child, 'exit');
-  requireSamePorts({ localPids: [child.pid ?? 0], ports: [] });
+  requireSamePorts({ ports: [] }, await survey(child));
 });
 
 test.run();

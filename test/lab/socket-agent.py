@@ -1,0 +1,186 @@
+# socket-agent.py [<port>]: does with its sockets what it is told, in lines of JSON: ["<function>", arguments...]; the answer is a
+# line of JSON. It is told so on its standard input, or on connections to the port, one after the other.
+import hashlib
+import json
+import os
+import select
+import socket
+import sys
+import threading
+
+BLOCK = b''.join(hashlib.sha256(str(i).encode()).digest() for i in range(2049))  # no power of two: a shift shows
+sockets = {}
+results = {}
+
+
+def stream(position, count):
+    """`count` bytes of the stream that everybody sends, from a position."""
+    start = position % len(BLOCK)
+    whole = BLOCK[start:] + BLOCK * (count // len(BLOCK) + 1)
+    return whole[:count]
+
+
+def listen(name, address, port, options=()):
+    held = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET)
+    if ':' in address:
+        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sockets[name] = held
+    set_options(name, options)
+    held.bind((address, port))
+    held.listen(512)
+
+
+def udp(name, address, port):
+    held = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+    held.bind((address, port))
+    sockets[name] = held
+
+
+def accept(listener, name):
+    sockets[name] = sockets[listener].accept()[0]
+    return sockets[name].getpeername()[1]
+
+
+def connect(name, address, port):
+    sockets[name] = socket.create_connection((address, port), timeout=10)
+    sockets[name].settimeout(None)
+    return sockets[name].getsockname()[1]
+
+
+def set_options(name, options):
+    """[[level, option, number or text]...]"""
+    for level, option, value in options:
+        sockets[name].setsockopt(level, option, value if isinstance(value, int) else value.encode())
+
+
+def options(asked):
+    """What each socket answers to [[level, option]...]: in hexadecimal, or the error's number."""
+    def answer(held, level, option):
+        try:
+            return held.getsockopt(level, option, 16).hex()
+        except OSError as error:
+            return error.errno
+    return {name: [answer(held, *one) for one in asked] for name, held in sockets.items()}
+
+
+def state(name):
+    return sockets[name].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def fill(name):
+    """Sends until nothing more fits. How many bytes."""
+    sockets[name].setblocking(False)
+    sent = 0
+    try:
+        while True:
+            sent += sockets[name].send(stream(sent, 1 << 16))
+    except BlockingIOError:
+        sockets[name].setblocking(True)
+        return sent
+
+
+def send(name, text, flags=0):
+    return sockets[name].send(text.encode(), flags)
+
+
+def receive(name, count, flags=0):
+    data = b''
+    while len(data) < count:
+        more = sockets[name].recv(count - len(data), flags)
+        if more == b'':
+            break
+        data += more
+    return data.decode()
+
+
+def waiting(name):
+    """Whether something can be read, or comes within 10 s."""
+    return len(select.select([sockets[name]], [], [], 10)[0]) > 0
+
+
+def to_end(name):
+    """Reads the stream to its end. How many bytes came, and whether they were the right ones."""
+    count, right = 0, True
+    while True:
+        data = sockets[name].recv(1 << 16)
+        if data == b'':
+            return [count, right]
+        right = right and data == stream(count, len(data))
+        count += len(data)
+
+
+def shutdown(name):
+    sockets[name].shutdown(socket.SHUT_WR)
+
+
+def close(name):
+    sockets.pop(name).close()
+
+
+def begin_source(name, milliseconds=0):
+    """Sends the stream until it is told to stop, and then its end."""
+    stop = threading.Event()
+
+    def work():
+        sent = 0
+        while not stop.wait(milliseconds / 1000):
+            part = stream(sent, 1 << 16)
+            sockets[name].sendall(part)
+            sent += len(part)
+        sockets[name].shutdown(socket.SHUT_WR)
+        return sent
+    begin('source ' + name, work, stop)
+
+
+def begin_sink(name):
+    begin('sink ' + name, lambda: to_end(name))
+
+
+def begin_pong(listener):
+    """Accepts connections for ever and answers PING, as a Redis does."""
+    def work():
+        while True:
+            with sockets[listener].accept()[0] as held:
+                held.recv(64)
+                held.sendall(b'+PONG\r\n')
+    begin('pong', work)
+
+
+def begin(name, work, stop=None):
+    results[name] = [None, stop]
+
+    def run():
+        results[name][0] = work()
+    thread = threading.Thread(target=run, daemon=True)
+    results[name].append(thread)
+    thread.start()
+
+
+def end(name):
+    """The result of what was begun."""
+    if results[name][1] is not None:
+        results[name][1].set()
+    results[name][2].join()
+    return results[name][0]
+
+
+def serve(lines, answers):
+    for line in lines:
+        function, *arguments = json.loads(line)
+        try:
+            answer = {'answer': globals()[function](*arguments)}
+        except OSError as error:
+            answer = {'error': str(error)}
+        answers.write(json.dumps(answer) + '\n')
+        answers.flush()
+
+
+if len(sys.argv) < 2:
+    serve(sys.stdin, sys.stdout)
+else:
+    listen('control', '::', int(sys.argv[1]))
+    while True:
+        with sockets['control'].accept()[0] as control:
+            with control.makefile('rw') as both:
+                serve(both, both)
