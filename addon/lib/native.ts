@@ -166,6 +166,9 @@ function load(): Native {
     const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
     throw new Error(`${what}; run: npm run build:addon`, { cause });
   }
+  if (addon.surveySockets === undefined) {
+    throw new Error('the native addon is older than this library; run: npm run build:addon');
+  }
   addon.setErrorClass(BpfError);
   return addon;
 }
