@@ -149,6 +149,18 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Packets that arrive while a process is frozen.'),
+    control: z
+      .strictObject({
+        group: z
+          .string()
+          .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/, 'must be the name or the number of a group')
+          .optional()
+          .describe(
+            'Group whose members may see what is away and move processes of their own. Default: none, root only.',
+          ),
+      })
+      .prefault({})
+      .describe('Who may command the daemon of this machine.'),
     metrics: metricsSection,
     timeouts: z
       .strictObject({

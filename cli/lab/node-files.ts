@@ -31,11 +31,11 @@ export async function writeNodeFiles(
     name: node.name,
     addresses: [node.address, node.address6],
   });
-  const own = { mode: 0o600 };
-  writeFileSync(inside('/etc/homeproxy/ca.pem'), authority.certificate, own);
-  writeFileSync(inside('/etc/homeproxy/node.pem'), certificate, own);
-  writeFileSync(inside('/etc/homeproxy/node.key'), key, own);
-  writeFileSync(inside('/etc/homeproxy/homeproxy.yaml'), configuration(node.name, lab), own);
+  const all = { mode: 0o644 }; // commands of ordinary users read the configuration too
+  writeFileSync(inside('/etc/homeproxy/ca.pem'), authority.certificate, all);
+  writeFileSync(inside('/etc/homeproxy/node.pem'), certificate, all);
+  writeFileSync(inside('/etc/homeproxy/node.key'), key, { mode: 0o600 });
+  writeFileSync(inside('/etc/homeproxy/homeproxy.yaml'), configuration(node.name, lab), all);
 }
 
 function configuration(node: string, lab: { nodes: readonly NodeState[]; attach: LabAttach }): string {

@@ -7,7 +7,7 @@ const FILES: readonly (readonly [string, string])[] = [
     '/etc/homeproxy/homeproxy.yaml',
     'the configuration: `config/homeproxy.example.yaml` in the package shows every setting',
   ],
-  ['/run/homeproxy/control.sock', 'where commands ask the daemon; root only'],
+  ['/run/homeproxy/control.sock', 'where commands ask the daemon; for root, and the group that control.group names'],
   ['/var/lib/homeproxy', 'the journal of migrations: must survive a reboot'],
   ['/sys/fs/bpf/homeproxy', 'pinned programs, links and maps: forwarding goes on without the daemon'],
 ];

@@ -9,7 +9,7 @@ import { insist, isUnheard } from './insist.js';
 import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary, PhaseEvent } from './records.js';
-import { alreadyMoving, alreadyThere, refuse, rolledBack } from './refusals.js';
+import { alreadyMoving, alreadyThere, refuse, requireOwner, rolledBack } from './refusals.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 import { Stopwatch } from './stopwatch.js';
@@ -29,6 +29,8 @@ export interface MigrateOptions {
   readonly maxFreezeMs?: number;
   /** The policy that asks for it. */
   readonly policy?: string;
+  /** The user who asks, when it may only be about processes of his own. */
+  readonly requester?: number;
 }
 
 /** How a migration that a crash had cut short has ended. */
@@ -90,11 +92,16 @@ export class Coordinator {
   }
 
   /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */
-  async assess(pid: number, to: string | undefined): Promise<Assessment> {
+  async assess(
+    pid: number,
+    to: string | undefined,
+    options: Pick<MigrateOptions, 'requester'> = {},
+  ): Promise<Assessment> {
     const destination = to === undefined ? undefined : this.requireNode(to);
     const from = this.twins.find(pid)?.record.location ?? this.site.node;
     if (destination !== undefined && from.name === to) throw alreadyThere(pid, destination, this.site.node);
     const found = await this.inspect(pid);
+    requireOwner(options.requester, this.twins.find(pid)?.record.description ?? found.description);
     const there =
       destination === undefined ? [] : await fitOf(this.site.node, found, this.participants.destination(destination));
     return { from: from.name, moving: found.moving, verdicts: [...found.verdicts, ...there] };
@@ -180,6 +187,7 @@ export class Coordinator {
         if (existing !== undefined && asHomeproxyError(error).code === 'RESIDENT_ENDED') await this.strikeOff(existing);
         throw error;
       });
+    requireOwner(options.requester, existing?.record.description ?? found.description);
     refuse(pid, found.verdicts);
     refuse(pid, await fitOf(this.site.node, found, this.participants.destination(to)));
     const { description } = found;

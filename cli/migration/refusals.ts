@@ -1,5 +1,5 @@
 import { type HomeproxyError, UserError } from '../errors.js';
-import type { Verdict } from '../process/description.js';
+import type { ProcessDescription, Verdict } from '../process/description.js';
 import type { NodeName } from './messages.js';
 
 export function alreadyMoving(pid: number): UserError {
@@ -21,6 +21,19 @@ export function alreadyThere(pid: number, node: NodeName, home: NodeName): UserE
 
 export function interrupted(): UserError {
   return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
+}
+
+/**
+ * @param requester undefined: somebody who may move every process
+ * @throws {UserError} `NOT_YOURS` unless the whole tree is that user's, and can become nobody else.
+ */
+export function requireOwner(requester: number | undefined, { homePid, users }: ProcessDescription): void {
+  if (requester === undefined || (users.length > 0 && users.every((user) => user === requester))) return;
+  throw new UserError({
+    code: 'NOT_YOURS',
+    message: `process ${homePid} is not yours, or not all of it`,
+    remedy: 'run the command with sudo',
+  });
 }
 
 /** @throws {UserError} `REFUSED` that lists every verdict against the move. */

@@ -163,8 +163,8 @@ function translate(error: unknown, socketPath: string, method: string): unknown 
     case 'EPERM':
       return new UserError({
         code: 'NOT_PERMITTED',
-        message: `only root may talk to the daemon (${socketPath})`,
-        remedy: 'run the command with sudo',
+        message: `this user may not talk to the daemon (${socketPath})`,
+        remedy: 'run the command with sudo, or become a member of the group that control.group names',
         exitStatus: 7,
         cause: error,
       });

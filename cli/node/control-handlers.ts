@@ -27,6 +27,7 @@ import {
 import type { Daemon } from './daemon.js';
 import { drainHandlers } from './drain.js';
 import { journalOf, reportOn } from './journal-report.js';
+import { requesterOf } from './local-access.js';
 import { ping } from './peer-transport.js';
 import { hostFactsMethod } from './policy-methods.js';
 import { policyHandlers } from './policy-setup.js';
@@ -48,8 +49,12 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(statusMethod, async () => status(daemon)),
       serve(psMethod, async () => ({ processes: processes(daemon) })),
       serve(hostsMethod, async () => ({ hosts: await hosts(daemon) })),
-      serve(inspectMethod, async ({ pid }) => daemon.coordinator.assess(pid, undefined)),
-      serve(assessMethod, async ({ pid, to }) => daemon.coordinator.assess(pid, to ?? daemon.site.node.name)),
+      serve(inspectMethod, async ({ pid }, { caller }) =>
+        daemon.coordinator.assess(pid, undefined, requesterOf(caller)),
+      ),
+      serve(assessMethod, async ({ pid, to }, { caller }) =>
+        daemon.coordinator.assess(pid, to ?? daemon.site.node.name, requesterOf(caller)),
+      ),
       serve(recoverMethod, async () => recover(daemon)),
       serve(journalMethod, async (request) => journalOf(daemon.site, request)),
       serve(reportMethod, async ({ migration }) => reportOn(daemon.site, daemon.clients, migration)),
@@ -61,10 +66,11 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       }),
     ],
     eventMethods: [
-      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs }, { signal }, emit) =>
+      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs }, { signal, caller }, emit) =>
         daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           signal,
           onPhase: emit,
+          ...requesterOf(caller),
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
         }),
       ),

@@ -83,25 +83,34 @@ export const migrationSummary = z.object({
 const nothing = z.object({});
 const pid = z.number().int().positive();
 
-export const statusMethod = defineMethod({ name: 'status', request: nothing, response: statusReport });
+export const statusMethod = defineMethod({
+  name: 'status',
+  users: 'everybody',
+  request: nothing,
+  response: statusReport,
+});
 export const psMethod = defineMethod({
   name: 'ps',
+  users: 'everybody',
   request: nothing,
   response: z.object({ processes: z.array(processRow) }),
 });
 export const hostsMethod = defineMethod({
   name: 'hosts',
+  users: 'everybody',
   request: nothing,
   response: z.object({ hosts: z.array(hostRow) }),
 });
 export const inspectMethod = defineMethod({
   name: 'inspect',
+  users: 'owner',
   request: z.object({ pid }),
   response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 /** `to` absent: back home. */
 export const migrateMethod = defineEventMethod({
   name: 'migrate',
+  users: 'owner',
   request: z.object({ pid, to: z.string().optional(), maxFreezeMs: z.number().int().positive().optional() }),
   event: z.object({ phase: z.string(), atMs: z.number() }),
   response: migrationSummary,
@@ -168,6 +177,7 @@ export const reportMethod = defineMethod({
 /** Every verdict on a move; nothing is touched. */
 export const assessMethod = defineMethod({
   name: 'assess',
+  users: 'owner',
   request: z.object({ pid, to: z.string().optional() }),
   response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });

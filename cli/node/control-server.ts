@@ -1,8 +1,9 @@
-import { chmod, link, lstat, mkdir, rename, rm } from 'node:fs/promises';
+import { chmod, chown, link, lstat, mkdir, rename, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { asHomeproxyError, BugError, UserError } from '../errors.js';
+import { type Caller, callerOf, requirePermission } from './local-access.js';
 import type { EventMethodHandler, MethodHandler } from './method.js';
 import type { TransportLogger } from './peer-server.js';
 import {
@@ -19,6 +20,7 @@ import {
 } from './wire.js';
 
 export interface ControlContext {
+  readonly caller: Caller;
   /** Aborted when the client asks for it (Ctrl-C) or goes away. */
   readonly signal: AbortSignal;
 }
@@ -26,6 +28,8 @@ export interface ControlContext {
 export interface ControlServerOptions {
   /** The socket; its folder is made, for root only, when it is missing. */
   readonly path: string;
+  /** A group whose members may reach it too, for the methods that are open to them. */
+  readonly group?: number;
   readonly methods?: readonly MethodHandler<ControlContext>[];
   readonly eventMethods?: readonly EventMethodHandler<ControlContext>[];
   readonly logger?: TransportLogger;
@@ -43,13 +47,13 @@ const BODY_TIMEOUT_MS = 10_000;
 const MAX_UNREAD_BYTES = 1 << 20;
 
 /**
- * Answers the commands on this machine: HTTP over a unix socket that only its owner (root) can open.
+ * Answers the commands on this machine: HTTP over a unix socket that only its owner (root) can open, and a group if one is named.
  * @throws {UserError} `DAEMON_RUNNING` when another daemon answers there, `SOCKET_PATH_TOO_LONG`, `RUN_FOLDER_UNSAFE`
  */
 export async function createControlServer(options: ControlServerOptions): Promise<ControlServer> {
   const { path, logger } = options;
   checkLength(path);
-  await privateFolder(dirname(path));
+  await privateFolder(dirname(path), options.group);
   await removeStale(path);
   const methods = new Map((options.methods ?? []).map((handler) => [handler.method.name, handler]));
   const eventMethods = new Map((options.eventMethods ?? []).map((handler) => [handler.method.name, handler]));
@@ -67,19 +71,22 @@ export async function createControlServer(options: ControlServerOptions): Promis
     const [, protocol, name = '', ...rest] = (request.url ?? '').split('/');
     if (protocol !== PROTOCOL || rest.length > 0 || request.method !== 'POST') throw unknownMethod(request.url ?? '');
     const gone = goneSignal(response, 'the client');
+    const caller = callerOf(request.socket);
     const eventMethod = eventMethods.get(name);
     if (eventMethod !== undefined) {
-      await answerWithEvents(eventMethod, request, response, gone, logger);
+      requirePermission(caller, eventMethod.method);
+      await answerWithEvents(eventMethod, request, response, { caller, gone }, logger);
       return;
     }
     const handler = methods.get(name);
     if (handler === undefined) throw unknownMethod(name);
+    requirePermission(caller, handler.method);
     const asked = decodeRequest(handler.method, await readBody(request, BODY_TIMEOUT_MS));
-    const result = await handler.handle(asked, { signal: gone.signal });
+    const result = await handler.handle(asked, { caller, signal: gone.signal });
     answerJson(response, 200, encodeAnswer(handler.method.response, name, result));
   }
 
-  await listen(server, path);
+  await listen(server, path, options.group);
   return {
     close: async (graceMs = 2000) => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
@@ -99,7 +106,7 @@ async function answerWithEvents(
   handler: EventMethodHandler<ControlContext>,
   request: IncomingMessage,
   response: ServerResponse,
-  gone: AbortController,
+  { caller, gone }: { readonly caller: Caller; readonly gone: AbortController },
   logger: TransportLogger | undefined,
 ): Promise<void> {
   const asked = decodeRequest(
@@ -122,7 +129,7 @@ async function answerWithEvents(
   };
   let last: string;
   try {
-    const result = await handler.handle(asked, { signal: gone.signal }, emit);
+    const result = await handler.handle(asked, { caller, signal: gone.signal }, emit);
     last = `{"result":${encodeAnswer(handler.method.response, handler.method.name, result)}}`;
   } catch (thrown) {
     last = errorLine(thrown, handler.method.name, logger);
@@ -147,7 +154,8 @@ function checkLength(path: string): void {
   });
 }
 
-async function privateFolder(folder: string): Promise<void> {
+/** @param group may pass through it, and list nothing. */
+async function privateFolder(folder: string, group: number | undefined): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const stat = await lstat(folder);
   if (!stat.isDirectory() || stat.uid !== process.getuid?.()) {
@@ -158,7 +166,12 @@ async function privateFolder(folder: string): Promise<void> {
       exitStatus: 7,
     });
   }
-  if ((stat.mode & 0o777) !== 0o700) await chmod(folder, 0o700);
+  const mode = group === undefined ? 0o700 : 0o710;
+  if (group !== undefined && stat.gid !== group) {
+    await chmod(folder, 0o700); // never open to the group before
+    await chown(folder, stat.uid, group);
+  }
+  if ((stat.mode & 0o777) !== mode) await chmod(folder, mode);
 }
 
 /**
@@ -196,7 +209,7 @@ async function somebodyListens(path: string): Promise<boolean> {
   });
 }
 
-async function listen(server: Server, path: string): Promise<void> {
+async function listen(server: Server, path: string, group: number | undefined): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'EADDRINUSE') {
@@ -212,4 +225,7 @@ async function listen(server: Server, path: string): Promise<void> {
       process.umask(umask);
     }
   });
+  if (group === undefined) return;
+  await chown(path, process.getuid?.() ?? 0, group);
+  await chmod(path, 0o660);
 }

@@ -17,6 +17,7 @@ import { LocalSource } from '../migration/source.js';
 import { observeSteps } from '../migration/steps.js';
 import { sweep } from '../migration/sweep.js';
 import { Twins } from '../migration/twins.js';
+import { gidOf } from '../system/group.js';
 import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
 import { type ControlServer, createControlServer } from './control-transport.js';
@@ -65,6 +66,7 @@ export class Daemon {
     const node: NodeName = { name: self.name, address: self.address };
     const live = await LiveCredentials.load(config.tls, self.name, logger.child({ part: 'identity' }));
     const credentials = live.current;
+    const group = config.control.group === undefined ? undefined : await gidOf(config.control.group);
     mkdirSync(config.paths.run, { recursive: true, mode: 0o700 });
     warnWithoutCriu(config, logger);
     const journal = new Journal(config.paths.state);
@@ -152,6 +154,7 @@ export class Daemon {
     });
     const control = await createControlServer({
       path: join(config.paths.run, 'control.sock'),
+      ...(group === undefined ? {} : { group }),
       logger: transportLogger,
       ...controlHandlers(daemon),
     });

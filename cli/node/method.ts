@@ -4,6 +4,11 @@ import type { z } from 'zod';
 /** A request and its answer, described once and typed for both ends. */
 export interface Method<Request extends z.ZodType = z.ZodType, Response extends z.ZodType = z.ZodType> {
   readonly name: string;
+  /**
+   * Who may call it over the control socket besides root, where `control.group` lets others reach that: everybody, or everybody
+   * about their own processes, which the handler has to check. Default: nobody.
+   */
+  readonly users?: 'everybody' | 'owner';
   readonly request: Request;
   readonly response: Response;
 }

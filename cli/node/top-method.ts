@@ -47,4 +47,4 @@ export const topReport = z.object({
 });
 export type TopReport = z.infer<typeof topReport>;
 
-export const topMethod = defineMethod({ name: 'top', request: z.object({}), response: topReport });
+export const topMethod = defineMethod({ name: 'top', users: 'everybody', request: z.object({}), response: topReport });

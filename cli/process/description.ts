@@ -37,6 +37,8 @@ export const descriptionSchema = z.object({
   /** Pids at home, the root first. */
   pids: z.array(z.number().int()),
   executables: z.array(z.string()),
+  /** Ids of all users that a process of it is, or may become. A record of an older version has none: root's alone to move. */
+  users: z.array(z.number().int()).default([]),
   residentBytes: z.number().int(),
   /** All addresses of its home, by which correspondents may reach it, the node's own first. */
   homeAddresses: z.array(z.string()),

@@ -9,6 +9,7 @@ import {
   readNamespacePids,
   readProcess,
   readTree,
+  readUsers,
 } from '../system/procfs.js';
 import { bindPorts } from './bound-ports.js';
 import type { ProcessDescription, Verdict } from './description.js';
@@ -68,6 +69,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     commandLine: readCommandLine(pid),
     pids: localPids.map((member) => homePid(member, options)),
     executables: [...new Set(localPids.map(executableOf).filter((path) => path !== undefined))],
+    users: [...new Set(localPids.flatMap(readUsers))],
     residentBytes: localPids.reduce((sum, member) => sum + (readProcess(member)?.residentBytes ?? 0), 0),
     homeAddresses: [...options.homeAddresses],
     ports: bound.ports,

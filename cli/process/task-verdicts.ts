@@ -16,6 +16,8 @@ export interface TaskFindings {
   readonly verdicts: readonly Verdict[];
 }
 
+const CAP_SYS_RESOURCE = 1n << 24n; // include/uapi/linux/capability.h
+
 export const NAMESPACES = ['net', 'mnt', 'pid', 'user', 'ipc', 'uts', 'cgroup', 'time'] as const;
 
 /** @param pids the root first */
@@ -40,8 +42,32 @@ export function taskFindings(pids: readonly number[]): TaskFindings {
   if (readNamespace(root, 'ipc') === readNamespace('self', 'ipc')) {
     verdicts.push(...queueVerdicts(pids, readText('/proc/sysvipc/msg') ?? ''));
   }
-  verdicts.push(...nestedNamespaces(pids), ...surroundings(root));
+  verdicts.push(...nestedNamespaces(pids), ...limitsVerdicts(pids), ...surroundings(root));
   return { threads, memoryBytes, hugeBytes, capabilities, seccomp, verdicts };
+}
+
+/** Whether this daemon, and so CRIU, may read the resource limits of everybody's processes (prlimit(2)). */
+export function readsEveryLimit(): boolean {
+  const effective = /^CapEff:\s*(\w+)$/m.exec(readText('/proc/self/status') ?? '')?.[1] ?? '0';
+  return (BigInt(`0x${effective}`) & CAP_SYS_RESOURCE) !== 0n;
+}
+
+/** CRIU asks each task for its limits; without that capability the kernel answers only about tasks of our own user and group. */
+function limitsVerdicts(pids: readonly number[]): Verdict[] {
+  if (readsEveryLimit()) return [];
+  const own = `${process.getuid?.()} ${process.getgid?.()}`;
+  const other = pids.find((pid) => {
+    const status = statusOf(pid, pid);
+    const ids = ['Uid', 'Gid'].map((name) => (status.get(name) ?? '').split(/\s+/).slice(0, 3)); // not the file system's
+    const [users = [], groups = []] = ids;
+    return !status.get('State')?.startsWith('Z') && users.some((user, index) => `${user} ${groups[index]}` !== own);
+  });
+  if (other === undefined) return [];
+  const subject = `pid ${other}`;
+  const reason = "it runs as another user, whose resource limits this node's daemon may not read (CAP_SYS_RESOURCE)";
+  return [
+    refused('LIMITS_UNREADABLE', subject, reason, 'give the daemon CAP_SYS_RESOURCE: containers often withhold it'),
+  ];
 }
 
 function statusOf(pid: number, thread: number): Map<string, string> {

@@ -68,6 +68,12 @@ export function readUid(pid: number): number | undefined {
   return uid === undefined ? undefined : Number(uid);
 }
 
+/** Every user that a process is or may become: real, effective, saved and file system's (proc(5)); none when it is gone. */
+export function readUsers(pid: number): number[] {
+  const uids = /^Uid:\s+(.*)$/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
+  return uids === undefined ? [] : [...new Set(uids.split(/\s+/).map(Number))];
+}
+
 /** The cgroup (v2) that a process is in, as /proc has it: relative to the root of our cgroup namespace. */
 export function readCgroup(pid: number): string | undefined {
   return /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`) ?? '')?.[1];

@@ -40,7 +40,7 @@ mount -t tmpfs -o mode=0755 lab "$root/etc"
 mkdir "$root/etc/changes" "$root/etc/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$root/etc/changes,workdir=$root/etc/work" lab "$root/etc"
 rm -rf "$root/etc/homeproxy"
-mkdir -m 0700 "$root/etc/homeproxy"
+mkdir -m 0755 "$root/etc/homeproxy" # commands of ordinary users read the configuration; keys have a mode of their own
 
 # Device nodes of its own: those of the machine would share their mode and owner.
 mount -t tmpfs -o nosuid,mode=0755 lab "$root/dev"
