@@ -114,18 +114,24 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     response.on('error', () => undefined);
     let peer: string | undefined;
+    const about: { migration?: string } = {};
     try {
       peer = identify(request.socket as TLSSocket, nodes, credentials.revoked);
       const gone = goneSignal(response, peer);
-      const text = await dispatch(request, { peer, signal: gone.signal });
+      const text = await dispatch(request, { peer, signal: gone.signal }, about);
       answerJson(response, 200, text);
     } catch (thrown) {
       const error = answerError(request, response, thrown);
-      report(logger, error, { peer, request: `${request.method} ${request.url}` });
+      report(logger, error, { peer, ...about, request: `${request.method} ${request.url}` });
     }
   }
 
-  async function dispatch(request: IncomingMessage, context: PeerContext): Promise<string> {
+  /** @param about told of the migration, for the log. */
+  async function dispatch(
+    request: IncomingMessage,
+    context: PeerContext,
+    about: { migration?: string },
+  ): Promise<string> {
     const path = request.url ?? '';
     const [, protocol, name = '', id, ...rest] = path.split('/');
     if (protocol !== PROTOCOL || rest.length > 0) throw unknownMethod(path);
@@ -133,6 +139,8 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
       const handler = methods.get(name);
       if (handler === undefined) throw unknownMethod(path);
       const asked = decodeRequest(handler.method, await readBody(request, receiveTimeoutMs));
+      const { migration } = Object(asked) as { migration?: unknown };
+      if (typeof migration === 'string') about.migration = migration;
       return encodeAnswer(handler.method.response, name, await handler.handle(asked, context));
     }
     if (request.method === 'PUT' && id !== undefined) {
