@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pidfdOpen, pollReadable } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
-import { type ProcessStamp, readProcess, readText, stampAlive } from '../system/procfs.js';
+import { type ProcessStamp, readProcess, readText, readThreads, readTree, stampAlive } from '../system/procfs.js';
 import { criuOf, endCriuOf } from './criu-processes.js';
 import { HookLog } from './hook-log.js';
 
@@ -88,13 +88,13 @@ export class CriuSession {
   }
 
   /**
-   * Waits until CRIU holds the root of the tree in its trace, or is further: from then on the process does nothing by itself.
+   * Waits until CRIU holds all tasks of the tree in its trace, or is further: from then on they do nothing by themselves.
    * @param root as this node sees it.
    * @throws {ExternalError} `CRIU_FAILED`
    */
   async seized(root: number): Promise<void> {
     while (!this.passed('post-dump')) {
-      if (readProcess(root)?.state === 't') return;
+      if (allTraced(root)) return;
       if (this.over) throw this.failure();
       await pause(1); // nobody is told of a tracing stop but the tracer
     }
@@ -171,6 +171,14 @@ export class CriuSession {
   private say(line: string): void {
     if (!this.over && this.verdict !== undefined) writeSync(this.verdict, `${line}\n`);
   }
+}
+
+/** Whether every task of a tree is in a tracing stop, or has ended. None that is can make another. */
+function allTraced(root: number): boolean {
+  if (readProcess(root)?.state !== 't') return false; // most often that is the answer
+  return readTree(root).every((pid) =>
+    readThreads(pid).every((thread) => ['t', 'Z', 'X', undefined].includes(readProcess(thread)?.state)),
+  );
 }
 
 /** A FIFO opened for writing, once somebody reads it or waits to; undefined before, and when it is gone (fifo(7)). */

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { SOCKET_KINDS, type SocketKind, setSocketsOption } from '../../addon/lib/index.js';
 import { FORGOTTEN_OPTIONS, optionText, type SocketOption } from '../process/socket-options.js';
-import { readSocketDefaults, type SocketDefaults, type SurveyedOptions } from '../process/socket-survey.js';
+import { readSocketDefaults, type SocketDefaults, type SurveyedOptions, surveyTree } from '../process/socket-survey.js';
 import { count } from '../process/verdicts.js';
-import { readNamespacePids, readText } from '../system/procfs.js';
+import { readNamespacePids, readText, readTree } from '../system/procfs.js';
 
 /** Travels among CRIU's images, and CRIU does not look at it. */
 const FILE = 'socket-options.json';
@@ -25,7 +25,21 @@ const carriedSchema = z.object({
 type Carried = z.infer<typeof carriedSchema>;
 type Values = z.infer<typeof valuesSchema>;
 
-/** Puts what CRIU forgets of the sockets of a tree, which stands still, beside its images. */
+/** Asks the sockets of a tree, which stands still, and puts what CRIU forgets of them beside its images. @returns all of them. */
+export async function noteSockets({
+  localPids: [root = 0],
+  images,
+}: {
+  readonly localPids: readonly number[];
+  readonly images: string;
+}): Promise<SurveyedOptions[]> {
+  const defaults = readSocketDefaults(root);
+  const sockets = await surveyTree(readTree(root), defaults);
+  writeOptions(images, sockets, defaults);
+  return sockets;
+}
+
+/** Writes what CRIU forgets of sockets. */
 export function writeOptions(folder: string, sockets: readonly SurveyedOptions[], defaults: SocketDefaults): void {
   const groups = new Map<string, Carried['sockets'][number]>();
   const homePids = new Map<number, number>();

@@ -10,9 +10,8 @@ import { destroyPod } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
-import { readSocketDefaults, surveyTree } from '../process/socket-survey.js';
 import { Cgroup } from '../system/cgroup.js';
-import { writeOptions } from './carried-options.js';
+import { noteSockets } from './carried-options.js';
 import { Ahead } from './difference.js';
 import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams, requireSamePorts } from './drain.js';
 import type {
@@ -213,6 +212,8 @@ export class LocalSource implements SourceParticipant {
     control?.silence();
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
+    const noted = noteSockets(record);
+    noted.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages
     const dump = session.reached('post-dump', freezeMs + transferMs).catch(async (error: unknown) => {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
@@ -220,10 +221,7 @@ export class LocalSource implements SourceParticipant {
     });
     await sending.unlessItFails(dump);
     await reached('source', 'dumped', migration);
-    const defaults = readSocketDefaults(record.localPids[0] ?? 0);
-    const sockets = await surveyTree(record.localPids, defaults); // by now every task of the tree stands still
-    requireSamePorts(record, sockets);
-    writeOptions(record.images, sockets, defaults);
+    requireSamePorts(record, await noted);
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);

@@ -1,6 +1,5 @@
-import { readdirSync } from 'node:fs';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
-import { readNamespace, readProcess, readText } from '../system/procfs.js';
+import { readNamespace, readProcess, readText, readThreads } from '../system/procfs.js';
 import type { Verdict } from './description.js';
 import { refused, willChange } from './verdicts.js';
 
@@ -30,7 +29,7 @@ export function taskFindings(pids: readonly number[]): TaskFindings {
     hugeBytes += kilobytes(status, 'HugetlbPages');
     for (const name of ['CapPrm', 'CapEff', 'CapInh', 'CapAmb']) capabilities |= BigInt(`0x${status.get(name) || '0'}`);
     if (status.get('State')?.startsWith('Z') === true) continue; // nothing is left of it but its number
-    for (const thread of threadsOf(pid)) {
+    for (const thread of readThreads(pid)) {
       threads++;
       const own = thread === pid ? status : statusOf(pid, thread);
       seccomp ||= (own.get('Seccomp') ?? '0') !== '0';
@@ -82,14 +81,6 @@ function statusOf(pid: number, thread: number): Map<string, string> {
 
 function kilobytes(status: ReadonlyMap<string, string>, name: string): number {
   return Number.parseInt(status.get(name) ?? '0', 10) * 1024;
-}
-
-function threadsOf(pid: number): number[] {
-  try {
-    return readdirSync(`/proc/${pid}/task`).map(Number);
-  } catch {
-    return []; // it has ended
-  }
 }
 
 function traced(thread: number, tracer: number): Verdict {

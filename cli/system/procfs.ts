@@ -89,6 +89,11 @@ export function readChildren(pid: number): number[] {
   return children;
 }
 
+/** The threads of a process; none when it has gone. */
+export function readThreads(pid: number): number[] {
+  return list(`/proc/${pid}/task`).map(Number);
+}
+
 /** A process and all its descendants, parents before children. */
 export function readTree(root: number): number[] {
   const tree = [root];

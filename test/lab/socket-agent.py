@@ -139,12 +139,19 @@ def begin_sink(name):
 
 def begin_pong(listener):
     """Accepts connections for ever and answers PING, as a Redis does."""
+    results['pongs ' + listener] = 0
+
     def work():
         while True:
             with sockets[listener].accept()[0] as held:
                 held.recv(64)
                 held.sendall(b'+PONG\r\n')
-    begin('pong', work)
+                results['pongs ' + listener] += 1
+    begin('pong ' + listener, work)
+
+
+def pongs(listener):
+    return results['pongs ' + listener]
 
 
 def begin(name, work, stop=None):

@@ -1,14 +1,18 @@
 // limit: 180 s
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { SocketKind } from '../../addon/lib/index.js';
 import { FORGOTTEN_OPTIONS } from '../../cli/process/socket-options.js';
+import { Capture } from './capture.js';
 import { downAll } from './lab-fixture.js';
-import { Scenario } from './scenario.js';
+import { failuresOf, NewConnections } from './new-connections.js';
+import { readIpv4, readIpv6, readTcp } from './pcap.js';
+import { Scenario, type Summary } from './scenario.js';
 import { SocketAgent } from './socket-agent.js';
 import { settledTraces } from './traces.js';
 
-const PORTS = { control: 7300, served: 7301, udp4: 7302, udp6: 7303, peer: 7310 };
+const PORTS = { control: 7300, served: 7301, udp4: 7302, udp6: 7303, plain: 7304, reuse: 7305, peer: 7310 };
 const ROUTE = ['host1', 'host2', 'home'] as const;
 
 /** Set on the sockets by their kind; to values that no new socket has. [level, option, value] */
@@ -41,6 +45,9 @@ const UDP = [
   [17, 104, 1], // UDP_GRO
 ];
 
+/** Connections of the process, by the state in which they are when it moves (include/net/tcp_states.h). */
+const STATES = { unread: 8, unsent: 1, finWait1: 4, finWait2: 5, closeWait: 8, lastAck: 9, closing: 11 } as const;
+
 const KINDS: Record<string, SocketKind> = {
   served: 'listener6',
   accepted4: 'tcp6', // a v4-mapped one
@@ -51,11 +58,17 @@ const KINDS: Record<string, SocketKind> = {
   udp6: 'udp6',
 };
 
+/** A SYN without an answer is sent again after a second (RFC 6298); a busy machine needs some of it after the freeze. */
+const SYN_TIMER_MS = 900;
+
 const test = suite('sockets of a process on its way home -> host1 -> host2 -> home');
 let scenario: Scenario;
 /** The process that moves, and its correspondent. */
 let server: SocketAgent;
 let client: SocketAgent;
+let capture: Capture;
+let opening: NewConnections[];
+const moves: Summary[] = [];
 
 /** What every socket of the process answers to every option that CRIU forgets. */
 async function optionsNow(): Promise<Record<string, (string | number)[]>> {
@@ -65,6 +78,46 @@ async function optionsNow(): Promise<Record<string, (string | number)[]>> {
   );
 }
 
+/** A new connection of the client to the process, which has the same name at both ends. */
+async function connection(name: string, address: string): Promise<void> {
+  await client.do('connect', name, address, PORTS.plain);
+  await server.do('accept', 'plain', name);
+}
+
+/** Waits until a socket of the process is in a state, by its number (include/net/tcp_states.h). */
+async function inState(name: string, state: number): Promise<void> {
+  for (const deadline = Date.now() + 10_000; ; await sleep(5)) {
+    const found = await server.do('state', name);
+    if (found === state) return;
+    if (Date.now() > deadline) throw new Error(`${name} is in state ${found}, not ${state}`);
+  }
+}
+
+/** Brings connections into every state that one can stay in, each with what must still come in either direction. */
+async function closingConnections(family: string, address: string): Promise<void> {
+  const filled = async (name: string): Promise<void> => {
+    expected.set(`client ${name}`, await server.do<number>('fill', name));
+  };
+  for (const what of Object.keys(STATES)) await connection(`${what}${family}`, address);
+  expected.set(`server unread${family}`, await client.do<number>('fill', `unread${family}`));
+  await client.do('shutdown', `unread${family}`);
+  await server.do('shutdown', `finWait2${family}`);
+  await client.do('shutdown', `closeWait${family}`);
+  await filled(`unsent${family}`);
+  for (const what of ['finWait1', 'lastAck', 'closing']) {
+    if (what === 'lastAck') {
+      await client.do('shutdown', `${what}${family}`);
+      await inState(`${what}${family}`, STATES.closeWait);
+    }
+    await filled(`${what}${family}`);
+    await server.do('shutdown', `${what}${family}`);
+    if (what === 'closing') await client.do('shutdown', `${what}${family}`);
+  }
+}
+
+/** How long a stream is that an end has to receive: `<end> <connection>`. */
+const expected = new Map<string, number>();
+
 let before: Record<string, (string | number)[]>;
 
 test.before(async () => {
@@ -73,6 +126,7 @@ test.before(async () => {
   client = SocketAgent.start(scenario.client);
   server = await SocketAgent.serve(home, scenario.client, PORTS.control);
   await server.do('listen', 'served', '::', PORTS.served);
+  await server.do('listen', 'plain', '::', PORTS.plain);
   await client.do('listen', 'peer', '::', PORTS.peer);
   for (const [family, address, peer] of [
     ['4', home.address, scenario.client.address],
@@ -97,13 +151,34 @@ test.before(async () => {
     await server.do('set_options', name, options);
   }
   before = await optionsNow();
+  for (const [family, address] of [
+    ['4', home.address],
+    ['6', home.address6],
+  ] as const) {
+    await closingConnections(family, address);
+    await connection(`up${family}`, address);
+    await connection(`down${family}`, address);
+    await server.do('begin_sink', `up${family}`);
+    await client.do('begin_source', `up${family}`, 20);
+    await client.do('begin_sink', `down${family}`);
+    await server.do('begin_source', `down${family}`, 20);
+  }
+  for (const name of ['reuse1', 'reuse2']) {
+    await server.do('listen', name, '::', PORTS.reuse, [[1, 15, 1]]); // SO_REUSEPORT
+    await server.do('begin_pong', name);
+  }
+  capture = await Capture.start(scenario.client);
+  opening = [
+    await NewConnections.start(scenario.client, home.address, PORTS.reuse),
+    await NewConnections.start(scenario.client, home.address6, PORTS.reuse),
+  ];
 });
 test.after(downAll);
 
 for (const to of ROUTE) {
   test(`move to ${to}: every option that CRIU forgets is what it was, as the process itself is told`, async () => {
-    const { notKept } = to === 'home' ? await scenario.recall(server.pid) : await scenario.migrate(server.pid, to);
-    assert.equal(notKept, []);
+    moves.push(to === 'home' ? await scenario.recall(server.pid) : await scenario.migrate(server.pid, to));
+    assert.equal(moves.at(-1)?.notKept, []);
     const after = await optionsNow();
     for (const [name, kind] of Object.entries(KINDS)) {
       for (const [index, { name: option, kinds }] of FORGOTTEN_OPTIONS.entries()) {
@@ -112,6 +187,69 @@ for (const to of ROUTE) {
     }
   });
 }
+
+for (const family of ['4', '6']) {
+  test(`IPv${family}: bulk transfers each way went on over all moves, every byte in its place`, async () => {
+    const up = await client.do<number>('end', `source up${family}`);
+    assert.equal(await server.do('end', `sink up${family}`), [up, true]);
+    const down = await server.do<number>('end', `source down${family}`);
+    assert.equal(await client.do('end', `sink down${family}`), [down, true]);
+    assert.ok(up > 1 << 20 && down > 1 << 20, `${up} and ${down} bytes`);
+  });
+
+  test(`IPv${family}: half-closed and closing connections are in their state, and what was under way arrives`, async () => {
+    for (const [what, state] of Object.entries(STATES)) await inState(`${what}${family}`, state);
+    assert.equal(await server.do('to_end', `unread${family}`), [expected.get(`server unread${family}`), true]);
+    await client.do('send', `finWait2${family}`, 'still heard');
+    assert.is(await server.do('receive', `finWait2${family}`, 11), 'still heard');
+    await server.do('send', `closeWait${family}`, 'still said');
+    assert.is(await client.do('receive', `closeWait${family}`, 10), 'still said');
+    await server.do('shutdown', `unsent${family}`);
+    for (const what of ['unsent', 'finWait1', 'lastAck', 'closing']) {
+      const name = `${what}${family}`;
+      assert.equal(await client.do('to_end', name), [expected.get(`client ${name}`), true], name);
+    }
+  });
+
+  test(`IPv${family}: connections of both directions go on`, async () => {
+    for (const [ours, theirs] of [
+      [`accepted${family}`, `to${family}`],
+      [`opened${family}`, `from${family}`],
+    ] as const) {
+      await server.do('send', ours, 'to the client');
+      assert.is(await client.do('receive', theirs, 13), 'to the client');
+      await client.do('send', theirs, 'to the process');
+      assert.is(await server.do('receive', ours, 14), 'to the process');
+    }
+  });
+}
+
+test('a group of SO_REUSEPORT listeners: all connections were answered, those that began in a freeze by their first SYN', async () => {
+  const results = [];
+  for (const one of opening) results.push(await one.stop());
+  const frames = await capture.stop();
+  for (const result of results) assert.equal(failuresOf(result), []);
+  for (const name of ['reuse1', 'reuse2']) assert.ok((await server.do<number>('pongs', name)) > 20);
+  const syns = new Map<string, number[]>();
+  for (const frame of frames) {
+    const packet = readIpv4(frame) ?? readIpv6(frame);
+    const segment = packet === undefined ? undefined : readTcp(packet);
+    if (segment === undefined || segment.destinationPort !== PORTS.reuse) continue;
+    if (!segment.flags.has('SYN')) continue;
+    const flow = `${segment.source} ${segment.sourcePort}`;
+    syns.set(flow, [...(syns.get(flow) ?? []), segment.at]);
+  }
+  const quick = moves.filter(({ frozenAt, resumedAt }) => resumedAt - frozenAt < SYN_TIMER_MS); // else the clients' own timers have sent it again
+  assert.ok(quick.length > 0);
+  for (const { frozenAt, resumedAt } of quick) {
+    const begun = [...syns.values()].filter(([first = 0]) => first > frozenAt && first < resumedAt);
+    assert.ok(begun.length > 0);
+    assert.equal(
+      begun.filter((times) => times.length !== 1),
+      [],
+    );
+  }
+});
 
 test('and nothing is left over on any node', async () => {
   assert.equal(await settledTraces(scenario.lab, scenario.untouched), scenario.untouched);
