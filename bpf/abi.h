@@ -5,6 +5,8 @@
  *
  * ports ---------------> binding id ------> bindings -> what happens to the packet
  *   (proto, addr, port)       ^
+ * port_blocks ---------------'
+ *   (addr, 64 ports)          ^
  *   shared? -> flows ---------'
  *                (exact 5-tuple)
  */
@@ -107,6 +109,21 @@ struct port_key {
 struct port_entry {
 	__u32 binding;
 	__u32 shared; /* 0: every socket on the port belongs to the binding; 1: look the flow up in `flows` */
+};
+
+/*
+ * A run of ports that a departed process takes the ports of new sockets from, of both protocols: what it opens while it is away
+ * is found without an entry of its own. `ports` comes first.
+ */
+#define BLOCK_PORTS 64 /* one word of port_filter */
+
+struct block_key {
+	struct address local;
+	__u32 index; /* port / BLOCK_PORTS */
+};
+
+struct block_entry {
+	__u32 binding;
 };
 
 struct flow_key {

@@ -16,6 +16,16 @@ static __always_inline struct found find_by_id(__u32 id)
 	return (struct found){ .binding = bpf_map_lookup_elem(&bindings, &id), .id = id };
 }
 
+/* Whose block a port is in; .binding NULL: nobody's. */
+static __always_inline struct found find_in_block(const struct address *local, __be16 port)
+{
+	struct found none = {};
+	struct block_key key = { .local = *local, .index = bpf_ntohs(port) / BLOCK_PORTS };
+	struct block_entry *entry = bpf_map_lookup_elem(&port_blocks, &key);
+
+	return entry ? find_by_id(entry->binding) : none;
+}
+
 /* The binding of a local endpoint, seen from a remote one; .binding NULL: not ours. */
 static __always_inline struct found find(__u8 protocol, const struct address *local, __be16 local_port,
 					const struct address *remote, __be16 remote_port)
@@ -36,7 +46,7 @@ static __always_inline struct found find(__u8 protocol, const struct address *lo
 	struct port_entry *entry = bpf_map_lookup_elem(&ports, &port);
 
 	if (!entry)
-		return none;
+		return find_in_block(local, local_port);
 	if (!entry->shared)
 		return find_by_id(entry->binding);
 	struct flow_key flow = {

@@ -161,6 +161,20 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Who may command the daemon of this machine.'),
+    portBlock: z
+      .strictObject({
+        ports: z
+          .int('must be a whole number of ports')
+          .min(0, 'must be at least 0 (ports)')
+          .max(4096, 'must be at most 4096 (ports)')
+          .multipleOf(64, 'must be a multiple of 64 (ports)')
+          .default(256)
+          .describe(
+            'How many ports are reserved for the connections that one departed process of this node opens while it is away; a multiple of 64. 0: none, and such connections do not work. Ports, default 256.',
+          ),
+      })
+      .prefault({})
+      .describe('Ports of what a process opens while it is away.'),
     metrics: metricsSection,
     timeouts: z
       .strictObject({

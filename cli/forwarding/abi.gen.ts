@@ -125,6 +125,15 @@ export type PortEntryStruct = {
   shared: number;
 };
 
+export type BlockKeyStruct = {
+  local: AddressStruct;
+  index: number;
+};
+
+export type BlockEntryStruct = {
+  binding: number;
+};
+
 export type FlowKeyStruct = {
   local: AddressStruct;
   remote: AddressStruct;

@@ -91,6 +91,29 @@ export class FastPath {
     this.putPort(place, next);
   }
 
+  /** Copies a block's entry to those of its ports that nobody's copy stands for. */
+  claimFree(places: readonly FastPlace[], binding: number): void {
+    const local = ipv4Of(places[0]?.local ?? { word: [] });
+    if (local === undefined || binding >= this.bindings.maxEntries) return;
+    const free = places.filter((place) => this.port(place).kind === FastKind.none).map(indexOf);
+    for (const kind of [FastKind.none, FastKind.own]) {
+      const entry = this.portCodec.encode({ local, binding, kind } satisfies FastPortStruct);
+      this.ports.setBatch(free.map((index) => [index, entry] as const));
+    }
+  }
+
+  /** Sends the packets of an address's ports by the general path. */
+  releaseAll(places: readonly FastPlace[]): void {
+    const local = ipv4Of(places[0]?.local ?? { word: [] });
+    if (local === undefined) return;
+    const own = places.map((place) => [place, this.port(place)] as const).filter(([, entry]) => entry.local === local);
+    const changed = own.map(([place, entry]): [Buffer, Buffer] => [
+      indexOf(place),
+      this.portCodec.encode({ ...entry, kind: FastKind.none }),
+    ]);
+    this.ports.setBatch(changed);
+  }
+
   /** Sends the port's packets by the general path. */
   release(place: FastPlace): void {
     const present = this.port(place);

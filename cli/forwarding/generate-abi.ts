@@ -23,6 +23,8 @@ const STRUCTS = [
   'binding',
   'port_key',
   'port_entry',
+  'block_key',
+  'block_entry',
   'flow_key',
   'flow_entry',
   'fast_port',

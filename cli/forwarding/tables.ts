@@ -3,6 +3,8 @@ import type { StructInput } from '../../addon/lib/types.js';
 import { BugError } from '../errors.js';
 import type {
   BindingStruct,
+  BlockEntryStruct,
+  BlockKeyStruct,
   DeviceStruct,
   FlowEntryStruct,
   FlowKeyStruct,
@@ -14,7 +16,9 @@ import type {
 } from './abi.gen.js';
 import { addressBytes, decodeAddress, encodeAddress } from './address.js';
 import { FastPath, type FastPlace } from './fast-path.js';
+import { BLOCK_PORTS, blockIndexes, type PortBlock } from './port-block.js';
 
+const ALL_PORTS = Buffer.alloc(8, 0xff);
 const PROTOCOLS = { tcp: 6, udp: 17 } as const;
 
 /** A local port in the home's address space. */
@@ -79,10 +83,13 @@ export class Tables {
   readonly fastPath: FastPath;
   private readonly filter: BpfMap;
   private readonly ports: BpfMap;
+  private readonly blocks: BpfMap;
   private readonly flows: BpfMap;
   private readonly nodes: BpfMap;
   private readonly portKey: StructCodec;
   private readonly portEntry: StructCodec;
+  private readonly blockKey: StructCodec;
+  private readonly blockEntry: StructCodec;
   private readonly flowKey: StructCodec;
   private readonly flowEntry: StructCodec;
   private readonly nodeEntry: StructCodec;
@@ -98,12 +105,15 @@ export class Tables {
     this.bindingCounters = object.map('binding_counters');
     this.filter = object.map('port_filter');
     this.ports = object.map('ports');
+    this.blocks = object.map('port_blocks');
     this.flows = object.map('flows');
     this.nodes = object.map('nodes');
     this.counterCodec = codec('counter');
     this.bindingCounterKeyCodec = codec('binding_counter_key');
     this.portKey = codec('port_key');
     this.portEntry = codec('port_entry');
+    this.blockKey = codec('block_key');
+    this.blockEntry = codec('block_entry');
     this.flowKey = codec('flow_key');
     this.flowEntry = codec('flow_entry');
     this.nodeEntry = codec('node_entry');
@@ -133,6 +143,10 @@ export class Tables {
       const { binding, shared } = this.portEntry.decode(value) as PortEntryStruct;
       this.fastPath.claim(this.fastPlace(key), binding, shared === 1);
     }
+    for (const [key, value] of this.blocks.getBatch()) {
+      const { binding } = this.blockEntry.decode(value) as BlockEntryStruct;
+      this.fastPath.claimFree(this.placesOfBlock(key), binding);
+    }
   }
 
   /** Takes the binding alone away: from here on its packets are nobody's, and nothing more enters its queue. */
@@ -152,13 +166,19 @@ export class Tables {
       else heirs.set(this.localPortOf(key), binding);
     }
     this.flows.deleteBatch(own);
+    const released: Buffer[] = [];
     for (const [key, value] of this.ports.getBatch()) {
       const entry = this.portEntry.decode(value) as PortEntryStruct;
       if (entry.binding !== id) continue;
       const heir = entry.shared === 1 ? heirs.get(key.toString('hex')) : undefined;
-      if (heir === undefined) this.releasePort(this.decodePort(key));
+      if (heir === undefined) released.push(key);
       else this.ports.set(key, this.portEntry.encode({ binding: heir, shared: 1 } satisfies PortEntryStruct));
     }
+    const blocks = this.blocks
+      .getBatch()
+      .filter(([, value]) => (this.blockEntry.decode(value) as BlockEntryStruct).binding === id)
+      .map(([key]) => key);
+    this.release(released, blocks);
     this.parkStates.delete(id);
     this.parkReleases.delete(id);
     for (const key of [...this.bindingCounters.keys()]) if (key.readUInt32LE() === id) this.bindingCounters.delete(key);
@@ -180,8 +200,31 @@ export class Tables {
     const entry: PortEntryStruct = { binding, shared: shared ? 1 : 0 };
     this.fastPath.release(this.fastPlace(key));
     this.ports.set(key, this.portEntry.encode(entry));
-    this.setFilter(port, true);
+    this.setFilter(port);
     this.fastPath.claim(this.fastPlace(key), binding, shared);
+  }
+
+  /**
+   * Gives a block of ports of both protocols, at some local addresses, to a binding. Ports with an entry of their own are its
+   * owner's.
+   * @throws {BugError} when another binding has a part of the block.
+   */
+  claimBlock(block: PortBlock, addresses: readonly string[], binding: number): void {
+    const indexes = blockIndexes(block);
+    const keys = addresses.flatMap((address) =>
+      indexes.map((index) => this.blockKey.encode({ local: encodeAddress(address), index } satisfies BlockKeyStruct)),
+    );
+    for (const key of keys) {
+      const present = this.blocks.get(key);
+      const owner = present && (this.blockEntry.decode(present) as BlockEntryStruct).binding;
+      if (owner !== undefined && owner !== binding) {
+        throw new BugError(`ports ${block.first} to ${block.last} belong to binding ${owner}`);
+      }
+    }
+    const value = this.blockEntry.encode({ binding } satisfies BlockEntryStruct);
+    this.blocks.setBatch(keys.map((key) => [key, value] as const));
+    for (const index of indexes) for (const word of wordsOf(index)) this.filter.set(u32(word), ALL_PORTS);
+    for (const key of keys) this.fastPath.claimFree(this.placesOfBlock(key), binding);
   }
 
   claimFlows(flows: readonly Flow[], binding: number): void {
@@ -221,6 +264,7 @@ export class Tables {
       this.bindingCounters,
       this.filter,
       this.ports,
+      this.blocks,
       this.flows,
       this.nodes,
     ]) {
@@ -228,25 +272,50 @@ export class Tables {
     }
   }
 
-  private releasePort(port: LocalPort): void {
-    const key = this.encodePort(port);
-    this.fastPath.release(this.fastPlace(key));
-    this.ports.delete(key);
-    const stillUsed = [...this.ports.keys()].some((key) => {
-      const other = this.decodePort(key);
-      return other.port === port.port && other.protocol === port.protocol;
-    });
-    if (!stillUsed) this.setFilter(port, false);
+  /** Takes entries of `ports` and `port_blocks` away, and the bits of the filter that nobody else needs. */
+  private release(ports: readonly Buffer[], blocks: readonly Buffer[]): void {
+    const places = ports.map((key) => this.fastPlace(key));
+    for (const place of places) this.fastPath.release(place);
+    for (const key of blocks) this.fastPath.releaseAll(this.placesOfBlock(key));
+    this.ports.deleteBatch(ports);
+    this.blocks.deleteBatch(blocks);
+    const words = new Map<number, bigint>();
+    for (const place of places) words.set(Math.floor(bitOf(place) / BLOCK_PORTS), 0n);
+    for (const key of blocks) for (const word of wordsOf(this.blockIndex(key))) words.set(word, 0n);
+    for (const key of this.ports.keys()) {
+      const bit = bitOf(this.fastPlace(key));
+      const word = Math.floor(bit / BLOCK_PORTS);
+      const used = words.get(word);
+      if (used !== undefined) words.set(word, used | (1n << BigInt(bit % BLOCK_PORTS)));
+    }
+    for (const key of this.blocks.keys()) {
+      for (const word of wordsOf(this.blockIndex(key))) if (words.has(word)) words.set(word, 2n ** 64n - 1n);
+    }
+    for (const [word, used] of words) {
+      const value = Buffer.alloc(8);
+      value.writeBigUInt64LE(used);
+      this.filter.set(u32(word), value);
+    }
   }
 
-  private setFilter({ protocol, port }: LocalPort, on: boolean): void {
-    const bit = port + (protocol === 'udp' ? 65_536 : 0);
-    const key = u32(Math.floor(bit / 64));
+  private setFilter(port: LocalPort): void {
+    const bit = bitOf(port);
+    const key = u32(Math.floor(bit / BLOCK_PORTS));
     const word = this.filter.get(key)?.readBigUInt64LE() ?? 0n;
-    const mask = 1n << BigInt(bit % 64);
     const value = Buffer.alloc(8);
-    value.writeBigUInt64LE(on ? word | mask : word & ~mask);
+    value.writeBigUInt64LE(word | (1n << BigInt(bit % BLOCK_PORTS)));
     this.filter.set(key, value);
+  }
+
+  private blockIndex(key: Uint8Array): number {
+    return (this.blockKey.decode(key) as BlockKeyStruct).index;
+  }
+
+  private placesOfBlock(key: Uint8Array): FastPlace[] {
+    const { local, index } = this.blockKey.decode(key) as BlockKeyStruct;
+    return (['tcp', 'udp'] as const).flatMap((protocol) =>
+      Array.from({ length: BLOCK_PORTS }, (_, offset) => ({ protocol, port: index * BLOCK_PORTS + offset, local })),
+    );
   }
 
   private flowBinding(value: Uint8Array): number {
@@ -285,6 +354,16 @@ export class Tables {
     };
     return this.flowKey.encode(key);
   }
+}
+
+/** Of the filter, and of the fast path's copies: TCP's ports first, then UDP's. */
+function bitOf({ protocol, port }: Pick<LocalPort, 'protocol' | 'port'>): number {
+  return port + (protocol === 'udp' ? 65_536 : 0);
+}
+
+/** The words of the filter that stand for a part of a block. */
+function wordsOf(blockIndex: number): number[] {
+  return [blockIndex, blockIndex + 65_536 / BLOCK_PORTS];
 }
 
 function u32(value: number): Buffer {

@@ -6,6 +6,7 @@ import type { Datapath } from '../forwarding/datapath.js';
 import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
+import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import type { RouteMonitor } from '../system/route-monitor.js';
@@ -38,6 +39,8 @@ interface NewBinding {
   readonly epoch: number;
   /** `home`: an ordinary process of this node. `held`: comes here, neither speaks nor hears yet. */
   readonly state: 'home' | 'held';
+  /** Ports of what it opens while it is away. */
+  readonly block: PortBlock | undefined;
 }
 
 /** Says what becomes of one process's packets on this node, step by step of a migration. */
@@ -54,7 +57,10 @@ export class BindingControl {
   ) {}
 
   /** Makes a binding and gives it the ports of the process. Nothing is left of it when that fails. */
-  static async create(forwarding: Forwarding, { description, epoch, state }: NewBinding): Promise<BindingControl> {
+  static async create(
+    forwarding: Forwarding,
+    { description, epoch, state, block }: NewBinding,
+  ): Promise<BindingControl> {
     const { tables } = forwarding.datapath;
     const id = freeId(tables.bindings.entries());
     const control = new BindingControl(forwarding, id, epoch);
@@ -76,6 +82,7 @@ export class BindingControl {
     });
     try {
       control.claim(description);
+      if (block !== undefined) tables.claimBlock(block, description.homeAddresses, id);
       return control;
     } catch (error) {
       tables.removeBinding(id);

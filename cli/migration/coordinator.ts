@@ -227,7 +227,14 @@ export class Coordinator {
     const made = await course.unlessStopped(
       Promise.allSettled([
         destination
-          .prepare({ ...request, home: this.site.node, source: source.node, description, cgroup: twin.record.cgroup })
+          .prepare({
+            ...request,
+            home: this.site.node,
+            source: source.node,
+            description,
+            cgroup: twin.record.cgroup,
+            block: twin.record.block,
+          })
           .then(({ verdicts }) => refuse(description.homePid, verdicts)),
         source.prepare({ ...request, pid: description.homePid, destination: destination.node }),
         twin.control.openQueue(),

@@ -81,12 +81,13 @@ export class LocalDestination implements DestinationParticipant {
       residents: residents
         .all()
         .filter((resident) => resident.home.name === home)
-        .map(({ record: { twin, description, epoch, state, migration } }) => ({
+        .map(({ record: { twin, description, epoch, state, migration, block } }) => ({
           twin,
           description,
           epoch,
           state,
           migration,
+          block,
         })),
       departing: journal.departures
         .all()

@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { UserError } from '../errors.js';
+import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   findUnreadDatagrams,
@@ -71,12 +72,13 @@ export function requireNoDatagrams({ localPids }: Tree): void {
  * @throws {UserError} `OPENED_MEANWHILE`
  */
 export function requireSamePorts(
-  { ports }: Pick<Tree, 'ports'>,
+  { ports, block }: Pick<Tree, 'ports'> & { readonly block?: PortBlock | undefined },
   sockets: readonly Pick<SurveyedOptions, 'local'>[],
 ): void {
   const known = new Set(ports);
   for (const { local } of sockets) {
     if (local.port === 0 || isLoopback(local.address) || known.has(local.port)) continue;
+    if (block !== undefined && isInBlock(block, local.port)) continue;
     throw new UserError({
       code: 'OPENED_MEANWHILE',
       message: `the process opened port ${local.port} in the very moment in which it was stopped`,

@@ -4,6 +4,7 @@ import { closeOnExec } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import type { ParkQueueRecord } from '../forwarding/park-queue.js';
 import { readDescriptors } from '../system/procfs.js';
+import type { PortLease } from './port-leases.js';
 import type { ArrivalRecord, DepartureRecord, MigrationRecord, ResidentRecord, TwinRecord } from './records.js';
 import type { StepName } from './steps.js';
 
@@ -25,6 +26,7 @@ export class Journal {
   readonly arrivals: Table<ArrivalRecord>;
   readonly queues: Table<ParkQueueRecord>;
   readonly migrations: Table<MigrationRecord>;
+  readonly portLeases: Table<PortLease>;
   /** Of each process that was ever here for another home: the highest epoch that this node has heard of. */
   readonly epochs: Table<number>;
   readonly steps: StepTable;
@@ -52,6 +54,7 @@ export class Journal {
     this.arrivals = new Table(this.root.openDB({ name: 'arrivals' }));
     this.queues = new Table(this.root.openDB({ name: 'queues' }));
     this.migrations = new Table(this.root.openDB({ name: 'migrations' }));
+    this.portLeases = new Table(this.root.openDB({ name: 'port-leases' }));
     this.epochs = new Table(this.root.openDB({ name: 'epochs' }));
     this.steps = new StepTable(this.root.openDB({ name: 'steps' }));
     this.facts = new Table(this.root.openDB({ name: 'facts' }));

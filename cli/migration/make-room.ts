@@ -8,14 +8,15 @@ import type { Site } from './site.js';
 /** Makes what a process needs to live on this node for another home: a binding that holds its packets, and a pod. */
 export async function makeRoom(
   site: Site,
-  { migration, twin, home, description, epoch }: PrepareDestinationRequest,
+  { migration, twin, home, description, epoch, block }: PrepareDestinationRequest,
 ): Promise<Resident> {
   const { forwarding, residents } = site;
-  const control = await BindingControl.create(forwarding, { description, epoch, state: 'held' });
+  const control = await BindingControl.create(forwarding, { description, epoch, state: 'held', block });
   try {
     const pod = await createPod({
       name: `hpp${control.id}`,
       homeAddresses: description.homeAddresses,
+      ports: block,
       ...limitsOf(site, home),
     });
     try {
@@ -24,7 +25,18 @@ export async function makeRoom(
       if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
       await keepPidsFree(pod, description.pids);
       return residents.add(
-        { twin, home, description, binding: control.id, pod, epoch, state: 'held', migration, arrivedAt: Date.now() },
+        {
+          twin,
+          home,
+          description,
+          binding: control.id,
+          pod,
+          epoch,
+          state: 'held',
+          migration,
+          arrivedAt: Date.now(),
+          block,
+        },
         control,
       );
     } catch (error) {

@@ -3,6 +3,7 @@
  * on another (sent): nothing in the protocol knows the difference.
  */
 import { z } from 'zod';
+import { portBlockSchema } from '../forwarding/port-block.js';
 import { descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
 
@@ -42,6 +43,8 @@ export const prepareDestinationRequest = z.object({
   home: nodeSchema,
   source: nodeSchema,
   description: descriptionSchema,
+  /** Its home's lease: ports of what it opens while it is away. */
+  block: portBlockSchema.optional(),
   /** Coming home: the cgroup that it left, where it shall be again. Ignored elsewhere. */
   cgroup: z.string().optional(),
 });
@@ -58,6 +61,7 @@ export const holdingResponse = z.object({
       epoch: z.number().int(),
       state: z.enum(['held', 'running']),
       migration: migrationIdSchema,
+      block: portBlockSchema.optional(),
     }),
   ),
   departing: z.array(z.object({ migration: migrationIdSchema })),

@@ -1,5 +1,6 @@
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import type { ErrorDocument } from '../errors.js';
+import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import type { ProcessStamp } from '../system/procfs.js';
@@ -19,6 +20,8 @@ export interface TwinRecord {
   readonly cgroup: string;
   /** The effective user of its root when it left; absent when this node's memory was lost. */
   readonly uid?: number;
+  /** Ports of what it opens while it is away; absent: the settings want none. */
+  readonly block?: PortBlock;
 }
 
 /** What a care-of host keeps of each process that lives here for another home. */
@@ -34,6 +37,8 @@ export interface ResidentRecord {
   /** The migration that brings it here, while `held`. */
   readonly migration: string;
   readonly arrivedAt: number;
+  /** Its lease at home, from which sockets in the pod get their ports. */
+  readonly block?: PortBlock | undefined;
 }
 
 /** What a source keeps while one of its processes is leaving, to undo or finish after a crash. */
@@ -49,6 +54,8 @@ export interface DepartureRecord {
   readonly localPids: readonly number[];
   /** Local ports of its internet sockets. */
   readonly ports: readonly number[];
+  /** Ports of what it opens while it is away from home. */
+  readonly block?: PortBlock | undefined;
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */

@@ -124,6 +124,7 @@ export class LocalSource implements SourceParticipant {
           : { path: resident.pod.cgroup, origins: [] },
       localPids,
       ports: description.ports.map(({ port }) => port),
+      block: resident?.record.block,
     };
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});

@@ -4,6 +4,7 @@ import { Cgroup } from '../system/cgroup.js';
 import { readUid } from '../system/procfs.js';
 import { BindingControl, type Forwarding } from './binding-control.js';
 import type { Journal } from './journal.js';
+import type { PortLeases } from './port-leases.js';
 import type { TwinRecord } from './records.js';
 
 /** What stands in at home for a process that is away, or about to leave: its binding and its durable record. */
@@ -21,7 +22,7 @@ export class Twin {
   }
 }
 
-type RebuiltTwin = Pick<TwinRecord, 'twin' | 'description' | 'epoch' | 'location'>;
+type RebuiltTwin = Pick<TwinRecord, 'twin' | 'description' | 'epoch' | 'location' | 'block'>;
 
 /** The twins of a home node, by the home pids of their processes. */
 export class Twins {
@@ -30,10 +31,12 @@ export class Twins {
   constructor(
     private readonly journal: Journal,
     private readonly forwarding: Forwarding,
+    private readonly leases: PortLeases,
   ) {}
 
   /** Takes up what the journal says, after a restart: maps and pins have forwarded on without us. */
   async adopt(): Promise<void> {
+    this.leases.adopt(new Set(this.journal.twins.all().map(({ twin }) => twin)));
     for (const record of this.journal.twins.all()) {
       const control = await BindingControl.adopt(this.forwarding, record, record.location);
       this.byPid.set(record.description.homePid, new Twin(record, control));
@@ -56,10 +59,12 @@ export class Twins {
   /** A twin for a process that still runs here as an ordinary one: its packets pass. */
   async create(description: ProcessDescription): Promise<Twin> {
     const { node } = this.forwarding;
-    const control = await BindingControl.create(this.forwarding, { description, epoch: 1, state: 'home' });
+    const id = `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`;
+    const block = this.leases.lease(id, this.departedPorts());
+    const control = await this.bind(id, { description, epoch: 1, block });
     const uid = readUid(description.homePid);
     const record: TwinRecord = {
-      twin: `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`,
+      twin: id,
       description,
       binding: control.id,
       location: node,
@@ -67,6 +72,7 @@ export class Twins {
       departedAt: Date.now(),
       cgroup: Cgroup.of(description.homePid).path,
       ...(uid === undefined ? {} : { uid }),
+      ...(block === undefined ? {} : { block }),
     };
     const twin = new Twin(record, control);
     this.journal.twins.put(record.twin, record);
@@ -75,13 +81,14 @@ export class Twins {
   }
 
   /** Stands in again for a process that lives elsewhere and of which this node's memory was lost. */
-  async rebuild({ twin: id, description, epoch: told, location }: RebuiltTwin): Promise<Twin> {
+  async rebuild({ twin: id, description, epoch: told, location, block }: RebuiltTwin): Promise<Twin> {
     const left = this.bindingOf(description);
+    if (block !== undefined) this.leases.take(id, block);
     // An attempt that was rolled back may have raised the epoch here, and nowhere else.
     const epoch = left === undefined ? told : Math.max(told, this.epochOf(left));
     const control =
       left === undefined
-        ? await BindingControl.create(this.forwarding, { description, epoch, state: 'home' })
+        ? await this.bind(id, { description, epoch, block })
         : await BindingControl.adopt(this.forwarding, { binding: left, epoch }, undefined);
     const record: TwinRecord = {
       twin: id,
@@ -91,6 +98,7 @@ export class Twins {
       epoch,
       departedAt: Date.now(),
       cgroup: '',
+      ...(block === undefined ? {} : { block }),
     };
     const twin = new Twin(record, control);
     this.journal.twins.put(id, record);
@@ -98,6 +106,29 @@ export class Twins {
     control.raise(epoch);
     await control.tunnel(location);
     return twin;
+  }
+
+  /** @throws what `BindingControl.create` throws; then the lease has ended. */
+  private async bind(
+    id: string,
+    made: Omit<Parameters<typeof BindingControl.create>[1], 'state'>,
+  ): Promise<BindingControl> {
+    try {
+      return await BindingControl.create(this.forwarding, { ...made, state: 'home' });
+    } catch (error) {
+      this.leases.release(id);
+      throw error;
+    }
+  }
+
+  /** Of the processes that are away: no socket of this node has them. */
+  private departedPorts(): number[] {
+    return this.all().flatMap(({ record }) => record.description.ports.map(({ port }) => port));
+  }
+
+  /** Nothing is forwarded any more. */
+  endLeases(): void {
+    this.leases.releaseAll();
   }
 
   private epochOf(binding: number): number {
@@ -130,5 +161,6 @@ export class Twins {
     this.journal.twins.delete(twin.id);
     this.byPid.delete(twin.homePid);
     await twin.control.remove();
+    this.leases.release(twin.id); // what it opened while it was away are ordinary sockets of this node by now
   }
 }

@@ -1,4 +1,5 @@
 import { asHomeproxyError } from '../errors.js';
+import type { PortBlock } from '../forwarding/port-block.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -127,6 +128,7 @@ function processes(daemon: Daemon): ProcessRow[] {
     role: moving.has(homePid) ? ('moving' as const) : ('departed' as const),
     since: record.departedAt,
     epoch: record.epoch,
+    ...blockOf(record),
   }));
   const residents = site.residents.all().map(({ record, control }) => ({
     ...rowOf(record.description, control.id),
@@ -135,8 +137,13 @@ function processes(daemon: Daemon): ProcessRow[] {
     role: 'resident' as const,
     since: record.arrivedAt,
     epoch: record.epoch,
+    ...blockOf(record),
   }));
   return [...departed, ...residents];
+}
+
+function blockOf({ block }: { readonly block?: PortBlock | undefined }): Pick<ProcessRow, 'portBlock'> {
+  return block === undefined ? {} : { portBlock: `${block.first}-${block.last}` };
 }
 
 async function hosts({ config, site, clients, twins }: Daemon): Promise<HostRow[]> {

@@ -20,6 +20,8 @@ export const processRow = z.object({
   /** Number of its binding on this node. */
   binding: z.number().int(),
   ports: z.array(z.string()),
+  /** "65280-65535": from which it takes the ports of what it opens while it is away; absent: it has none. */
+  portBlock: z.string().optional(),
   /** By reason: tunnelled, delivered, sent, parked, guarded, ... */
   counters: z.record(z.string(), packetCounts),
 });

@@ -11,6 +11,7 @@ import { Coordinator, type Participants } from '../migration/coordinator.js';
 import { LocalDestination } from '../migration/destination.js';
 import { Journal } from '../migration/journal.js';
 import type { NodeName } from '../migration/messages.js';
+import { PortLeases } from '../migration/port-leases.js';
 import { Residents } from '../migration/residents.js';
 import type { Site } from '../migration/site.js';
 import { LocalSource } from '../migration/source.js';
@@ -72,7 +73,8 @@ export class Daemon {
     const journal = new Journal(config.paths.state);
     const forwarding = await openForwarding(config, node, journal, logger);
     const residents = new Residents(journal, forwarding);
-    const twins = new Twins(journal, forwarding);
+    const leases = new PortLeases(journal.portLeases, config.portBlock.ports);
+    const twins = new Twins(journal, forwarding, leases);
     const site: Site = {
       node,
       nodes: config.nodes.map(({ name, address }) => ({ name, address })),
@@ -204,6 +206,7 @@ export class Daemon {
         remedy: 'recall or move those processes first (`homeproxy ps`); --force cuts their connections',
       });
     }
+    this.twins.endLeases();
     return this.forwarding.datapath.detach();
   }
 

@@ -3,6 +3,7 @@ import type { Config } from '../config/load.js';
 import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
 import { Journal } from '../migration/journal.js';
+import { PortLeases } from '../migration/port-leases.js';
 import { datapathRun } from './forwarding-setup.js';
 
 /** What `homeproxy down` does when no daemon runs: the same, on what a daemon left attached. Attaches and loads nothing. */
@@ -18,6 +19,7 @@ export async function detachWithoutDaemon(config: Config, force: boolean): Promi
         remedy: 'start the daemon (`homeproxy up`) and recall them; --force cuts their connections',
       });
     }
+    new PortLeases(journal.portLeases, 0).releaseAll();
   } finally {
     await journal.close();
   }

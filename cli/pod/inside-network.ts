@@ -33,3 +33,8 @@ export function insideNetwork(
     ]),
   ];
 }
+
+/** The pod's own kernel settings: pairs of a file below /proc/sys/net and what to write into it. */
+export function networkSettings({ ports }: Pick<PodOptions, 'ports'>): string[] {
+  return ports === undefined ? [] : ['ipv4/ip_local_port_range', `${ports.first} ${ports.last}`];
+}

@@ -5,12 +5,15 @@ import { isIPv6 } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, ExternalError } from '../errors.js';
+import type { PortBlock } from '../forwarding/port-block.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, stampAlive, stampProcess } from '../system/procfs.js';
-import { insideNetwork } from './inside-network.js';
+import { insideNetwork, networkSettings } from './inside-network.js';
 
 const LOCAL_ROUTE_MS = 2000;
+/** Pairs of a file below /proc/sys/net, which shows the namespace of whoever opens it, and a value. */
+const WRITE_SETTINGS = 'while [ $# -gt 1 ]; do echo "$2" >"/proc/sys/net/$1" || exit 1; shift 2; done';
 
 /** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
 export interface PodRecord {
@@ -33,6 +36,8 @@ export interface PodOptions {
   readonly mtu: number;
   /** Bytes that the tunnel adds to what correspondents send: the advertised MSS of both families leaves room for them. */
   readonly tunnelOverhead: number;
+  /** From which sockets get their ports that ask for none; undefined: from the kernel's usual ones. */
+  readonly ports?: PortBlock | undefined;
 }
 
 /**
@@ -161,6 +166,7 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
     ].join('\n'),
   });
   await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
+  await run('nsenter', [...inside, 'sh', '-c', WRITE_SETTINGS, 'sh', ...networkSettings(options)]);
   await localRoutes(pod, options.homeAddresses.filter(isIPv6));
   // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
   await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);

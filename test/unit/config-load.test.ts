@@ -57,6 +57,7 @@ test('two settings are enough; everything else has its default', () => {
     paths: { run: '/run/homeproxy', state: '/var/lib/homeproxy', bpf: '/sys/fs/bpf/homeproxy' },
     criu: { path: 'auto' },
     park: { packets: 10_000 },
+    portBlock: { ports: 256 },
     control: {},
     metrics: { enabled: true, listen: '127.0.0.1', port: 7078, maxProcesses: 100 },
     timeouts: {

@@ -1,0 +1,44 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as assert from 'uvu/assert';
+import type { LabNode } from '../../cli/lab/lab-node.js';
+import { startServer } from './c-program.js';
+import { LineClient } from './line-client.js';
+
+const PROGRESS_LIMIT_MS = 20_000;
+
+/** A `dialer` in a node, told what to do by the lab's client: it opens connections and keeps numbered requests going on them. */
+export class Dialer {
+  private constructor(
+    readonly pid: number,
+    private readonly orders: LineClient,
+  ) {}
+
+  /** @param own address that it is bound to; `program` is where the node has it */
+  static async start(program: string, node: LabNode, own: string, port: number, from: LabNode): Promise<Dialer> {
+    const pid = await startServer(node, [program, own, String(port)], port);
+    return new Dialer(pid, await LineClient.connect(from, node.address, port));
+  }
+
+  /** @returns its own port of the new connection. @throws {Error} what connect(2) said */
+  async dial(protocol: 'tcp' | 'udp', address: string, port: number): Promise<number> {
+    const [word, number] = (await this.orders.ask(`${protocol} ${address} ${port}`)).split(' ');
+    if (word !== 'open') throw new Error(`${protocol} ${address} ${port}: ${word} ${number}`);
+    return Number(number);
+  }
+
+  /** Waits until so many more requests were answered on each connection. @throws {Error} after 20 s, or when there is a fault */
+  async goesOn(answers = 20): Promise<void> {
+    const first = await this.report();
+    for (const deadline = Date.now() + PROGRESS_LIMIT_MS; ; await sleep(20)) {
+      const { fewest, faults, streams } = await this.report();
+      assert.is(faults, 0, 'every answer was the next number');
+      if (fewest >= first.fewest + answers) return;
+      if (Date.now() > deadline) throw new Error(`one of ${streams} connections stands still after ${fewest} answers`);
+    }
+  }
+
+  async report(): Promise<{ streams: number; fewest: number; faults: number }> {
+    const [streams = 0, fewest = 0, faults = 0] = (await this.orders.ask('report')).split(' ').map(Number);
+    return { streams, fewest, faults };
+  }
+}
