@@ -66,11 +66,15 @@ export interface DumpOptions extends Surroundings {
   /** Root of the tree, as the namespaces in which CRIU runs number it. */
   readonly pid: number;
   readonly images: string;
+  /** The root does not lead its session. */
+  readonly shellJob?: boolean;
 }
 
 export interface RestoreOptions extends Surroundings {
   readonly criu: string;
   readonly images: string;
+  /** The root did not lead its session: it is restored into a session and a group of CRIU's. */
+  readonly shellJob?: boolean;
 }
 
 /*
@@ -116,10 +120,12 @@ async function makeFifo(path: string): Promise<void> {
 /** Starts CRIU; it is told where to write its log and which script to run at its hooks. */
 function start(verb: 'dump' | 'restore', options: DumpOptions | RestoreOptions, args: readonly string[]): CriuSession {
   const script = projectFile('config/criu-action.sh');
-  const { criu, images } = options;
+  const { criu, images, shellJob } = options;
+  const job = shellJob === true ? ['--shell-job'] : [];
   writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
   const argv = surround(
-    [criu, verb, '-D', images, '-o', `${verb}.log`, ...COMMON, '--action-script', script, ...args],
+    [criu, verb, '-D', images, '-o', `${verb}.log`, ...COMMON, '--action-script', script, ...job, ...args],
+    verb,
     options,
   );
   const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
@@ -144,10 +150,19 @@ function spareFromOutOfMemory(pid: number | undefined): void {
   }
 }
 
-/** CRIU inside its surroundings. The shell gets its words as positional parameters: nothing is ever parsed. */
-function surround(criu: readonly string[], { podInit, cgroupProcs }: Surroundings): string[] {
+/**
+ * CRIU inside its surroundings. The shell gets its words as positional parameters: nothing is ever parsed. What is restored as a
+ * shell job stays in CRIU's session and group: they are made inside, where they have a number in the pod's pid namespace
+ * (a session of number 0 cannot be dumped again), and apart from the group by which a run of CRIU is ended.
+ */
+function surround(
+  criu: readonly string[],
+  verb: 'dump' | 'restore',
+  { podInit, cgroupProcs, shellJob }: DumpOptions | RestoreOptions,
+): string[] {
+  const program = verb === 'restore' && shellJob === true ? ['setsid', '--wait', ...criu] : [...criu];
   const entered =
-    podInit === undefined ? [...criu] : ['nsenter', '-t', String(podInit), '-m', '-n', '-p', '-w/', '--', ...criu];
+    podInit === undefined ? program : ['nsenter', '-t', String(podInit), '-m', '-n', '-p', '-w/', '--', ...program];
   if (cgroupProcs === undefined) return entered;
   return ['sh', '-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs, ...entered];
 }

@@ -1,5 +1,5 @@
 import { Cgroup } from '../system/cgroup.js';
-import { readTree } from '../system/procfs.js';
+import { readProcess, readTree } from '../system/procfs.js';
 
 /**
  * A cgroup that can stop a whole tree. CRIU's own seizure ends with CRIU: were it killed at `post-dump`, the tasks would run
@@ -28,7 +28,7 @@ export function gather(root: number, planned: FreezerRecord): FreezerRecord {
     moved = false;
     for (const pid of readTree(root)) {
       const current = Cgroup.of(pid).path;
-      if (current === freezer.path) continue;
+      if (current === freezer.path || readProcess(pid)?.state === 'Z') continue; // a zombie stays where it ended
       origins.push([pid, current]);
       freezer.add(pid);
       moved = true;

@@ -5,6 +5,7 @@ import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { BugError, UserError } from '../errors.js';
+import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import { type Arrival, copyLost, gaveUp, homeNursery } from './arrival.js';
 import { restoreOptions } from './carried-options.js';
@@ -165,7 +166,7 @@ export class LocalDestination implements DestinationParticipant {
     const { pod } = arrival.resident ?? {};
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings = pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, cgroupProcs };
-    const session = await startRestore({ criu, images, ...inside });
+    const session = await startRestore({ criu, images, shellJob: isShellJob(request.description), ...inside });
     arrival.session = session;
     await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
     await reached('destination', 'criu-started', migration);

@@ -1,5 +1,6 @@
 import { tunnelOverhead } from '../forwarding/encapsulation.js';
 import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
+import type { ProcessDescription } from '../process/description.js';
 import { BindingControl } from './binding-control.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
 import type { Resident } from './residents.js';
@@ -23,7 +24,7 @@ export async function makeRoom(
       await control.openQueue();
       control.attachPod(pod);
       if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
-      await keepPidsFree(pod, description.pids);
+      await keepPidsFree(pod, numbersOf(description));
       return residents.add(
         {
           twin,
@@ -47,6 +48,11 @@ export async function makeRoom(
     await control.remove();
     throw error;
   }
+}
+
+/** The numbers that CRIU itself must not have in the pod, neither as pids nor for its session. */
+function numbersOf({ pids, numbers, session }: ProcessDescription): number[] {
+  return [...pids, ...numbers, ...(session === undefined ? [] : [session.id, session.group])];
 }
 
 /**

@@ -5,7 +5,7 @@ import type { Needs } from '../process/needs.js';
 import { type InternetSocket, readInternetSockets } from '../process/sockets.js';
 import { ok, refused, willChange } from '../process/verdicts.js';
 import { readProcessorFeatures } from '../system/processor.js';
-import { readProcess, readText } from '../system/procfs.js';
+import { type ProcessIdentity, readProcess, readText } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import { fileVerdicts, unverified } from './room-files.js';
 
@@ -72,17 +72,28 @@ function missingFiles(description: ProcessDescription): Verdict[] {
     );
 }
 
-function takenPids(description: ProcessDescription): Verdict[] {
-  return description.pids
-    .filter((pid) => readProcess(pid) !== undefined)
-    .map((pid) =>
-      refused(
-        'PID_TAKEN',
-        `pid ${pid}`,
-        `at home this number now belongs to ${readProcess(pid)?.comm ?? 'another process'}`,
-        'end that process, or leave this one where it is',
-      ),
+function takenPids({ pids, numbers }: ProcessDescription): Verdict[] {
+  return [...pids, ...numbers].flatMap((pid) => {
+    const holder = readProcess(pid);
+    if (holder === undefined) return [];
+    if (holder.state === 'Z' && pids.includes(pid)) return [notWaitedFor(holder)];
+    return refused(
+      'PID_TAKEN',
+      `pid ${pid}`,
+      `at home this number now belongs to ${holder.comm}`,
+      'end that process, or leave this one where it is',
     );
+  });
+}
+
+/** What has left leaves a zombie behind as long as its parent, which stayed, does not ask for its end (wait(2)). */
+function notWaitedFor({ pid, comm, parent }: ProcessIdentity): Verdict {
+  return refused(
+    'PID_TAKEN',
+    `pid ${pid}`,
+    `at home this number still belongs to a zombie (${comm}), for whose end its parent, pid ${parent} (${readProcess(parent)?.comm ?? '?'}), has not asked`,
+    'let that parent wait for its children, or end it',
+  );
 }
 
 /** A port at home that somebody bound while its owner was away: it cannot be bound again. */

@@ -10,6 +10,7 @@ import { destroyPod } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
+import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import { noteSockets } from './carried-options.js';
 import { Ahead } from './difference.js';
@@ -128,7 +129,7 @@ export class LocalSource implements SourceParticipant {
     };
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
-    departure.preparing = this.makeReady(departure, criu);
+    departure.preparing = this.makeReady(departure, criu, isShellJob(description));
     try {
       await departure.preparing;
     } catch (error) {
@@ -139,7 +140,7 @@ export class LocalSource implements SourceParticipant {
     departure.preparing = undefined;
   }
 
-  private async makeReady(departure: Departure, criu: string): Promise<void> {
+  private async makeReady(departure: Departure, criu: string, shellJob: boolean): Promise<void> {
     const { record, resident } = departure;
     const { request, images, localPids } = record;
     const { migration } = request;
@@ -153,7 +154,7 @@ export class LocalSource implements SourceParticipant {
     const pid = resident === undefined ? root : request.pid;
     const inside = resident === undefined ? {} : { podInit: resident.pod.init.pid };
     departure.pages = await PagePipe.create(images);
-    departure.session = await startDump({ criu, images, pid, ...inside });
+    departure.session = await startDump({ criu, images, pid, shellJob, ...inside });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
     await Promise.all([

@@ -36,6 +36,10 @@ export const descriptionSchema = z.object({
   commandLine: z.string(),
   /** Pids at home, the root first. */
   pids: z.array(z.number().int()),
+  /** What else it has of numbers that must be free for it: threads, and sessions and groups without a leader. */
+  numbers: z.array(z.number().int()).default([]),
+  /** Session and process group of the root, by their numbers where it is. */
+  session: z.object({ id: z.number().int(), group: z.number().int() }).optional(),
   executables: z.array(z.string()),
   /** Ids of all users that a process of it is, or may become. A record of an older version has none: root's alone to move. */
   users: z.array(z.number().int()).default([]),

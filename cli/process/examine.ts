@@ -7,6 +7,7 @@ import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { type InspectOptions, inspectProcess } from './inspect.js';
 import { type MappedFile, readMappedFiles } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
+import { relationVerdicts } from './session-verdicts.js';
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
 import { optionVerdicts, socketVerdicts } from './socket-verdicts.js';
@@ -50,6 +51,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
   const surveyed = await surveyTree(localPids, readSocketDefaults(pid));
   const all = [
     ...verdicts,
+    ...relationVerdicts(localPids, options.inPod === true),
     ...tasks.verdicts,
     ...mapped.verdicts,
     ...opened.verdicts,

@@ -15,6 +15,7 @@ import { bindPorts } from './bound-ports.js';
 import type { ProcessDescription, Verdict } from './description.js';
 import { descriptorVerdicts, type TreeDescriptor } from './descriptor-verdicts.js';
 import { multicastVerdicts } from './multicast.js';
+import { treeNumbers } from './session-verdicts.js';
 import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
 
 export interface InspectOptions {
@@ -68,6 +69,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     comm: root.comm,
     commandLine: readCommandLine(pid),
     pids: localPids.map((member) => homePid(member, options)),
+    ...treeNumbers(localPids),
     executables: [...new Set(localPids.map(executableOf).filter((path) => path !== undefined))],
     users: [...new Set(localPids.flatMap(readUsers))],
     residentBytes: localPids.reduce((sum, member) => sum + (readProcess(member)?.residentBytes ?? 0), 0),

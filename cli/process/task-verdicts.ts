@@ -132,20 +132,9 @@ function nestedNamespaces(pids: readonly number[]): Verdict[] {
   });
 }
 
-/** What stands around the tree: who started it, and the limits of its cgroup, which CRIU is told to leave alone. */
+/** What stands around the tree: its service, and the limits of its cgroup, which CRIU is told to leave alone. */
 function surroundings(root: number): Verdict[] {
   const verdicts: Verdict[] = [];
-  const session = readProcess(root)?.session;
-  if (session !== root) {
-    verdicts.push(
-      refused(
-        'NOT_SESSION_LEADER',
-        `pid ${root}`,
-        `it belongs to the session of pid ${session} (${readProcess(session ?? 0)?.comm ?? 'which has ended'}), which is not in its tree: CRIU takes whole sessions`,
-        'move that process, if it is the parent; or start the program with `setsid`, or as a service',
-      ),
-    );
-  }
   const cgroup = Cgroup.of(root);
   const unit = /\/([^/]+\.service)(\/|$)/.exec(cgroup.path)?.[1];
   if (unit !== undefined && !unit.startsWith('user@')) {

@@ -6,6 +6,8 @@ export interface ProcessIdentity {
   readonly comm: string;
   readonly state: string;
   readonly parent: number;
+  /** Its process group. */
+  readonly group: number;
   readonly session: number;
   /** Clock ticks since boot: with the pid it names a process for ever (proc(5), field 22). */
   readonly startTime: bigint;
@@ -47,6 +49,7 @@ export function readProcess(pid: number): ProcessIdentity | undefined {
     comm: text.slice(open + 1, close),
     state: field(3),
     parent: Number(field(4)),
+    group: Number(field(5)),
     session: Number(field(6)),
     kernelThread: (Number(field(9)) & PF_KTHREAD) !== 0,
     threads: Number(field(20)),

@@ -30,6 +30,16 @@ while True:
     time.sleep(0.001)
 `;
 
+/** Has a child that has ended and for which it does not wait. */
+const MOURNING = `
+import os, time
+child = os.fork()
+if child == 0: os._exit(3)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+print('ready', flush=True)
+time.sleep(3600)
+`;
+
 /** Counts in a file's stead: in its own user time. */
 const COUNTING = 'print("ready", flush=True)\nwhile True: pass';
 const SLEEPING = 'import time\nprint("ready", flush=True)\ntime.sleep(3600)';
@@ -59,6 +69,21 @@ test('finds cgroup v2 where the kernel says that it is mounted', () => {
       ?.split('\n')
       .includes(String(process.pid)),
   );
+});
+
+test('gathers a tree with a zombie, which no cgroup takes', async ({ top }) => {
+  const outer = top.child('mourning').create();
+  const subject = await start(MOURNING, outer);
+  assert.equal(
+    readTree(subject.pid)
+      .map((pid) => readProcess(pid)?.state)
+      .at(-1),
+    'Z',
+  );
+  const record = gather(subject.pid, plannedFreezer(subject.pid, 'gathered'));
+  assert.is(folderOf(subject.pid), record.path);
+  scatter(record);
+  assert.is(folderOf(subject.pid), outer.path);
 });
 
 test('gathers a tree that goes on forking, so that nobody is outside, and stops all of it', async ({ top }) => {

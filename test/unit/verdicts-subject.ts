@@ -33,9 +33,12 @@ export async function examine(pid: number): Promise<Examination> {
   return await examineProcess(pid, { homeAddresses: [HOME, 'fd77::2'], ownPids: [process.pid] });
 }
 
-/** All but what is in order; and but what depends on who runs the tests: the limits and unit of their cgroup. */
+/** Of the tests themselves: the limits and unit of their cgroup, and that they are the parent of each subject. */
+const OURS = new Set(['SERVICE', 'CGROUP_LIMITS', 'PARENT_STAYS']);
+
+/** All but what is in order; and but what depends on who runs the tests. */
 export function objections(verdicts: readonly Verdict[]): Verdict[] {
-  return verdicts.filter(({ outcome, code }) => outcome !== 'ok' && code !== 'SERVICE' && code !== 'CGROUP_LIMITS');
+  return verdicts.filter(({ outcome, code }) => outcome !== 'ok' && !OURS.has(code));
 }
 
 export const words = (verdicts: readonly Verdict[]): string[] =>
