@@ -5,6 +5,7 @@ import { foreignPipe, type TreeDescriptor } from './descriptor-verdicts.js';
 import { storedBytes } from './file-hash.js';
 import { type MappedFile, statOf } from './memory-map.js';
 import type { NeededFile } from './needs.js';
+import { openFileOf } from './open-file.js';
 import type { Holder } from './sockets.js';
 import { NAMESPACES } from './task-verdicts.js';
 import { count, refused, willChange } from './verdicts.js';
@@ -19,6 +20,9 @@ const isTerminal = (major: number): boolean => major === 4 || major === 5 || (ma
 /** Kernel file systems, whose files are there wherever Linux is, under the pids of the pod. */
 const EVERYWHERE = /^\/(proc|sys)(\/|$)/;
 const TERMINAL = /^\/dev\/(pts\/|ptmx$|tty|console$)/;
+
+const isNamedFile = (target: string): boolean =>
+  target.startsWith('/') && !target.startsWith('/memfd:') && !TERMINAL.test(target);
 
 export interface FileFindings {
   readonly verdicts: Verdict[];
@@ -40,10 +44,11 @@ export function openFileFindings(
     else if (target === 'anon_inode:inotify') verdicts.push(...inotifyVerdicts(descriptor));
     else if (target === 'anon_inode:[fanotify]') verdicts.push(...fanotifyVerdicts(descriptor));
     else if (/^[a-z]+:\[\d+\]$/.test(target)) verdicts.push(...namespaceVerdicts(descriptor));
-    if (!target.startsWith('/') || target.startsWith('/memfd:') || TERMINAL.test(target)) continue;
-    const stats = statOf(`/proc/${pid}/fd/${fd}`);
-    if (stats === undefined) continue; // closed meanwhile
-    const path = target.replace(/ \(deleted\)$/, '');
+    if (!isNamedFile(target)) continue;
+    const open = openFileOf(pid, fd);
+    if (open === undefined || !isNamedFile(open.target)) continue; // closed meanwhile
+    const { stats } = open;
+    const path = open.target.replace(/ \(deleted\)$/, '');
     const { mode, size: bytes } = stats;
     if (stats.isCharacterDevice() || stats.isBlockDevice()) {
       const verdict = deviceVerdict(path, subject, stats.rdev, stats.isBlockDevice());
@@ -51,7 +56,7 @@ export function openFileFindings(
       else verdicts.push(verdict);
     } else if (EVERYWHERE.test(path)) continue;
     else if (stats.isFIFO()) {
-      verdicts.push(...foreignPipe(target, subject, heldOutside));
+      verdicts.push(...foreignPipe(open.target, subject, heldOutside));
       needed.set(path, { path, use: 'special', mode });
     } else if (stats.nlink === 0) verdicts.push(...ghost(path, subject, storedBytes(stats), needed));
     else if (stats.isFile() || stats.isDirectory()) {

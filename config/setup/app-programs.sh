@@ -13,12 +13,14 @@ root=$(dirname -- "$(dirname -- "$here")")
 . "$here/packages.sh"
 . "$here/unpack.sh"
 
-# Packages by their programs. caddy is written in Go; the Eclipse compiler is a tenth of a JDK.
+# Packages by their programs. caddy is written in Go; the Eclipse compiler is a tenth of a JDK. libuid-wrapper lets a server believe
+# that it has left root, on machines where root itself may not look at the limits of others (CAP_SYS_RESOURCE).
 declare -rA app_packages=(
   [nginx]=nginx [apache2]=apache2-bin [icecast2]=icecast2 [haproxy]=haproxy [caddy]=caddy
   [java]=openjdk-17-jre-headless
 )
 readonly app_programs=("${!app_packages[@]}")
+readonly libraries=(libeclipse-jdt-core-java libuid-wrapper)
 readonly compiler=usr/share/java/eclipse-jdt-core.jar
 readonly prefix=$stamps/apps
 work=
@@ -34,14 +36,15 @@ relink() {
   local link target
   find "$1" -type l -lname '/*' -print0 | while IFS= read -r -d '' link; do
     target=$(readlink -- "$link")
-    if [ -e "$1$target" ]; then ln -sfnr -- "$1$target" "$link"; elif [ ! -e "$target" ]; then rm -f -- "$link"; fi
+    if [ -e "$1$target" ]; then ln -sfnr -- "$1$target" "$link"; fi
   done
+  find "$1" -xtype l -delete
 }
 
 # Prints the packages that the folder must be made of: wanted
 wanted() {
   local program
-  printf 'libeclipse-jdt-core-java\n'
+  printf '%s\n' "${libraries[@]}"
   while read -r program; do printf '%s\n' "${app_packages[$program]}"; done < <(lacking /nonexistent "${app_programs[@]}")
 }
 

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { readsEveryLimit } from '../../cli/process/task-verdicts.js';
 import { run } from '../../cli/system/command.js';
 import { projectFile } from '../../cli/system/project.js';
 
@@ -16,8 +17,9 @@ export class AppPrograms {
     return new AppPrograms(stdout.trim());
   }
 
-  /** The absolute path of a program. */
+  /** The absolute path of a program, which may be given as one. */
   program(name: string): string {
+    if (name.startsWith('/')) return name;
     const own = ['usr/sbin', 'usr/bin'].map((folder) => join(this.prefix, folder));
     const path = [...SYSTEM_PATH.split(':'), ...(process.env.PATH ?? '').split(delimiter), ...own]
       .map((folder) => join(folder, name))
@@ -36,5 +38,14 @@ export class AppPrograms {
     const libraries = join(this.prefix, 'usr/lib');
     const architecture = readdirSync(libraries).find((name) => name.includes('-linux-')) ?? '';
     return { LD_LIBRARY_PATH: join(libraries, architecture) };
+  }
+
+  /**
+   * For servers that insist on leaving root. Where root lacks CAP_SYS_RESOURCE, CRIU cannot dump what runs as another user (the verdict
+   * LIMITS_UNREADABLE): there uid_wrapper lets the server believe that it has left.
+   */
+  get leavingRoot(): NodeJS.ProcessEnv {
+    if (readsEveryLimit()) return this.env;
+    return { ...this.env, LD_PRELOAD: 'libuid_wrapper.so', UID_WRAPPER: '1', UID_WRAPPER_ROOT: '1' };
   }
 }

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+
 /** What a client asks for, and how it knows the answer. */
 export interface Errand {
   readonly path: string;
@@ -28,4 +30,22 @@ export interface HttpLoadResult {
   readonly longestMs: number;
   /** In words, each kind once; empty when every reply was the right one and no connection ended. */
   readonly faults: readonly string[];
+}
+
+export const HTTP_CLIENT = 'test/apps/http-load-main.js';
+
+/** A GET of what has that content. */
+export function getErrand(path: string, content: Buffer): Errand {
+  return { path, sha256: createHash('sha256').update(content).digest('hex') };
+}
+
+/** What our own servers answer to `/bytes/<n>`: the path and a line feed, again and again. */
+export function bytesErrand(bytes: number): Errand {
+  const path = `/bytes/${bytes}`;
+  return getErrand(path, Buffer.alloc(bytes, `${path}\n`));
+}
+
+/** What our own servers answer with the hash of what they got. */
+export function uploadErrand(bytes: number): Errand {
+  return { path: '/upload', upload: bytes };
 }

@@ -13,7 +13,7 @@ export async function installProgram(name: string, ...nodes: LabNode[]): Promise
   const { stdout } = await run('mktemp', ['-d', `/tmp/${name}-XXXXXX`]);
   const folder = stdout.trim();
   try {
-    await run('clang', ['-O2', '-Wall', '-o', `${folder}/${name}`, projectFile(`test/lab/${name}.c`)]);
+    await run('clang', ['-O2', '-Wall', '-o', `${folder}/${name}`, projectFile(`test/lab/${name}.c`), '-lm']);
     for (const node of nodes) await run('cp', ['-p', `${folder}/${name}`, node.path(path)]);
   } finally {
     await run('rm', ['-rf', folder]);

@@ -14,6 +14,8 @@ export interface LoadOptions {
   /** Default: Redis's. */
   readonly port?: number;
   readonly connections?: number;
+  /** Requests under way at once on each connection; default 1. */
+  readonly inFlight?: number;
   /** Time between a reply and the next request on each connection, in milliseconds. */
   readonly paceMs?: number;
   /** How long the last replies may take when it is stopped, in milliseconds. */
@@ -25,7 +27,7 @@ export class Load {
   private constructor(private readonly command: NodeCommand) {}
 
   static async start(client: LabNode, server: string, options: LoadOptions = {}): Promise<Load> {
-    const { port = REDIS_PORT, connections = 50, paceMs = 4, graceMs = 10_000 } = options;
+    const { port = REDIS_PORT, connections = 50, inFlight = 1, paceMs = 4, graceMs = 10_000 } = options;
     const command = startProgram(client, 'cli/demo/verifying-client-main.js', [
       '--host',
       server,
@@ -33,6 +35,8 @@ export class Load {
       String(port),
       '--connections',
       String(connections),
+      '--in-flight',
+      String(inFlight),
       '--pace',
       String(paceMs),
       '--grace',
