@@ -103,14 +103,16 @@ export function podAlive(pod: PodRecord): boolean {
 }
 
 /**
- * CRIU restores tasks under pids of its images' choosing; its own, and its children's, must stay clear of them.
+ * CRIU restores tasks and threads under numbers of its images' choosing; its own, and its children's, must stay clear of them, and
+ * of those that the process takes for its next threads and children until it is frozen.
  * Sets the last used pid of the pod's pid namespace (Documentation/admin-guide/sysctl/kernel.rst, ns_last_pid).
  */
 export async function keepPidsFree(pod: PodRecord, taken: readonly number[]): Promise<void> {
   const room = 64; // CRIU, its hooks and its children at once
+  const growth = 1000;
   let start = 300;
-  const clash = (): number | undefined => taken.find((pid) => pid >= start && pid < start + room);
-  for (let pid = clash(); pid !== undefined; pid = clash()) start = pid + 1;
+  const clash = (): number | undefined => taken.find((pid) => pid > start - growth && pid < start + room);
+  for (let pid = clash(); pid !== undefined; pid = clash()) start = pid + growth;
   const script = 'echo "$1" >/proc/sys/kernel/ns_last_pid';
   await run('nsenter', ['-t', String(pod.init.pid), '-m', '-p', '--', 'sh', '-c', script, 'sh', String(start - 1)]);
 }
