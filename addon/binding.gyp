@@ -9,6 +9,7 @@
         'src/descriptor.cc',
         'src/failure.cc',
         'src/map.cc',
+        'src/mounts.cc',
         'src/netlink.cc',
         'src/network.cc',
         'src/object.cc',
@@ -39,6 +40,14 @@
         '<!@(pkg-config --cflags "libbpf >= 1.1")',
       ],
       'libraries': ['<!@(pkg-config --libs "libbpf >= 1.1")'],
+    },
+    {
+      # Loaded into CRIU, beside CRIU's own libc: it needs nothing but that.
+      'target_name': 'criu_hooks',
+      'type': 'loadable_module',
+      'sources': ['src/criu-hooks.c'],
+      'cflags': ['-Wall', '-Wextra', '-fvisibility=hidden'],
+      'ldflags': ['-Wl,--as-needed'],
     },
   ],
 }

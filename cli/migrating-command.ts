@@ -26,6 +26,30 @@ export const optionalPid = pid({
   description: 'process id at home; without it, this machine is checked',
 });
 
+/** Whether the files of a process go with it. */
+export const fileFlags = {
+  files: Flags.option({
+    description: 'shared: the same files are there (default); carry: they go with the process, into a root of its own',
+    options: ['shared', 'carry'] as const,
+  })(),
+  carry: Flags.string({
+    description: 'with --files carry: a file or folder that goes with it besides; may be given several times',
+    multiple: true,
+    helpValue: 'PATH',
+    dependsOn: ['files'],
+  }),
+};
+
+export interface FileFlags {
+  readonly files?: 'shared' | 'carry' | undefined;
+  readonly carry?: string[] | undefined;
+}
+
+/** What a daemon is told of them. */
+export function filesAsked({ files, carry }: FileFlags): FileFlags {
+  return { ...(files === undefined ? {} : { files }), ...(carry === undefined ? {} : { carry }) };
+}
+
 /** The flags of every command that moves a process. */
 export const movingFlags = {
   'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
@@ -37,7 +61,7 @@ export const movingFlags = {
   }),
 };
 
-export interface MovingFlags {
+export interface MovingFlags extends FileFlags {
   readonly 'dry-run': boolean;
   readonly 'max-freeze': number | undefined;
 }
@@ -56,7 +80,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
   protected async move(pid: number, to: string | undefined, flags: MovingFlags): Promise<MigrationSummary | DryRun> {
     const config = await this.loadConfig();
     const socket = join(config.paths.run, 'control.sock');
-    if (flags['dry-run']) return this.assess(socket, pid, to);
+    if (flags['dry-run']) return this.assess(socket, pid, to, flags);
     const maxFreezeMs = flags['max-freeze'];
     let running: { readonly phase: string; readonly atMs: number } | undefined;
     const summary = await this.interruptible(async (signal) => {
@@ -68,6 +92,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             pid,
             ...(to === undefined ? {} : { to }),
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+            ...filesAsked(flags),
           },
           (event) => {
             if (running !== undefined) this.progress.done(running.phase, milliseconds(event.atMs - running.atMs));
@@ -87,8 +112,9 @@ export abstract class MigratingCommand extends ConfiguredCommand {
   }
 
   /** Says every verdict on a move; nothing is touched. @throws {UserError} `REFUSED` when one is against it. */
-  private async assess(socket: string, pid: number, to: string | undefined): Promise<DryRun> {
-    const { from, verdicts } = await callControl(socket, assessMethod, { pid, ...(to === undefined ? {} : { to }) });
+  private async assess(socket: string, pid: number, to: string | undefined, files: FileFlags): Promise<DryRun> {
+    const where = to === undefined ? {} : { to };
+    const { from, verdicts } = await callControl(socket, assessMethod, { pid, ...where, ...filesAsked(files) });
     for (const { outcome, subject, reason, code } of verdicts)
       this.log(`${outcome.padEnd(10)}${subject}: ${reason} (${code})`);
     refuse(pid, verdicts as readonly Verdict[]);

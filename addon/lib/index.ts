@@ -5,6 +5,7 @@ export { Btf, type Variable } from './btf.js';
 export { htons, ntohs } from './integer.js';
 export { BpfLink } from './link.js';
 export { BpfMap } from './map.js';
+export { cloneMount, criuHooksLibrary, inMountNamespace, type MountStep, MS, openBeneath } from './mounts.js';
 export {
   decodeNetlink,
   encodeNetlink,

@@ -133,6 +133,9 @@ export interface Native {
   closeOnExec(fd: number): void;
   setPipeSize(fd: number, bytes: number): number;
   flock(fd: number, operation: number): boolean;
+  inMountNamespace(fd: number, steps: readonly (readonly [string, readonly string[], readonly number[]])[]): void;
+  cloneMount(path: string, readOnly: boolean): number;
+  openBeneath(folder: number, path: string, flags: number, mode: number): number;
   openTap(name: string, persist: boolean): [fd: number, ifindex: number];
   setTapPersist(fd: number, persist: boolean): void;
   readFrame(fd: number, buffer: Uint8Array): number;
@@ -166,7 +169,7 @@ function load(): Native {
     const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
     throw new Error(`${what}; run: npm run build:addon`, { cause });
   }
-  if (addon.surveySockets === undefined) {
+  if (addon.surveySockets === undefined || addon.openBeneath === undefined) {
     throw new Error('the native addon is older than this library; run: npm run build:addon');
   }
   addon.setErrorClass(BpfError);

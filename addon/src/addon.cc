@@ -7,6 +7,7 @@
 #include "environment.h"
 #include "failure.h"
 #include "map.h"
+#include "mounts.h"
 #include "netlink.h"
 #include "network.h"
 #include "object.h"
@@ -36,6 +37,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   exports["Btf"] = types;
   ExportBatch(env, exports);
   ExportMap(env, exports);
+  ExportMounts(env, exports);
   ExportProgram(env, exports);
   ExportNetlink(env, exports);
   ExportNetwork(env, exports);

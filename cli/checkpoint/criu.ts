@@ -6,6 +6,7 @@ import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
 import { stampProcess } from '../system/procfs.js';
 import { projectFile } from '../system/project.js';
+import { openDoor } from './criu-door.js';
 import { CriuSession, HOOK_LOG, INVENTORY, VERDICT } from './criu-session.js';
 
 export { INVENTORY } from './criu-session.js';
@@ -57,6 +58,8 @@ export async function criuVersion(path: string): Promise<string> {
 export interface Surroundings {
   /** Pid of the pod's init, as this node sees it; absent: the node's own namespaces. */
   readonly podInit?: number;
+  /** The pod has a root of its own, in which there is no CRIU. */
+  readonly ownRoot?: boolean;
   /** cgroup.procs file of the cgroup whose member CRIU, and so the restored tree, becomes. */
   readonly cgroupProcs?: string;
 }
@@ -118,16 +121,20 @@ async function makeFifo(path: string): Promise<void> {
 }
 
 /** Starts CRIU; it is told where to write its log and which script to run at its hooks. */
-function start(verb: 'dump' | 'restore', options: DumpOptions | RestoreOptions, args: readonly string[]): CriuSession {
-  const script = projectFile('config/criu-action.sh');
-  const { criu, images, shellJob } = options;
+async function start(
+  verb: 'dump' | 'restore',
+  options: DumpOptions | RestoreOptions,
+  args: readonly string[],
+): Promise<CriuSession> {
+  const { criu, images, podInit, ownRoot, shellJob } = options;
+  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images) : undefined;
+  // Behind a door nothing runs the script; but a run is found again by the folder of its images, which its command line must name.
+  const script = door === undefined ? projectFile('config/criu-action.sh') : images;
   const job = shellJob === true ? ['--shell-job'] : [];
   writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
-  const argv = surround(
-    [criu, verb, '-D', images, '-o', `${verb}.log`, ...COMMON, '--action-script', script, ...job, ...args],
-    verb,
-    options,
-  );
+  const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', script];
+  const leader = verb === 'restore' && shellJob === true ? (door?.leader ?? ['setsid', '--wait']) : [];
+  const argv = surround([...leader, ...(door?.command ?? [criu]), verb, ...files, ...COMMON, ...job, ...args], options);
   const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
   favour(child.pid); // it has a session of its own; what it restores gets back its own nice value from the images
   if (verb === 'dump') spareFromOutOfMemory(child.pid);
@@ -155,14 +162,12 @@ function spareFromOutOfMemory(pid: number | undefined): void {
  * shell job stays in CRIU's session and group: they are made inside, where they have a number in the pod's pid namespace
  * (a session of number 0 cannot be dumped again), and apart from the group by which a run of CRIU is ended.
  */
-function surround(
-  criu: readonly string[],
-  verb: 'dump' | 'restore',
-  { podInit, cgroupProcs, shellJob }: DumpOptions | RestoreOptions,
-): string[] {
-  const program = verb === 'restore' && shellJob === true ? ['setsid', '--wait', ...criu] : [...criu];
+function surround(program: readonly string[], { podInit, ownRoot, cgroupProcs }: Surroundings): string[] {
+  const folder = ownRoot === true ? '-W/' : '-w/';
   const entered =
-    podInit === undefined ? program : ['nsenter', '-t', String(podInit), '-m', '-n', '-p', '-w/', '--', ...program];
+    podInit === undefined
+      ? [...program]
+      : ['nsenter', '-t', String(podInit), '-m', '-n', '-p', folder, '--', ...program];
   if (cgroupProcs === undefined) return entered;
   return ['sh', '-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs, ...entered];
 }

@@ -15,7 +15,7 @@ import {
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 
-const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
+export const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
 
 /** Makes the root-only folder for a migration's images. */
 export function createImageFolder(path: string): void {
@@ -153,7 +153,8 @@ export function wipeImageFolder(folder: string): void {
   rmSync(folder, { recursive: true, force: true });
 }
 
-function overwrite(path: string, size: number): void {
+/** Puts zeros over what a file has. */
+export function overwrite(path: string, size: number): void {
   const zeros = Buffer.alloc(1 << 20);
   const fd = openSync(path, 'r+');
   try {

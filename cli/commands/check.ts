@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Args, ux } from '@oclif/core';
 import { ConfiguredCommand } from '../base-command.js';
 import { checkLines, type ProcessCheck } from '../check-report.js';
-import { optionalPid } from '../migrating-command.js';
+import { type FileFlags, fileFlags, filesAsked, optionalPid } from '../migrating-command.js';
 import { assessMethod, inspectMethod } from '../node/control-methods.js';
 import { callControl } from '../node/control-transport.js';
 import type { Finding } from '../preflight/finding.js';
@@ -39,17 +39,19 @@ reached or is not trusted; 7 something that is needed is missing.`;
     host: Args.string({ required: false, description: 'name of a node in the configuration (`homeproxy hosts`)' }),
   };
 
+  static override flags = fileFlags;
+
   async run(): Promise<{ ok: boolean; findings: Finding[] } | ProcessCheck> {
     const { args, flags } = await this.parse(Check);
-    return args.pid === undefined ? this.checkMachine(flags.config) : this.checkProcess(args.pid, args.host);
+    return args.pid === undefined ? this.checkMachine(flags.config) : this.checkProcess(args.pid, args.host, flags);
   }
 
-  private async checkProcess(pid: number, to: string | undefined): Promise<ProcessCheck> {
+  private async checkProcess(pid: number, to: string | undefined, files: FileFlags): Promise<ProcessCheck> {
     const socket = join((await this.loadConfig()).paths.run, 'control.sock');
     const found =
       to === undefined
-        ? await callControl(socket, inspectMethod, { pid })
-        : await callControl(socket, assessMethod, { pid, to });
+        ? await callControl(socket, inspectMethod, { pid, ...filesAsked(files) })
+        : await callControl(socket, assessMethod, { pid, to, ...filesAsked(files) });
     const { from, moving } = found;
     const verdicts = found.verdicts as readonly Verdict[];
     const refused = verdicts.some(({ outcome }) => outcome === 'refused');

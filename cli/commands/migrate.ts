@@ -1,5 +1,5 @@
 import { Args } from '@oclif/core';
-import { type DryRun, MigratingCommand, movingFlags, pidArgument } from '../migrating-command.js';
+import { type DryRun, fileFlags, MigratingCommand, movingFlags, pidArgument } from '../migrating-command.js';
 import type { MigrationSummary } from '../migration/records.js';
 
 export default class Migrate extends MigratingCommand {
@@ -12,6 +12,10 @@ Exit status: 0 moved; 3 it cannot be moved, nothing was touched; 4 the host cann
 it was; 130 interrupted.`;
   static override examples = [
     { description: 'Move process 4242 to host1', command: '<%= config.bin %> <%= command.id %> 4242 host1' },
+    {
+      description: 'The same to a host that does not have its program: files go with it',
+      command: '<%= config.bin %> <%= command.id %> 4242 host1 --files carry --carry /srv/app',
+    },
     { description: 'The same for a script', command: '<%= config.bin %> <%= command.id %> 4242 host1 --json' },
   ];
   static override args = {
@@ -19,7 +23,7 @@ it was; 130 interrupted.`;
     host: Args.string({ required: true, description: 'name of a node in the configuration (`homeproxy hosts`)' }),
   };
 
-  static override flags = movingFlags;
+  static override flags = { ...movingFlags, ...fileFlags };
 
   async run(): Promise<MigrationSummary | DryRun> {
     const { args, flags } = await this.parse(Migrate);

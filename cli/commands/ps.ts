@@ -22,6 +22,7 @@ export default class Ps extends ConfiguredCommand {
       row.home,
       row.location,
       row.role,
+      row.files ?? '',
       new Date(row.since).toISOString().replace(/\.\d+Z$/, 'Z'),
       row.ports.join(', '),
       Object.entries(row.counters)
@@ -30,7 +31,7 @@ export default class Ps extends ConfiguredCommand {
         .join(', '),
       row.commandLine.length > 40 ? `${row.commandLine.slice(0, 39)}…` : row.commandLine,
     ]);
-    this.log(textTable(['pid', 'home', 'runs on', 'role', 'since', 'ports', 'packets', 'command'], rows));
+    this.log(textTable(['pid', 'home', 'runs on', 'role', 'files', 'since', 'ports', 'packets', 'command'], rows));
     return answer;
   }
 }

@@ -1,6 +1,7 @@
 import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
+import { carrySection } from './carry-schema.js';
 import { metricsSection } from './metrics-schema.js';
 
 export const DEFAULT_PEER_PORT = 7077;
@@ -175,6 +176,7 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Ports of what a process opens while it is away.'),
+    carry: carrySection,
     metrics: metricsSection,
     timeouts: z
       .strictObject({

@@ -2,9 +2,11 @@ import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import { UserError } from '../errors.js';
 import { Cgroup } from '../system/cgroup.js';
+import type { Arriving } from './carrying.js';
 import type { PrepareDestinationRequest } from './messages.js';
 import type { ArrivalRecord } from './records.js';
 import type { Resident } from './residents.js';
+import type { Site } from './site.js';
 
 /** A process that is coming to this node. */
 export interface Arrival {
@@ -15,6 +17,8 @@ export interface Arrival {
   receiving: boolean;
   /** Its preparation, while that goes on. */
   preparing: Promise<void> | undefined;
+  /** What comes of its files; undefined when none travel, and after a restart of the daemon. */
+  files: Arriving | undefined;
   /** CRIU has let it go, and it is heard. */
   runs: boolean;
 }
@@ -36,4 +40,30 @@ export function copyLost(log: readonly string[]): UserError {
 /** The answer to a request that an abort has overtaken. */
 export function gaveUp(migration: string): UserError {
   return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
+}
+
+/**
+ * Epochs fence: what this node has heard of a process is never overtaken by something older.
+ * @throws {UserError} `STALE_EPOCH`, `ALREADY_HERE`.
+ */
+export function refuseStale({ node, journal, residents }: Site, { twin, epoch }: PrepareDestinationRequest): void {
+  const { epochs } = journal;
+  const known = epochs.get(twin) ?? 0;
+  if (epoch <= known) {
+    throw new UserError({
+      code: 'STALE_EPOCH',
+      message: `${node.name} knows epoch ${known} of ${twin}; it does not take epoch ${epoch}`,
+      remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+      exitStatus: 6,
+    });
+  }
+  if (residents.find(twin) !== undefined) {
+    throw new UserError({
+      code: 'ALREADY_HERE',
+      message: `a copy of ${twin} is on ${node.name} already`,
+      remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+      exitStatus: 6,
+    });
+  }
+  epochs.put(twin, epoch);
 }

@@ -12,10 +12,12 @@ export interface Assessment {
 /** What a destination says to what the source has found. Asked of a home, of its process. */
 export async function fitOf(
   home: NodeName,
-  { description, needs }: InspectResponse,
+  { description, needs, carried }: InspectResponse,
   destination: DestinationParticipant,
+  twin?: string,
 ): Promise<readonly Verdict[]> {
   // it chose its code by what the processor of its home can do, wherever it has been since
   const asAtHome = { ...needs, cpuFeatures: readProcessorFeatures() };
-  return (await destination.assess({ home, description, needs: asAtHome })).verdicts;
+  const files = { ...(carried === undefined ? {} : { carried }), ...(twin === undefined ? {} : { twin }) };
+  return (await destination.assess({ home, description, needs: asAtHome, ...files })).verdicts;
 }

@@ -6,10 +6,11 @@ import { type Course, interruptedByRestart, startCourse, summaryOf, wallClock } 
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
-import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
+import type { Carry, DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
+import type { MigrateOptions } from './migrate-options.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
-import type { MigrationRecord, MigrationState, MigrationSummary, PhaseEvent } from './records.js';
-import { alreadyMoving, alreadyThere, refuse, requireOwner, rolledBack } from './refusals.js';
+import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
+import { alreadyMoving, alreadyThere, reasonOf, refuse, requireOwner, rolledBack } from './refusals.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 import { Stopwatch } from './stopwatch.js';
@@ -21,17 +22,7 @@ export interface Participants {
   destination(node: NodeName): DestinationParticipant;
 }
 
-export interface MigrateOptions {
-  /** Aborted: the user asks for a rollback; ignored once the migration is committed. */
-  readonly signal?: AbortSignal;
-  readonly onPhase?: (event: PhaseEvent) => void;
-  /** Longest freeze before the migration is rolled back, in milliseconds. Default: as configured. */
-  readonly maxFreezeMs?: number;
-  /** The policy that asks for it. */
-  readonly policy?: string;
-  /** The user who asks, when it may only be about processes of his own. */
-  readonly requester?: number;
-}
+export type { MigrateOptions } from './migrate-options.js';
 
 /** How a migration that a crash had cut short has ended. */
 export type RecoveryOutcome = 'rolled-forward' | 'rolled-back' | 'failed';
@@ -85,25 +76,29 @@ export class Coordinator {
     }
   }
 
-  private async inspect(pid: number): Promise<InspectResponse> {
+  private async inspect(pid: number, asked: Carry | undefined): Promise<InspectResponse> {
     const twin = this.twins.find(pid);
     const source = this.participants.source(twin?.record.location ?? this.site.node);
-    return source.inspect({ pid, ...(twin === undefined ? {} : { twin: twin.id }) });
+    const carry = twin?.record.carry ?? asked;
+    return source.inspect({ pid, twin: twin?.id, carry });
   }
 
   /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */
   async assess(
     pid: number,
     to: string | undefined,
-    options: Pick<MigrateOptions, 'requester'> = {},
+    options: Pick<MigrateOptions, 'requester' | 'carry'> = {},
   ): Promise<Assessment> {
     const destination = to === undefined ? undefined : this.requireNode(to);
-    const from = this.twins.find(pid)?.record.location ?? this.site.node;
+    const twin = this.twins.find(pid);
+    const from = twin?.record.location ?? this.site.node;
     if (destination !== undefined && from.name === to) throw alreadyThere(pid, destination, this.site.node);
-    const found = await this.inspect(pid);
-    requireOwner(options.requester, this.twins.find(pid)?.record.description ?? found.description);
+    const found = await this.inspect(pid, options.carry);
+    requireOwner(options.requester, twin?.record.description ?? found.description);
     const there =
-      destination === undefined ? [] : await fitOf(this.site.node, found, this.participants.destination(destination));
+      destination === undefined
+        ? []
+        : await fitOf(this.site.node, found, this.participants.destination(destination), twin?.id);
     return { from: from.name, moving: found.moving, verdicts: [...found.verdicts, ...there] };
   }
 
@@ -181,18 +176,17 @@ export class Coordinator {
     if (from.name === to.name) throw alreadyThere(pid, to, this.site.node);
     watch.begin('inspect');
     const source = this.participants.source(from);
-    const found = await source
-      .inspect({ pid, ...(existing === undefined ? {} : { twin: existing.id }) })
-      .catch(async (error: unknown) => {
-        if (existing !== undefined && asHomeproxyError(error).code === 'RESIDENT_ENDED') await this.strikeOff(existing);
-        throw error;
-      });
+    const carry = existing?.record.carry ?? options.carry;
+    const found = await this.inspect(pid, carry).catch(async (error: unknown) => {
+      if (existing !== undefined && asHomeproxyError(error).code === 'RESIDENT_ENDED') await this.strikeOff(existing);
+      throw error;
+    });
     requireOwner(options.requester, existing?.record.description ?? found.description);
     refuse(pid, found.verdicts);
-    refuse(pid, await fitOf(this.site.node, found, this.participants.destination(to)));
+    refuse(pid, await fitOf(this.site.node, found, this.participants.destination(to), existing?.id));
     const { description } = found;
     watch.begin('prepare');
-    const twin = existing ?? (await this.twins.create(description));
+    const twin = existing ?? (await this.twins.create(description, carry));
     const migration = `m-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
     await reached('coordinator', 'twin-made', migration);
     return startCourse({
@@ -224,6 +218,7 @@ export class Coordinator {
     });
     await reached('coordinator', 'preparing', migration);
     const request = { migration, twin: twin.id, epoch };
+    const { carry } = twin.record;
     const made = await course.unlessStopped(
       Promise.allSettled([
         destination
@@ -234,16 +229,18 @@ export class Coordinator {
             description,
             cgroup: twin.record.cgroup,
             block: twin.record.block,
+            carry: carry !== undefined,
           })
           .then(({ verdicts }) => refuse(description.homePid, verdicts)),
-        source.prepare({ ...request, pid: description.homePid, destination: destination.node }),
+        source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry }),
         twin.control.openQueue(),
         ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),
       ]),
     );
     for (const result of made) if (result.status === 'rejected') throw result.reason;
     await reached('coordinator', 'prepared', migration);
-    course.bytesMoved = (await course.unlessStopped(source.sendAhead({ migration }))).bytes;
+    if (carry !== undefined) course.bytesMoved += (await course.unlessStopped(source.carry({ migration }))).bytes;
+    course.bytesMoved += (await course.unlessStopped(source.sendAhead({ migration }))).bytes;
   }
 
   private async freezeAndRestore(course: Course): Promise<void> {
@@ -398,14 +395,4 @@ export class Coordinator {
       remedy: 'see `homeproxy hosts`',
     });
   }
-}
-
-/** Why a migration that the daemon finds in its journal goes back. */
-function reasonOf(record: MigrationRecord): ErrorDocument {
-  if (record.state === 'reverting' || record.state === 'reverted') return record.error;
-  return new UserError({
-    code: 'DAEMON_RESTARTED',
-    message: "the home node's daemon was restarted before the commit",
-    exitStatus: 6,
-  }).toDocument();
 }

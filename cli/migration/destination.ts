@@ -7,8 +7,9 @@ import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/i
 import { BugError, UserError } from '../errors.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
-import { type Arrival, copyLost, gaveUp, homeNursery } from './arrival.js';
+import { type Arrival, copyLost, gaveUp, homeNursery, refuseStale } from './arrival.js';
 import { restoreOptions } from './carried-options.js';
+import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
 import { fateOf } from './decision.js';
 import { decodeImages, keepAhead } from './image-stream.js';
 import { makeRoom } from './make-room.js';
@@ -60,6 +61,7 @@ export class LocalDestination implements DestinationParticipant {
         resident,
         receiving: false,
         preparing: undefined,
+        files: undefined,
         runs: false,
       });
       if (record.outcome === 'running') this.finish(request).catch(() => undefined); // decided: nobody needs to ask
@@ -82,13 +84,14 @@ export class LocalDestination implements DestinationParticipant {
       residents: residents
         .all()
         .filter((resident) => resident.home.name === home)
-        .map(({ record: { twin, description, epoch, state, migration, block } }) => ({
+        .map(({ record: { twin, description, epoch, state, migration, block, pod } }) => ({
           twin,
           description,
           epoch,
           state,
           migration,
           block,
+          carried: pod.root !== undefined,
         })),
       departing: journal.departures
         .all()
@@ -105,11 +108,15 @@ export class LocalDestination implements DestinationParticipant {
     };
   }
 
-  async assess({ home, description, needs }: AssessRequest): Promise<AssessResponse> {
+  async assess({ home, description, needs, twin, carried }: AssessRequest): Promise<AssessResponse> {
     const criu = await criuVersion(findCriu(this.site.criuPath));
     const { imageRoot, journal } = this.site;
     const room = { returning: home.name === this.node.name, draining: journal.draining, imageRoot, criu };
-    return { verdicts: await fitVerdicts(description, needs, room) };
+    const files =
+      carried === undefined
+        ? undefined
+        : await filesFit(this.site, { needs, carried, twin, returning: room.returning });
+    return { verdicts: await fitVerdicts(description, needs, room, files) };
   }
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
@@ -118,9 +125,9 @@ export class LocalDestination implements DestinationParticipant {
     if (this.aborted.has(migration)) throw gaveUp(migration);
     const criu = findCriu(this.site.criuPath);
     const returning = request.home.name === this.node.name;
-    if (!returning) this.refuseStale(request);
+    if (!returning) refuseStale(this.site, request);
     const { draining } = this.site.journal;
-    const verdicts = roomVerdicts(request.description, { returning, draining });
+    const verdicts = roomVerdicts(request.description, { returning, draining, carried: request.carry === true });
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
       request,
@@ -136,6 +143,7 @@ export class LocalDestination implements DestinationParticipant {
       session: undefined,
       receiving: false,
       preparing: undefined,
+      files: undefined,
       runs: false,
     };
     this.keep(arrival, {});
@@ -162,10 +170,13 @@ export class LocalDestination implements DestinationParticipant {
       arrival.resident = await makeRoom(this.site, request);
       this.keep(arrival, { nursery: { path: arrival.resident.pod.cgroup, origins: [] } });
     }
+    if (request.carry === true)
+      arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'room-made', migration);
     const { pod } = arrival.resident ?? {};
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
-    const inside: Surroundings = pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, cgroupProcs };
+    const inside: Surroundings =
+      pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
     const session = await startRestore({ criu, images, shellJob: isShellJob(request.description), ...inside });
     arrival.session = session;
     await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
@@ -185,9 +196,21 @@ export class LocalDestination implements DestinationParticipant {
     return bytes;
   }
 
-  private expect(peer: string, migration: string): Arrival {
+  /** Takes the list of the files that will come. @returns the places in it of those that this node lacks. @throws as {@link receive} */
+  async receiveOffer(peer: string, migration: string, list: AsyncIterable<Buffer>): Promise<number[]> {
+    return await takeOffer(this.expect(peer, migration), list);
+  }
+
+  async receiveFiles(peer: string, migration: string, parcel: AsyncIterable<Buffer>): Promise<void> {
+    const arrival = this.expect(peer, migration, true); // the last files come while images do
+    await takeParcel(arrival, parcel, this.site.carry.maxBytes);
+    if (!this.arrivals.has(migration)) throw gaveUp(migration);
+  }
+
+  private expect(peer: string, migration: string, whileReceiving = false): Arrival {
     const arrival = this.arrivals.get(migration);
-    const expected = arrival?.record.request.source.name === peer && !arrival.receiving && !this.aborted.has(migration);
+    const free = whileReceiving || arrival?.receiving === false;
+    const expected = arrival?.record.request.source.name === peer && free && !this.aborted.has(migration);
     if (arrival !== undefined && expected) return arrival;
     throw new UserError({
       code: 'NOT_EXPECTED',
@@ -207,6 +230,7 @@ export class LocalDestination implements DestinationParticipant {
     const inventory = await decodeImages(images, arrival.record.images, limit);
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
     this.keep(arrival, { received: true });
+    await filesArrived(arrival);
     await reached('destination', 'received', migration);
     await arrival.session?.release(inventory);
     await reached('destination', 'restoring', migration);
@@ -308,6 +332,7 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.record.outcome !== 'running') throw new BugError(`${migration} is not over`);
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
+    closeDoorOf(arrival);
     wipeImageFolder(arrival.record.images);
     await reached('destination', 'wiped', migration);
     this.forget(migration);
@@ -342,6 +367,7 @@ export class LocalDestination implements DestinationParticipant {
       await nursery.empty();
       nursery.remove();
     }
+    putBack(arrival);
     if (resident !== undefined) await this.site.residents.remove(resident);
     wipeImageFolder(record.images);
     await reached('destination', 'removed', migration);
@@ -358,31 +384,5 @@ export class LocalDestination implements DestinationParticipant {
   private forget(migration: string): void {
     this.arrivals.delete(migration);
     this.site.journal.arrivals.delete(migration);
-  }
-
-  /**
-   * Epochs fence: what this node has heard of a process is never overtaken by something older.
-   * @throws {UserError} `STALE_EPOCH`, `ALREADY_HERE`.
-   */
-  private refuseStale({ twin, epoch }: PrepareDestinationRequest): void {
-    const { epochs } = this.site.journal;
-    const known = epochs.get(twin) ?? 0;
-    if (epoch <= known) {
-      throw new UserError({
-        code: 'STALE_EPOCH',
-        message: `${this.node.name} knows epoch ${known} of ${twin}; it does not take epoch ${epoch}`,
-        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
-        exitStatus: 6,
-      });
-    }
-    if (this.site.residents.find(twin) !== undefined) {
-      throw new UserError({
-        code: 'ALREADY_HERE',
-        message: `a copy of ${twin} is on ${this.node.name} already`,
-        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
-        exitStatus: 6,
-      });
-    }
-    epochs.put(twin, epoch);
   }
 }

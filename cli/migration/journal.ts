@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { type Database, open, type RootDatabase } from 'lmdb';
 import { closeOnExec } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
+import type { CarriedRecord } from '../files/homecoming.js';
 import type { ParkQueueRecord } from '../forwarding/park-queue.js';
 import { readDescriptors } from '../system/procfs.js';
 import type { PortLease } from './port-leases.js';
@@ -30,6 +31,8 @@ export class Journal {
   /** Of each process that was ever here for another home: the highest epoch that this node has heard of. */
   readonly epochs: Table<number>;
   readonly steps: StepTable;
+  /** Of processes that left with their files: what these were, by twin. */
+  readonly carried: Table<CarriedRecord>;
   private readonly facts: Table<boolean>;
 
   /** @throws {UserError} `JOURNAL_UNUSABLE` when the folder cannot be made or the store cannot be opened. */
@@ -57,6 +60,7 @@ export class Journal {
     this.portLeases = new Table(this.root.openDB({ name: 'port-leases' }));
     this.epochs = new Table(this.root.openDB({ name: 'epochs' }));
     this.steps = new StepTable(this.root.openDB({ name: 'steps' }));
+    this.carried = new Table(this.root.openDB({ name: 'carried' }));
     this.facts = new Table(this.root.openDB({ name: 'facts' }));
     this.forgetOldest();
   }

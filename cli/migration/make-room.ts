@@ -1,3 +1,5 @@
+import { carriedFolder } from '../files/carried-folder.js';
+import { wipeTree } from '../files/wipe.js';
 import { tunnelOverhead } from '../forwarding/encapsulation.js';
 import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
@@ -9,7 +11,7 @@ import type { Site } from './site.js';
 /** Makes what a process needs to live on this node for another home: a binding that holds its packets, and a pod. */
 export async function makeRoom(
   site: Site,
-  { migration, twin, home, description, epoch, block }: PrepareDestinationRequest,
+  { migration, twin, home, description, epoch, block, carry }: PrepareDestinationRequest,
 ): Promise<Resident> {
   const { forwarding, residents } = site;
   const control = await BindingControl.create(forwarding, { description, epoch, state: 'held', block });
@@ -18,6 +20,7 @@ export async function makeRoom(
       name: `hpp${control.id}`,
       homeAddresses: description.homeAddresses,
       ports: block,
+      ...(carry === true ? { root: carriedFolder(site, twin) } : {}),
       ...limitsOf(site, home),
     });
     try {
@@ -42,6 +45,7 @@ export async function makeRoom(
       );
     } catch (error) {
       await destroyPod(pod);
+      if (pod.root !== undefined) wipeTree(pod.root);
       throw error;
     }
   } catch (error) {

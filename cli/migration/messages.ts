@@ -3,6 +3,7 @@
  * on another (sent): nothing in the protocol knows the difference.
  */
 import { z } from 'zod';
+import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
 import { descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
@@ -14,13 +15,23 @@ export const twinIdSchema = z.string().regex(/^[a-z0-9-]{3,80}$/);
 const nodeSchema = z.object({ name: z.string(), address: z.string() });
 export type NodeName = z.infer<typeof nodeSchema>;
 
+/** Its files travel with it; `paths` besides those that it uses. A process that left so is always moved so. */
+const carrySchema = z.object({ paths: z.array(z.string().max(4095)).max(1000) });
+export type Carry = z.infer<typeof carrySchema>;
+
 /** Source: look at the process. `pid` is its home pid; `twin` is given when it is away, in one of the source's pods. */
-export const inspectRequest = z.object({ pid: z.number().int().positive(), twin: twinIdSchema.optional() });
+export const inspectRequest = z.object({
+  pid: z.number().int().positive(),
+  twin: twinIdSchema.optional(),
+  carry: carrySchema.optional(),
+});
 export const inspectResponse = z.object({
   description: descriptionSchema,
   verdicts: z.array(verdictSchema),
   moving: movingSchema,
   needs: needsSchema,
+  /** What would travel with it, when it was asked for. */
+  carried: carriedSummarySchema.optional(),
 });
 export type InspectRequest = z.infer<typeof inspectRequest>;
 export type InspectResponse = z.infer<typeof inspectResponse>;
@@ -32,6 +43,7 @@ export const prepareSourceRequest = z.object({
   epoch: z.number().int().positive(),
   pid: z.number().int().positive(),
   destination: nodeSchema,
+  carry: carrySchema.optional(),
 });
 export type PrepareSourceRequest = z.infer<typeof prepareSourceRequest>;
 
@@ -47,6 +59,8 @@ export const prepareDestinationRequest = z.object({
   block: portBlockSchema.optional(),
   /** Coming home: the cgroup that it left, where it shall be again. Ignored elsewhere. */
   cgroup: z.string().optional(),
+  /** Its files come with it. */
+  carry: z.boolean().optional(),
 });
 export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema) });
 export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
@@ -62,6 +76,8 @@ export const holdingResponse = z.object({
       state: z.enum(['held', 'running']),
       migration: migrationIdSchema,
       block: portBlockSchema.optional(),
+      /** Its files are with it. */
+      carried: z.boolean().optional(),
     }),
   ),
   departing: z.array(z.object({ migration: migrationIdSchema })),
@@ -84,7 +100,13 @@ export const whereaboutsResponse = z.object({
 });
 
 /** Destination: would it take the process? Nothing is made. */
-export const assessRequest = z.object({ home: nodeSchema, description: descriptionSchema, needs: needsSchema });
+export const assessRequest = z.object({
+  home: nodeSchema,
+  description: descriptionSchema,
+  needs: needsSchema,
+  twin: twinIdSchema.optional(),
+  carried: carriedSummarySchema.optional(),
+});
 export const assessResponse = z.object({ verdicts: z.array(verdictSchema) });
 export type AssessRequest = z.infer<typeof assessRequest>;
 export type AssessResponse = z.infer<typeof assessResponse>;
@@ -109,6 +131,8 @@ export const restoreResponse = z.object({ notKept: z.array(z.string()) });
 export type RestoreResponse = z.infer<typeof restoreResponse>;
 /** Memory beyond this is not sent ahead: it is copied as a whole, at both ends. */
 export const MAX_AHEAD_BYTES = 128 << 20;
+/** Places in the list of offered files: their content must be sent. */
+export const offerResponse = z.object({ lacking: z.array(z.number().int().nonnegative()) });
 /** How much of what was sent ahead the destination keeps. */
 export const aheadResponse = z.object({ bytes: z.number().int().nonnegative() });
 /** Bytes that were sent. */
@@ -132,6 +156,8 @@ export interface SourceParticipant {
   prepare(request: PrepareSourceRequest): Promise<void>;
   /** The process has ended: remove what stood for it here. Idempotent. @throws {UserError} `STILL_RUNS` */
   discard(request: ResidentRequest): Promise<void>;
+  /** Send the files that travel with it while it runs; what changes afterwards goes with the images. */
+  carry(request: MigrationRequest): Promise<TransferResponse>;
   /** Send a copy of its memory while it runs, so that in the freeze only the difference has to travel. */
   sendAhead(request: MigrationRequest): Promise<TransferResponse>;
   /** New connections are held back by now: wait until those on their way in have been accepted. */

@@ -53,7 +53,7 @@ export async function rebuild(site: Site, twins: Twins, participants: Participan
     }
   }
   for (const { node, holding } of found) {
-    for (const { twin, description, epoch, state, block } of holding.residents) {
+    for (const { twin, description, epoch, state, block, carried } of holding.residents) {
       if (state !== 'running') continue;
       const latest = newest.get(twin) ?? epoch;
       if (epoch < latest) {
@@ -64,7 +64,14 @@ export async function rebuild(site: Site, twins: Twins, participants: Participan
       if (twins.byId(twin) !== undefined) processes.push({ ...row, outcome: 'known' });
       else {
         try {
-          await twins.rebuild({ twin, description, epoch, location: node, ...(block === undefined ? {} : { block }) });
+          await twins.rebuild({
+            twin,
+            description,
+            epoch,
+            location: node,
+            ...(block === undefined ? {} : { block }),
+            ...(carried === true ? { carry: { paths: [] } } : {}),
+          });
           processes.push({ ...row, outcome: 'rebuilt' });
         } catch (error) {
           processes.push({ ...row, outcome: 'failed', error: asHomeproxyError(error).toDocument() });

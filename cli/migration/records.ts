@@ -1,10 +1,11 @@
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import type { ErrorDocument } from '../errors.js';
+import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import type { ProcessStamp } from '../system/procfs.js';
-import type { NodeName, PrepareDestinationRequest, PrepareSourceRequest } from './messages.js';
+import type { Carry, NodeName, PrepareDestinationRequest, PrepareSourceRequest } from './messages.js';
 
 /** What the home node keeps of each of its processes that is, or is about to be, away. */
 export interface TwinRecord {
@@ -22,6 +23,8 @@ export interface TwinRecord {
   readonly uid?: number;
   /** Ports of what it opens while it is away; absent: the settings want none. */
   readonly block?: PortBlock;
+  /** Its files travel with it, and these paths besides. */
+  readonly carry?: Carry;
 }
 
 /** What a care-of host keeps of each process that lives here for another home. */
@@ -73,6 +76,8 @@ export interface ArrivalRecord {
    * - `lost`: committed, but CRIU had ended before; it never ran here and never will.
    */
   readonly outcome: 'held' | 'running' | 'lost';
+  /** What its files change at home, once they are here. */
+  readonly homecoming?: HomecomingRecord;
 }
 
 /** Phases of a migration, in order. Their durations are what the summary shows. */

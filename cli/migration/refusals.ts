@@ -1,6 +1,7 @@
-import { type HomeproxyError, UserError } from '../errors.js';
+import { type ErrorDocument, type HomeproxyError, UserError } from '../errors.js';
 import type { ProcessDescription, Verdict } from '../process/description.js';
 import type { NodeName } from './messages.js';
+import type { MigrationRecord } from './records.js';
 
 export function alreadyMoving(pid: number): UserError {
   return new UserError({
@@ -68,4 +69,14 @@ export function rolledBack(pid: number, at: NodeName, cause: HomeproxyError, fro
     exitStatus: frozen && !stopped ? 6 : cause.exitStatus,
     cause,
   });
+}
+
+/** Why a migration that the daemon finds in its journal goes back. */
+export function reasonOf(record: MigrationRecord): ErrorDocument {
+  if (record.state === 'reverting' || record.state === 'reverted') return record.error;
+  return new UserError({
+    code: 'DAEMON_RESTARTED',
+    message: "the home node's daemon was restarted before the commit",
+    exitStatus: 6,
+  }).toDocument();
 }

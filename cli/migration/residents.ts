@@ -1,4 +1,6 @@
 import { UserError } from '../errors.js';
+import { keepFolder, keptFolder } from '../files/carried-folder.js';
+import { wipeTree } from '../files/wipe.js';
 import { destroyPod, type PodRecord, podAlive } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
@@ -42,7 +44,8 @@ export class Resident {
     throw new UserError({
       code: 'RESIDENT_ENDED',
       message: `process ${this.description.homePid} (${this.description.comm}) of ${this.home.name} has ended`,
-      remedy: ENDED_REMEDY,
+      remedy:
+        this.pod.root === undefined ? ENDED_REMEDY : `${ENDED_REMEDY}; its files stay in ${keptFolder(this.pod.root)}`,
     });
   }
 
@@ -117,9 +120,15 @@ export class Residents {
     return this.add({ ...resident.record, state: 'running', arrivedAt: Date.now() }, resident.control);
   }
 
-  /** Removes pod, binding and record. */
-  async remove(resident: Resident): Promise<void> {
+  /**
+   * Removes pod, binding and record, and the files that it had here.
+   * @param ended it ended here, and its files have gone nowhere else: they stay.
+   */
+  async remove(resident: Resident, ended = false): Promise<void> {
+    const { root } = resident.pod;
     await destroyPod(resident.pod);
+    if (root !== undefined && ended) keepFolder(root);
+    else if (root !== undefined) wipeTree(root);
     // The record first: the binding's number may be given away as soon as it is gone. What a crash leaves, a restart sweeps.
     this.journal.residents.delete(resident.twin);
     this.byTwin.delete(resident.twin);

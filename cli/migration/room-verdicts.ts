@@ -1,7 +1,7 @@
 import { existsSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import type { BoundPort, ProcessDescription, Verdict } from '../process/description.js';
-import type { Needs } from '../process/needs.js';
+import type { NeededFile, Needs } from '../process/needs.js';
 import { type InternetSocket, readInternetSockets } from '../process/sockets.js';
 import { ok, refused, willChange } from '../process/verdicts.js';
 import { readProcessorFeatures } from '../system/processor.js';
@@ -16,6 +16,8 @@ export interface Room {
   readonly returning: boolean;
   /** This node is being emptied. */
   readonly draining: boolean;
+  /** Its files come with it. */
+  readonly carried?: boolean;
 }
 
 export interface FullRoom extends Room {
@@ -26,10 +28,10 @@ export interface FullRoom extends Room {
 }
 
 /** What speaks against a process here, before anything is made. */
-export function roomVerdicts(description: ProcessDescription, { returning, draining }: Room): Verdict[] {
+export function roomVerdicts(description: ProcessDescription, { returning, draining, carried }: Room): Verdict[] {
   return [
     ...(draining ? [beingDrained(description)] : []),
-    ...missingFiles(description),
+    ...(carried === true ? [] : missingFiles(description)),
     ...(returning ? [...takenPids(description), ...takenPorts(description)] : []),
   ];
 }
@@ -44,12 +46,21 @@ function beingDrained({ homePid }: ProcessDescription): Verdict {
 }
 
 /** The same, and what the process needs of this node besides: files, processor, memory, privileges, versions. */
-export async function fitVerdicts(description: ProcessDescription, needs: Needs, room: FullRoom): Promise<Verdict[]> {
-  const known = new Set(needs.files.map(({ path }) => path));
+export async function fitVerdicts(
+  description: ProcessDescription,
+  needs: Needs,
+  room: FullRoom,
+  files?: { readonly verdicts: readonly Verdict[]; readonly needed: readonly NeededFile[] },
+): Promise<Verdict[]> {
+  const needed = files?.needed ?? needs.files;
+  const known = new Set(needed.map(({ path }) => path));
   return [
-    ...roomVerdicts(description, room).filter(({ code, subject }) => code !== 'FILE_MISSING' || !known.has(subject)),
-    ...(await fileVerdicts(needs.files, readUnixSockets(process.pid))),
-    ...unverified(needs.files),
+    ...roomVerdicts(description, { ...room, carried: files !== undefined }).filter(
+      ({ code, subject }) => code !== 'FILE_MISSING' || !known.has(subject),
+    ),
+    ...(files?.verdicts ?? []),
+    ...(await fileVerdicts(needed, readUnixSockets(process.pid))),
+    ...unverified(needed),
     ...processorVerdicts(needs.cpuFeatures, readProcessorFeatures()),
     ...memoryVerdicts(needs, room.imageRoot),
     ...privilegeVerdicts(needs),

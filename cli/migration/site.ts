@@ -16,5 +16,8 @@ export interface Site {
   /** Root-only folder, best on a tmpfs, for the images of migrations in progress. */
   readonly imageRoot: string;
   readonly criuPath: string;
+  /** Where pods with files of their own have their roots. */
+  readonly carriedRoot: string;
+  readonly carry: Config['carry'];
   readonly timeouts: Config['timeouts'];
 }

@@ -1,19 +1,20 @@
 import { join } from 'node:path';
 import { criuVersion, findCriu, startDump } from '../checkpoint/criu.js';
+import { closeDoor } from '../checkpoint/criu-door.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
-import { endRepair } from '../checkpoint/repair.js';
 import { BugError, UserError } from '../errors.js';
-import { destroyPod } from '../pod/pod.js';
+import { destroyPod, podAlive } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import { noteSockets } from './carried-options.js';
-import { Ahead } from './difference.js';
+import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
+import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams, requireSamePorts } from './drain.js';
 import type {
   DrainResponse,
@@ -35,28 +36,6 @@ import { type ImageRoad, Sending, sendAhead } from './sending.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 
-/** A process of this node that is leaving. */
-interface Departure {
-  record: DepartureRecord;
-  /** Undefined until CRIU was started. */
-  session: CriuSession | undefined;
-  /** What CRIU dumps of its memory; undefined until CRIU was started. */
-  pages: PagePipe | undefined;
-  /** What the destination was sent of its memory before the freeze. */
-  ahead: Ahead;
-  /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
-  sending: Sending | undefined;
-  /** Set when it lives here for another home. */
-  readonly resident: Resident | undefined;
-  /** It is put back: nothing may stop it again. */
-  reverting: boolean;
-  /** Its preparation, while that goes on. */
-  preparing: Promise<void> | undefined;
-}
-
-const IDLE = { ahead: new Ahead(Buffer.alloc(0)), sending: undefined, reverting: false, preparing: undefined };
-const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
-
 /** The source's part of a migration, on the node where the process runs. */
 export class LocalSource implements SourceParticipant {
   private readonly departures = new Map<string, Departure>();
@@ -66,7 +45,7 @@ export class LocalSource implements SourceParticipant {
 
   constructor(
     private readonly site: Site,
-    private readonly road: ImageRoad,
+    private readonly road: ImageRoad & FilesRoad,
   ) {}
 
   get node(): NodeName {
@@ -90,11 +69,13 @@ export class LocalSource implements SourceParticipant {
     return this.departures.get(migration)?.record.home;
   }
 
-  async inspect({ pid, twin }: InspectRequest): Promise<InspectResponse> {
+  async inspect({ pid, twin, carry }: InspectRequest): Promise<InspectResponse> {
     const resident = twin === undefined ? undefined : this.site.residents.require(twin);
-    const { verdicts, needs, ...found } = await examineProcess(...this.subject(pid, resident));
+    const [root, options] = this.subject(pid, resident);
+    const { verdicts, needs, ...found } = await examineProcess(root, options);
     const criu = await criuVersion(findCriu(this.site.criuPath));
-    return { ...found, verdicts: [...verdicts], needs: { ...needs, criu } };
+    const files = carry === undefined ? { verdicts: [] } : await wouldCarry(this.site, root, carry, resident);
+    return { ...found, ...files, verdicts: [...verdicts, ...files.verdicts], needs: { ...needs, criu } };
   }
 
   async discard({ twin }: ResidentRequest): Promise<void> {
@@ -103,7 +84,7 @@ export class LocalSource implements SourceParticipant {
     if (resident.runs) {
       throw new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${this.node.name}`, exitStatus: 3 });
     }
-    await this.site.residents.remove(resident);
+    await this.site.residents.remove(resident, true);
   }
 
   async prepare(request: PrepareSourceRequest): Promise<void> {
@@ -152,7 +133,8 @@ export class LocalSource implements SourceParticipant {
     await resident?.control.openQueue();
     await reached('source', 'queue-opened', migration);
     const pid = resident === undefined ? root : request.pid;
-    const inside = resident === undefined ? {} : { podInit: resident.pod.init.pid };
+    const inside =
+      resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
     departure.pages = await PagePipe.create(images);
     departure.session = await startDump({ criu, images, pid, shellJob, ...inside });
     await reached('source', 'criu-started', migration);
@@ -162,6 +144,14 @@ export class LocalSource implements SourceParticipant {
       this.road.open(request.destination),
     ]);
     await reached('source', 'ready', migration);
+  }
+
+  async carry({ migration }: MigrationRequest): Promise<TransferResponse> {
+    const departure = this.require(migration);
+    departure.files = filesOf(this.site, this.road, () => departure.record, departure.resident);
+    const bytes = await departure.files.sendAhead();
+    await reached('source', 'files-sent', migration);
+    return { bytes };
   }
 
   /** Sends a copy of the memory of the tree's root while it runs. */
@@ -227,6 +217,11 @@ export class LocalSource implements SourceParticipant {
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);
+    if (record.request.carry !== undefined) {
+      if (departure.files === undefined) throw tooLate(migration); // the daemon was started again meanwhile
+      await sending.unlessItFails(departure.files.sendRest());
+      await reached('source', 'files-complete', migration);
+    }
     sending.complete();
   }
 
@@ -284,6 +279,7 @@ export class LocalSource implements SourceParticipant {
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
     pages?.close();
+    if (resident?.pod.root !== undefined && podAlive(resident.pod)) closeDoor(resident.pod.init.pid);
     await reached('source', 'vetoed', migration);
     if (status === null && held) {
       holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
@@ -364,21 +360,4 @@ export class LocalSource implements SourceParticipant {
       exitStatus: 6,
     });
   }
-}
-
-/** A CRIU that was killed has let the process go, its sockets in repair mode: nobody may read an error from them meanwhile. */
-function holdAfterKill({ freezer, localPids }: DepartureRecord): void {
-  const cgroup = new Cgroup(freezer.path);
-  if (cgroup.exists) cgroup.setFrozen(true);
-  endRepair(localPids);
-}
-
-/** What a promise is fulfilled with by now; undefined when it is not yet. */
-async function settled<Result>(promise: Promise<Result>): Promise<Result | undefined> {
-  return await Promise.race([promise, Promise.resolve(undefined)]);
-}
-
-/** The answer to a request that an abort has overtaken. */
-function tooLate(migration: string): UserError {
-  return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
 }

@@ -2,11 +2,14 @@ import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { endCriuOf } from '../checkpoint/criu-processes.js';
 import { wipeImageFolder } from '../checkpoint/image-folder.js';
+import { carriedFolders } from '../files/carried-folder.js';
+import { wipeTree } from '../files/wipe.js';
 import { heldTap, PARK_PREFIX } from '../forwarding/park-queue.js';
 import { podCgroups, removePodCgroup } from '../pod/pod.js';
 import { listProcesses } from '../system/procfs.js';
 import type { Forwarding } from './binding-control.js';
 import type { Journal } from './journal.js';
+import type { Site } from './site.js';
 
 /**
  * Removes what a daemon had made and was killed before it could write it down, and what it had struck off its records and was
@@ -18,9 +21,10 @@ import type { Journal } from './journal.js';
 export async function sweep(
   journal: Journal,
   { datapath }: Forwarding,
-  imageRoot: string,
+  place: Pick<Site, 'imageRoot' | 'carriedRoot'>,
 ): Promise<string[] | undefined> {
   const { tables } = datapath;
+  const { imageRoot } = place;
   if (!journal.complete) {
     if ([...tables.bindings.entries()].length > 0) return undefined;
     journal.declareComplete();
@@ -43,6 +47,14 @@ export async function sweep(
     await removePodCgroup(cgroup);
     removed.push(`pod ${cgroup}`);
   }
+
+  const roots = new Set(residents.map(({ pod }) => pod.root));
+  for (const folder of carriedFolders(place).filter((path) => !roots.has(path))) {
+    wipeTree(folder);
+    removed.push(`files ${folder}`);
+  }
+  const twins = new Set(journal.twins.ids());
+  for (const id of journal.carried.ids()) if (!twins.has(id)) journal.carried.delete(id);
 
   for (const id of journal.queues.ids()) if (!bindings.has(Number(id))) journal.queues.delete(id);
   const holders = new Set(journal.queues.all().map(({ holder }) => holder.pid));

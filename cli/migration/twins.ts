@@ -4,6 +4,7 @@ import { Cgroup } from '../system/cgroup.js';
 import { readUid } from '../system/procfs.js';
 import { BindingControl, type Forwarding } from './binding-control.js';
 import type { Journal } from './journal.js';
+import type { Carry } from './messages.js';
 import type { PortLeases } from './port-leases.js';
 import type { TwinRecord } from './records.js';
 
@@ -22,7 +23,7 @@ export class Twin {
   }
 }
 
-type RebuiltTwin = Pick<TwinRecord, 'twin' | 'description' | 'epoch' | 'location' | 'block'>;
+type RebuiltTwin = Pick<TwinRecord, 'twin' | 'description' | 'epoch' | 'location' | 'block' | 'carry'>;
 
 /** The twins of a home node, by the home pids of their processes. */
 export class Twins {
@@ -57,7 +58,7 @@ export class Twins {
   }
 
   /** A twin for a process that still runs here as an ordinary one: its packets pass. */
-  async create(description: ProcessDescription): Promise<Twin> {
+  async create(description: ProcessDescription, carry?: Carry): Promise<Twin> {
     const { node } = this.forwarding;
     const id = `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`;
     const block = this.leases.lease(id, this.departedPorts());
@@ -73,6 +74,7 @@ export class Twins {
       cgroup: Cgroup.of(description.homePid).path,
       ...(uid === undefined ? {} : { uid }),
       ...(block === undefined ? {} : { block }),
+      ...(carry === undefined ? {} : { carry }),
     };
     const twin = new Twin(record, control);
     this.journal.twins.put(record.twin, record);
@@ -81,7 +83,7 @@ export class Twins {
   }
 
   /** Stands in again for a process that lives elsewhere and of which this node's memory was lost. */
-  async rebuild({ twin: id, description, epoch: told, location, block }: RebuiltTwin): Promise<Twin> {
+  async rebuild({ twin: id, description, epoch: told, location, block, carry }: RebuiltTwin): Promise<Twin> {
     const left = this.bindingOf(description);
     if (block !== undefined) this.leases.take(id, block);
     // An attempt that was rolled back may have raised the epoch here, and nowhere else.
@@ -99,6 +101,7 @@ export class Twins {
       departedAt: Date.now(),
       cgroup: '',
       ...(block === undefined ? {} : { block }),
+      ...(carry === undefined ? {} : { carry }),
     };
     const twin = new Twin(record, control);
     this.journal.twins.put(id, record);
@@ -159,6 +162,7 @@ export class Twins {
   async remove(twin: Twin): Promise<void> {
     // The record first: the binding's number may be given away as soon as it is gone. What a crash leaves, a restart sweeps.
     this.journal.twins.delete(twin.id);
+    this.journal.carried.delete(twin.id);
     this.byPid.delete(twin.homePid);
     await twin.control.remove();
     this.leases.release(twin.id); // what it opened while it was away are ordinary sockets of this node by now

@@ -1,5 +1,6 @@
-import { asHomeproxyError } from '../errors.js';
+import { asHomeproxyError, UserError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
+import type { Carry } from '../migration/messages.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -50,11 +51,14 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(statusMethod, async () => status(daemon)),
       serve(psMethod, async () => ({ processes: processes(daemon) })),
       serve(hostsMethod, async () => ({ hosts: await hosts(daemon) })),
-      serve(inspectMethod, async ({ pid }, { caller }) =>
-        daemon.coordinator.assess(pid, undefined, requesterOf(caller)),
+      serve(inspectMethod, async ({ pid, ...files }, { caller }) =>
+        daemon.coordinator.assess(pid, undefined, { ...requesterOf(caller), carry: carryOf(files) }),
       ),
-      serve(assessMethod, async ({ pid, to }, { caller }) =>
-        daemon.coordinator.assess(pid, to ?? daemon.site.node.name, requesterOf(caller)),
+      serve(assessMethod, async ({ pid, to, ...files }, { caller }) =>
+        daemon.coordinator.assess(pid, to ?? daemon.site.node.name, {
+          ...requesterOf(caller),
+          carry: carryOf(files),
+        }),
       ),
       serve(recoverMethod, async () => recover(daemon)),
       serve(journalMethod, async (request) => journalOf(daemon.site, request)),
@@ -67,11 +71,12 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       }),
     ],
     eventMethods: [
-      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs }, { signal, caller }, emit) =>
+      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs, ...files }, { signal, caller }, emit) =>
         daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           signal,
           onPhase: emit,
           ...requesterOf(caller),
+          carry: carryOf(files),
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
         }),
       ),
@@ -79,6 +84,18 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       ...drains.eventMethods,
     ],
   };
+}
+
+/** What a command says of the files. @throws {UserError} `USAGE` */
+function carryOf({ files, carry }: { files?: string | undefined; carry?: string[] | undefined }): Carry | undefined {
+  if (files === 'carry') return { paths: carry ?? [] };
+  if (carry === undefined) return undefined;
+  throw new UserError({
+    code: 'USAGE',
+    message: 'paths to carry were named, and no files are to be carried',
+    remedy: 'add --files carry',
+    exitStatus: 2,
+  });
 }
 
 function status(daemon: Daemon): StatusReport {
@@ -125,6 +142,7 @@ function processes(daemon: Daemon): ProcessRow[] {
     ...rowOf(record.description, control.id),
     home: site.node.name,
     location: record.location.name,
+    files: record.carry === undefined ? ('shared' as const) : ('carried' as const),
     role: moving.has(homePid) ? ('moving' as const) : ('departed' as const),
     since: record.departedAt,
     epoch: record.epoch,
@@ -134,6 +152,7 @@ function processes(daemon: Daemon): ProcessRow[] {
     ...rowOf(record.description, control.id),
     home: record.home.name,
     location: site.node.name,
+    files: record.pod.root === undefined ? ('shared' as const) : ('carried' as const),
     role: 'resident' as const,
     since: record.arrivedAt,
     epoch: record.epoch,

@@ -22,6 +22,8 @@ export const processRow = z.object({
   ports: z.array(z.string()),
   /** "65280-65535": from which it takes the ports of what it opens while it is away; absent: it has none. */
   portBlock: z.string().optional(),
+  /** `carried`: its own files are with it, in a root of its own. Absent: a daemon of an older version. */
+  files: z.enum(['shared', 'carried']).optional(),
   /** By reason: tunnelled, delivered, sent, parked, guarded, ... */
   counters: z.record(z.string(), packetCounts),
 });
@@ -83,6 +85,12 @@ export const migrationSummary = z.object({
 });
 
 const nothing = z.object({});
+const files = {
+  /** Absent: as it left, `shared` at first. */
+  files: z.enum(['shared', 'carry']).optional(),
+  /** With `carry`: what travels besides. */
+  carry: z.array(z.string().max(4095)).max(1000).optional(),
+};
 const pid = z.number().int().positive();
 
 export const statusMethod = defineMethod({
@@ -106,14 +114,14 @@ export const hostsMethod = defineMethod({
 export const inspectMethod = defineMethod({
   name: 'inspect',
   users: 'owner',
-  request: z.object({ pid }),
+  request: z.object({ pid, ...files }),
   response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 /** `to` absent: back home. */
 export const migrateMethod = defineEventMethod({
   name: 'migrate',
   users: 'owner',
-  request: z.object({ pid, to: z.string().optional(), maxFreezeMs: z.number().int().positive().optional() }),
+  request: z.object({ pid, to: z.string().optional(), maxFreezeMs: z.number().int().positive().optional(), ...files }),
   event: z.object({ phase: z.string(), atMs: z.number() }),
   response: migrationSummary,
 });
@@ -180,7 +188,7 @@ export const reportMethod = defineMethod({
 export const assessMethod = defineMethod({
   name: 'assess',
   users: 'owner',
-  request: z.object({ pid, to: z.string().optional() }),
+  request: z.object({ pid, to: z.string().optional(), ...files }),
   response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 

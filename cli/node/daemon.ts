@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import type { Logger } from 'pino';
 import { findCriu } from '../checkpoint/criu.js';
 import { type Config, ownNode } from '../config/load.js';
@@ -26,7 +27,7 @@ import { draineeHandlers } from './drain.js';
 import { LocalDrainee } from './drainee.js';
 import { openForwarding } from './forwarding-setup.js';
 import { logEnd, openMonitoring } from './monitoring-setup.js';
-import { aheadUpload, imagesUpload, participantHandlers } from './peer-methods.js';
+import { aheadUpload, filesOffer, filesUpload, imagesUpload, participantHandlers } from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
 import { hostFactsHandler, openPolicies, type Policies, policyState } from './policy-setup.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
@@ -84,9 +85,11 @@ export class Daemon {
       twins,
       imageRoot: join(config.paths.run, 'images'),
       criuPath: config.criu.path,
+      carriedRoot: join(config.paths.state, 'carried'),
+      carry: config.carry,
       timeouts: config.timeouts,
     };
-    const swept = await sweep(journal, forwarding, site.imageRoot);
+    const swept = await sweep(journal, forwarding, site);
     if (swept === undefined) logger.warn('the journal was lost while processes are bound: run `homeproxy recover`');
     else if (swept.length > 0) logger.warn({ swept }, 'removed what a killed daemon had left without a record');
     await residents.adopt();
@@ -109,6 +112,15 @@ export class Daemon {
           timeoutMs: transferMs,
         });
         return bytes;
+      },
+      offerFiles: async (to, migration, entries) => {
+        const list = Readable.from([Buffer.from(JSON.stringify(entries))], { objectMode: false });
+        const timeoutMs = config.timeouts.transferMs;
+        return (await requireClient(clients, to).stream(filesOffer, migration, list, { timeoutMs })).lacking;
+      },
+      sendFiles: async (to, migration, parcel) => {
+        const { transferMs } = config.timeouts;
+        await requireClient(clients, to).stream(filesUpload, migration, parcel, { timeoutMs: transferMs });
       },
       send: async (to, migration, images, signal) => {
         const { transferMs } = config.timeouts;

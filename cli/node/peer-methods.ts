@@ -13,6 +13,7 @@ import {
   type MigrationRequest,
   migrationRequest,
   nothing,
+  offerResponse,
   parkCountsSchema,
   prepareDestinationRequest,
   prepareDestinationResponse,
@@ -45,6 +46,7 @@ export const sourceMethods = {
   discard: defineMethod({ name: 'source-discard', request: residentRequest, response: nothing }),
   prepare: defineMethod({ name: 'source-prepare', request: prepareSourceRequest, response: nothing }),
   sendAhead: defineMethod({ name: 'source-send-ahead', request: migrationRequest, response: transferResponse }),
+  carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
   freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: nothing }),
   transfer: defineMethod({ name: 'source-transfer', request: migrationRequest, response: transferResponse }),
@@ -86,6 +88,9 @@ export const migrationSteps = defineMethod({
 /** What a source sends to the destination, memory before the freeze and images in it; the id is the migration's. */
 export const imagesUpload = defineUpload({ name: 'images', response: nothing });
 export const aheadUpload = defineUpload({ name: 'ahead', response: aheadResponse });
+/** The list of all files that travel, and files. */
+export const filesOffer = defineUpload({ name: 'files-offer', response: offerResponse });
+export const filesUpload = defineUpload({ name: 'files', response: nothing });
 
 export interface ParticipantParts {
   readonly source: LocalSource;
@@ -146,6 +151,10 @@ export function participantHandlers({ source, destination, residents, twins, ste
     serve(
       sourceMethods.sendAhead,
       owned(source, (request: MigrationRequest) => source.sendAhead(request)),
+    ),
+    serve(
+      sourceMethods.carry,
+      owned(source, (request: MigrationRequest) => source.carry(request)),
     ),
     serve(
       sourceMethods.drain,
@@ -238,6 +247,13 @@ export function participantHandlers({ source, destination, residents, twins, ste
     }),
     serveUpload(aheadUpload, async (migration, body, { peer }: PeerContext) => {
       return { bytes: await destination.receiveAhead(peer, migration, body) };
+    }),
+    serveUpload(filesOffer, async (migration, body, { peer }: PeerContext) => {
+      return { lacking: await destination.receiveOffer(peer, migration, body) };
+    }),
+    serveUpload(filesUpload, async (migration, body, { peer }: PeerContext) => {
+      await destination.receiveFiles(peer, migration, body);
+      return {};
     }),
   ];
   return { methods, uploads };

@@ -8,9 +8,11 @@ import { BugError, ExternalError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
-import { type ProcessStamp, readChildren, stampAlive, stampProcess } from '../system/procfs.js';
+import { type ProcessStamp, readChildren, readProcess, stampAlive, stampProcess } from '../system/procfs.js';
 import { insideNetwork, networkSettings } from './inside-network.js';
+import { createRootFolder, enterRoot } from './pod-root.js';
 
+const INIT = 'catatonit';
 const LOCAL_ROUTE_MS = 2000;
 /** Pairs of a file below /proc/sys/net, which shows the namespace of whoever opens it, and a value. */
 const WRITE_SETTINGS = 'while [ $# -gt 1 ]; do echo "$2" >"/proc/sys/net/$1" || exit 1; shift 2; done';
@@ -26,6 +28,8 @@ export interface PodRecord {
   readonly podMac: string;
   readonly hostMac: string;
   readonly cgroup: string;
+  /** A folder of this node that is the root of its processes; absent: they see this node's files. */
+  readonly root?: string;
 }
 
 export interface PodOptions {
@@ -38,6 +42,8 @@ export interface PodOptions {
   readonly tunnelOverhead: number;
   /** From which sockets get their ports that ask for none; undefined: from the kernel's usual ones. */
   readonly ports?: PortBlock | undefined;
+  /** A folder to make, and to make its root. */
+  readonly root?: string;
 }
 
 /**
@@ -50,6 +56,11 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
   let initPid: number | undefined;
   try {
     initPid = await startInit(join(cgroup.path, 'cgroup.procs'));
+    if (options.root !== undefined) {
+      createRootFolder(options.root);
+      await started(initPid);
+      enterRoot(initPid, options.root);
+    }
     const record: PodRecord = {
       name: options.name,
       init: stampProcess(initPid),
@@ -58,6 +69,7 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
       hostMac: randomMac(),
       cgroup: cgroup.path,
       hostIfindex: 0,
+      ...(options.root === undefined ? {} : { root: options.root }),
     };
     const hostIfindex = await connect(record, options);
     return { ...record, hostIfindex };
@@ -114,7 +126,15 @@ export async function keepPidsFree(pod: PodRecord, taken: readonly number[]): Pr
   const clash = (): number | undefined => taken.find((pid) => pid > start - growth && pid < start + room);
   for (let pid = clash(); pid !== undefined; pid = clash()) start = pid + growth;
   const script = 'echo "$1" >/proc/sys/kernel/ns_last_pid';
-  await run('nsenter', ['-t', String(pod.init.pid), '-m', '-p', '--', 'sh', '-c', script, 'sh', String(start - 1)]);
+  await run('nsenter', ['-t', String(pod.init.pid), '-p', '--', 'sh', '-c', script, 'sh', String(start - 1)]);
+}
+
+/** The shell says that the mounts are done and becomes the init then: in another root it would not find the program. */
+async function started(init: number): Promise<void> {
+  for (let stat = readProcess(init); stat?.comm !== INIT; stat = readProcess(init)) {
+    if (stat === undefined || stat.state === 'Z') throw new BugError('the init of a pod ended at its start');
+    await sleep(1); // nobody is told of an exec
+  }
 }
 
 /** The kernel takes a veth away some time after its namespace has ended; the next pod of that name may come before. */
@@ -131,7 +151,7 @@ async function startInit(cgroupProcs: string): Promise<number> {
   // The inner shell says when the mounts are done, then becomes the init. --fork's parent stays and goes with its child.
   const enter = ['-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs];
   const args = ['--net', '--pid', '--mount', '--fork', '--mount-proc', '--propagation', 'private'];
-  const script = 'echo ready; exec catatonit -P </dev/null >/dev/null 2>&1';
+  const script = `echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
   const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,

@@ -58,7 +58,8 @@ export class FileHashes {
 /** Those of this daemon: the nodes of a pair ask for the same files before each move. */
 export const fileHashes = new FileHashes();
 
-function keyOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
+/** Names one state of a file: another content has another key, unless it changed within a tick of the clock. */
+export function keyOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
   return [dev, ino, size, mtimeNs, ctimeNs].join(' ');
 }
 

@@ -59,6 +59,19 @@ test('two settings are enough; everything else has its default', () => {
     park: { packets: 10_000 },
     portBlock: { ports: 256 },
     control: {},
+    carry: {
+      paths: [
+        '/etc/group',
+        '/etc/hosts',
+        '/etc/localtime',
+        '/etc/nsswitch.conf',
+        '/etc/passwd',
+        '/etc/protocols',
+        '/etc/resolv.conf',
+        '/etc/services',
+      ],
+      maxBytes: 2_147_483_648,
+    },
     metrics: { enabled: true, listen: '127.0.0.1', port: 7078, maxProcesses: 100 },
     timeouts: {
       connectMs: 3000,

@@ -1,0 +1,58 @@
+import type { CriuSession } from '../checkpoint/criu-session.js';
+import type { PagePipe } from '../checkpoint/page-pipe.js';
+import { endRepair } from '../checkpoint/repair.js';
+import { UserError } from '../errors.js';
+import type { DepartingFiles } from '../files/departing-files.js';
+import { Cgroup } from '../system/cgroup.js';
+import { Ahead } from './difference.js';
+import type { ParkCounts } from './messages.js';
+import type { DepartureRecord } from './records.js';
+import type { Resident } from './residents.js';
+import type { Sending } from './sending.js';
+
+/** A process of this node that is leaving. */
+export interface Departure {
+  record: DepartureRecord;
+  /** Undefined until CRIU was started. */
+  session: CriuSession | undefined;
+  /** What CRIU dumps of its memory; undefined until CRIU was started. */
+  pages: PagePipe | undefined;
+  /** What the destination was sent of its memory before the freeze. */
+  ahead: Ahead;
+  /** Undefined when its files stay where they are, and after a restart of the daemon. */
+  files: DepartingFiles | undefined;
+  /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
+  sending: Sending | undefined;
+  /** Set when it lives here for another home. */
+  readonly resident: Resident | undefined;
+  /** It is put back: nothing may stop it again. */
+  reverting: boolean;
+  /** Its preparation, while that goes on. */
+  preparing: Promise<void> | undefined;
+}
+
+export const IDLE = {
+  ahead: new Ahead(Buffer.alloc(0)),
+  files: undefined,
+  sending: undefined,
+  reverting: false,
+  preparing: undefined,
+};
+export const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
+
+/** A CRIU that was killed has let the process go, its sockets in repair mode: nobody may read an error from them meanwhile. */
+export function holdAfterKill({ freezer, localPids }: DepartureRecord): void {
+  const cgroup = new Cgroup(freezer.path);
+  if (cgroup.exists) cgroup.setFrozen(true);
+  endRepair(localPids);
+}
+
+/** What a promise is fulfilled with by now; undefined when it is not yet. */
+export async function settled<Result>(promise: Promise<Result>): Promise<Result | undefined> {
+  return await Promise.race([promise, Promise.resolve(undefined)]);
+}
+
+/** The answer to a request that an abort has overtaken. */
+export function tooLate(migration: string): UserError {
+  return new UserError({ code: 'ABORTED', message: `${migration} was given up meanwhile`, exitStatus: 6 });
+}

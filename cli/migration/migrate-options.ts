@@ -1,0 +1,16 @@
+import type { Carry } from './messages.js';
+import type { PhaseEvent } from './records.js';
+
+export interface MigrateOptions {
+  /** Aborted: the user asks for a rollback; ignored once the migration is committed. */
+  readonly signal?: AbortSignal;
+  readonly onPhase?: (event: PhaseEvent) => void;
+  /** Longest freeze before the migration is rolled back, in milliseconds. Default: as configured. */
+  readonly maxFreezeMs?: number;
+  /** The policy that asks for it. */
+  readonly policy?: string;
+  /** The user who asks, when it may only be about processes of his own. */
+  readonly requester?: number;
+  /** Its files travel with it. One that left so is always moved so. */
+  readonly carry?: Carry | undefined;
+}
