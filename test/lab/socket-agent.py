@@ -2,8 +2,6 @@
 # line of JSON. It is told so on its standard input, or on connections to the port, one after the other.
 import hashlib
 import json
-import os
-import select
 import socket
 import sys
 import threading
@@ -94,9 +92,16 @@ def receive(name, count, flags=0):
     return data.decode()
 
 
-def waiting(name):
-    """Whether something can be read, or comes within 10 s."""
-    return len(select.select([sockets[name]], [], [], 10)[0]) > 0
+def ask(name, line):
+    """Says a line. The line that comes back."""
+    sockets[name].sendall(line.encode() + b'\n')
+    answer = b''
+    while not answer.endswith(b'\n'):
+        more = sockets[name].recv(4096)
+        if more == b'':
+            raise OSError('the connection has ended')
+        answer += more
+    return answer.decode().rstrip()
 
 
 def to_end(name):

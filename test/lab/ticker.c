@@ -2,12 +2,17 @@
 /*
  * ticker <port>: wakes up every millisecond and remembers the longest time between two awakenings that it did not spend
  * waiting for a processor. To each line that a client sends on the port it answers "<awakenings> <that time since the last
- * answer, in microseconds>": a process that tells by its own clock whether it was ever stopped, on a busy machine too.
+ * answer, in microseconds> <interruptions since then>": a process that tells by its own clock whether it was ever stopped, on a
+ * busy machine too. A second thread waits in epoll_wait(), which fails with EINTR after every stop, be it for a tracer, a frozen
+ * cgroup or a signal, and however short (signal(7)).
  */
 #include <arpa/inet.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,16 +40,32 @@ static long long waited_us(void)
 	return waited / 1000;
 }
 
+static atomic_int interruptions;
+
+static void *notice(void *unused)
+{
+	struct epoll_event event;
+	int nothing = epoll_create1(0);
+
+	(void)unused;
+	for (;;)
+		if (epoll_wait(nothing, &event, 1, -1) < 0)
+			interruptions++;
+}
+
 int main(int argc, char **argv)
 {
 	struct pollfd fds[MAX_CLIENTS + 1];
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(argc > 1 ? atoi(argv[1]) : 0) };
 	int count = 1, one = 1;
+	pthread_t second;
 
 	fds[0].fd = socket(AF_INET, SOCK_STREAM, 0);
 	fds[0].events = POLLIN;
 	setsockopt(fds[0].fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fds[0].fd, (struct sockaddr *)&address, sizeof(address)) || listen(fds[0].fd, 16))
+		return 1;
+	if (pthread_create(&second, NULL, notice, NULL))
 		return 1;
 	long long last = now_us(), waited = waited_us(), longest = 0, awakenings = 0;
 	for (;;) {
@@ -75,7 +96,8 @@ int main(int argc, char **argv)
 				fds[i--] = fds[--count];
 				continue;
 			}
-			got = snprintf(text, sizeof(text), "%lld %lld\n", awakenings, longest);
+			got = snprintf(text, sizeof(text), "%lld %lld %d\n", awakenings, longest,
+				       atomic_exchange(&interruptions, 0));
 			if (write(fds[i].fd, text, got) != got)
 				return 2;
 			longest = 0;

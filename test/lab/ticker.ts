@@ -14,10 +14,12 @@ export interface Ticks {
   readonly awakenings: number;
   /** The longest that it stood still since it was asked before, without waiting for a processor, in milliseconds. */
   readonly stoodStillMs: number;
+  /** How often it was stopped or signalled since then, however shortly. */
+  readonly interruptions: number;
 }
 
 /** Asks a ticker on a connection to it. */
-export async function askTicker(client: LineClient): Promise<Ticks> {
-  const [awakenings = 0, stoodStill = 0] = (await client.ask('?')).split(' ').map(Number);
-  return { awakenings, stoodStillMs: stoodStill / 1000 };
+export async function askTicker(client: Pick<LineClient, 'ask'>): Promise<Ticks> {
+  const [awakenings = 0, stoodStill = 0, interruptions = 0] = (await client.ask('?')).split(' ').map(Number);
+  return { awakenings, stoodStillMs: stoodStill / 1000, interruptions };
 }
