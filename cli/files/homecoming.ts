@@ -50,8 +50,8 @@ export interface Change {
 /** A file that both sides changed, or that the process might not have written here: both are kept. */
 export interface Conflict {
   readonly path: string;
-  /** Where the process's version is now. */
-  readonly kept: string;
+  /** Where the process's version is now; undefined: nowhere, since it could not have been put there. */
+  readonly kept?: string | undefined;
   readonly reason: string;
 }
 
@@ -70,7 +70,7 @@ export interface HomecomingOptions {
   readonly keep: (record: HomecomingRecord) => void;
 }
 
-type Plan = 'same' | 'write' | { readonly aside: string };
+type Plan = 'same' | 'write' | { readonly aside: string; readonly path: string };
 
 /** What comes home with a process. */
 export class Homecoming {
@@ -104,8 +104,8 @@ export class Homecoming {
     return async (index, content) => {
       const entry = entries[index];
       if (entry?.kind !== 'file') return;
-      const plan = await this.planFor(entry);
       this.forget(entry.path);
+      const plan = await this.planFor(entry);
       if (plan === 'same') for await (const _ of content);
       else await this.stage(entry, content, final, plan);
     };
@@ -120,6 +120,8 @@ export class Homecoming {
         if (typeof plan === 'object') {
           verdicts.push(willChange('FILE_CONFLICT', file.path, `${plan.aside}: its version is put beside it`));
         }
+        const lost = this.conflicts.get(file.path);
+        if (lost !== undefined) verdicts.push(willChange('FILE_CONFLICT', file.path, `${lost.reason}: home's stays`));
       } catch (error) {
         if (!(error instanceof UserError)) throw error;
         verdicts.push(refused(error.code, file.path, error.message, error.remedy ?? ''));
@@ -139,14 +141,14 @@ export class Homecoming {
     }
     const untouched = here === undefined ? left === undefined : left?.kind === 'file' && left.sha256 === here;
     const gone = here === undefined && left !== undefined;
-    const reason = !this.allowed(entry.path, left)
-      ? 'the process may not write it here'
-      : untouched || gone
-        ? undefined
-        : 'it was changed at home too';
-    if (reason === undefined) return 'write';
+    const allowed = this.allowed(entry.path, left);
+    if (allowed && (untouched || gone)) return 'write';
+    const reason = allowed ? 'it was changed at home too' : 'the process may not write it here';
     if (entry.held) throw conflict(entry.path, reason);
-    return { aside: reason };
+    const beside = `${entry.path}.${this.options.twin}`;
+    if (allowed && this.allowed(beside, undefined)) return { aside: reason, path: beside };
+    this.conflicts.set(entry.path, { path: entry.path, kept: undefined, reason });
+    return 'same'; // nothing is put where the process itself could put nothing
   }
 
   private allowed(path: string, left: Entry | undefined): boolean {
@@ -164,9 +166,11 @@ export class Homecoming {
   }
 
   private async stage(entry: FileEntry, content: AsyncIterable<Buffer>, strict: boolean, plan: Plan): Promise<void> {
-    const path = typeof plan === 'object' ? `${entry.path}.${this.options.twin}` : entry.path;
+    const path = typeof plan === 'object' ? plan.path : entry.path;
     this.makeFoldersFor(path);
     const change = this.newChange('file', path);
+    this.changes.set(entry.path, change);
+    this.keep(); // before it is there: a crash leaves nothing that nobody knows
     const fd = this.inRoot((root) =>
       inFolderOf(root, path, (folder) => openSync(join(folder, change.staged), 'wx', 0o600)),
     );
@@ -175,7 +179,6 @@ export class Homecoming {
         inFolderOf(root, path, (folder) => lstatSync(join(folder, change.staged)).ino),
       );
       this.changes.set(entry.path, { ...change, inode });
-      this.keep();
       const whole = await writeHashed(fd, content, entry.sha256);
       if (strict && !whole) throw malformed(`${entry.path} has another content`);
       dress(fd, this.asTheProcess(entry));

@@ -253,9 +253,14 @@ export async function filesArrived({ files, record }: Arrival): Promise<void> {
 }
 
 /** The process runs here: takes CRIU out of its sight, and at home what its files have replaced. Idempotent. */
-export function closeDoorOf({ record, resident }: Arrival): void {
+export function closeDoorOf(site: Site, { record, resident }: Arrival): void {
   if (resident?.pod.root !== undefined && podAlive(resident.pod)) closeDoor(resident.pod.init.pid);
-  if (record.homecoming !== undefined) settle(record.homecoming);
+  if (record.homecoming === undefined) return;
+  settle(record.homecoming);
+  const { migration } = record.request;
+  for (const { path, kept, reason } of record.homecoming.conflicts) {
+    site.report({ migration, path, kept }, `home's version of a carried file stays: ${reason}`);
+  }
 }
 
 /** The process does not come: home's files are what they were. Idempotent. */

@@ -332,7 +332,7 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.record.outcome !== 'running') throw new BugError(`${migration} is not over`);
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
-    closeDoorOf(arrival);
+    closeDoorOf(this.site, arrival);
     wipeImageFolder(arrival.record.images);
     await reached('destination', 'wiped', migration);
     this.forget(migration);

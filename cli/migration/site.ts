@@ -19,5 +19,7 @@ export interface Site {
   /** Where pods with files of their own have their roots. */
   readonly carriedRoot: string;
   readonly carry: Config['carry'];
+  /** For people to read later: what went another way than they may expect. */
+  readonly report: (facts: object, message: string) => void;
   readonly timeouts: Config['timeouts'];
 }

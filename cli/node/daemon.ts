@@ -87,6 +87,7 @@ export class Daemon {
       criuPath: config.criu.path,
       carriedRoot: join(config.paths.state, 'carried'),
       carry: config.carry,
+      report: (facts, message) => logger.warn(facts, message),
       timeouts: config.timeouts,
     };
     const swept = await sweep(journal, forwarding, site);
