@@ -103,9 +103,10 @@ socket.socket(1).connect('\\0homeproxy-backlog')`,
     name: 'traced',
     code: 'TRACED',
     enter: withStranger(
-      'traced, (held, other) = os.getpid(), os.pipe()',
-      'assert libc.ptrace(0x4206, traced, 0, 0) == 0\n  os.close(other)',
-      "os.close(other)\nos.read(held, 1)\nheld = os.open('/dev/null', os.O_RDONLY)",
+      'traced, (held, other), (told, tell) = os.getpid(), os.pipe(), os.pipe()',
+      // not before the SIGCHLD has come: nobody lets a traced process go on after a signal
+      'os.read(told, 1)\n  assert libc.ptrace(0x4206, traced, 0, 0) == 0\n  os.close(other)',
+      "os.write(tell, b'x')\nos.close(other)\nos.read(held, 1)\nheld = os.open('/dev/null', os.O_RDONLY)",
     ),
   },
   {
