@@ -3,7 +3,8 @@ import { basename, dirname, join } from 'node:path';
 import { UserError } from '../errors.js';
 import { FileHashes, fileHashes, keyOf } from '../process/file-hash.js';
 import { readMappedFiles } from '../process/memory-map.js';
-import { readDescriptors, readLink, readText } from '../system/procfs.js';
+import { opensForWriting } from '../process/open-mode.js';
+import { readDescriptors, readLink } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import { foldersAbove, isBelow, mayTravel } from './carried-path.js';
 import { type Entry, MAX_ENTRIES } from './manifest.js';
@@ -229,12 +230,6 @@ function placesOf(pid: number): string[] {
     ({ inode, name }) => name?.startsWith('/') && sockets.has(`socket:[${inode}]`),
   );
   return [...deleted, ...bound.map(({ name }) => name ?? '/')].map(dirname);
-}
-
-/** The access mode in fdinfo, octal (proc(5)): its last two bits are O_WRONLY or O_RDWR. */
-function opensForWriting(pid: number, fd: number): boolean {
-  const flags = /^flags:\s+([0-7]+)/m.exec(readText(`/proc/${pid}/fdinfo/${fd}`) ?? '')?.[1] ?? '0';
-  return (Number.parseInt(flags, 8) & 3) !== 0;
 }
 
 /** Working directories of a process. */

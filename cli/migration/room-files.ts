@@ -15,7 +15,13 @@ export async function fileVerdicts(files: readonly NeededFile[], sockets: readon
   const verdicts = (await Promise.all(files.map((file) => fileVerdict(file, bound)))).flat();
   const hashed = files.filter(({ sha256 }) => sha256 !== undefined).length;
   if (hashed > 0 && !verdicts.some(({ outcome, code }) => outcome === 'refused' && code.startsWith('FILE_'))) {
-    verdicts.push(ok('SAME_FILES', 'files', `${hashed} mapped files are the same here, byte for byte (SHA-256)`));
+    verdicts.push(
+      ok(
+        'SAME_FILES',
+        'files',
+        `${hashed} files that it has mapped, or open for reading, are the same here, byte for byte (SHA-256)`,
+      ),
+    );
   }
   return verdicts;
 }

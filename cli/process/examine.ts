@@ -2,11 +2,13 @@ import { readProcessorFeatures } from '../system/processor.js';
 import { readLink, readNamespace, readProcess } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import type { ProcessDescription, Verdict } from './description.js';
+import type { TreeDescriptor } from './descriptor-verdicts.js';
 import { fileHashes } from './file-hash.js';
 import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { type InspectOptions, inspectProcess } from './inspect.js';
-import { type MappedFile, readMappedFiles } from './memory-map.js';
+import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
+import { opensForWriting } from './open-mode.js';
 import { relationVerdicts } from './session-verdicts.js';
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
@@ -17,6 +19,8 @@ import { count, ok } from './verdicts.js';
 
 /** A mapped file that holds no code and is larger than this is compared by its size alone. */
 const MAX_HASHED_DATA_BYTES = 64 << 20;
+/** An open file that was written so lately is being written: two looks at it would differ. */
+const SETTLED_MS = 10_000;
 
 export interface Examination {
   readonly description: ProcessDescription;
@@ -44,7 +48,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
   const unixInodes = new Set(unixSockets.map(({ inode }) => inode).filter((inode) => holders.has(inode)));
   const files = unique([
     ...(await hashed(inMemory.needed, mapped.files)),
-    ...opened.needed,
+    ...(await readOnly(opened.needed, descriptors)),
     ...unix.files,
     ...folders(localPids),
   ]);
@@ -151,13 +155,37 @@ async function hashed(needed: readonly NeededFile[], mapped: readonly MappedFile
       const source = byPath.get(file.path);
       if (file.use !== 'mapped' || source === undefined) return file;
       if (!source.code && (file.bytes ?? 0) > MAX_HASHED_DATA_BYTES) return { ...file, use: 'open' as const };
-      try {
-        return { ...file, sha256: await fileHashes.sha256(`/proc/${source.pid}/root${file.path}`) };
-      } catch {
-        return file; // it is gone from there, or the process has ended: the destination compares what is known
-      }
+      return { ...file, ...(await hashOf(`/proc/${source.pid}/root${file.path}`)) };
     }),
   );
+}
+
+/**
+ * The content of what they have open for reading alone, where that can be compared: what they write, what somebody else is writing and
+ * what is large is compared by size and mode, as CRIU does.
+ */
+async function readOnly(needed: readonly NeededFile[], descriptors: readonly TreeDescriptor[]): Promise<NeededFile[]> {
+  const written = new Set(descriptors.filter(({ pid, fd }) => opensForWriting(pid, fd)).map(({ target }) => target));
+  const holder = new Map(descriptors.map(({ pid, target }) => [target, pid]));
+  return Promise.all(
+    needed.map(async (file) => {
+      const { path, use, bytes = 0 } = file;
+      if (use !== 'open' || written.has(path) || bytes > MAX_HASHED_DATA_BYTES) return file;
+      const source = `/proc/${holder.get(path)}/root${path}`;
+      const changedAt = statOf(source)?.mtimeMs ?? Number.POSITIVE_INFINITY;
+      if (Date.now() - changedAt < SETTLED_MS) return file;
+      return { ...file, ...(await hashOf(source)) };
+    }),
+  );
+}
+
+/** Nothing when it is gone from there, or the process has ended: the destination compares what is known. */
+async function hashOf(path: string): Promise<{ sha256?: string }> {
+  try {
+    return { sha256: await fileHashes.sha256(path) };
+  } catch {
+    return {};
+  }
 }
 
 /** Where the processes stand: their working and root directories. Of a deleted one CRIU makes a copy, as of a file. */

@@ -1,5 +1,5 @@
 // limit: 180 s
-import { readFileSync, watch, writeFileSync } from 'node:fs';
+import { readFileSync, utimesSync, watch, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,7 +10,7 @@ import { assessMethod, migrateMethod } from '../../cli/node/control-methods.js';
 import { callControl, streamControl } from '../../cli/node/control-transport.js';
 import type { Verdict } from '../../cli/process/description.js';
 import { Cgroup } from '../../cli/system/cgroup.js';
-import { readProcess } from '../../cli/system/procfs.js';
+import { readDescriptors, readProcess } from '../../cli/system/procfs.js';
 import { downAll } from './lab-fixture.js';
 import type { LineClient } from './line-client.js';
 import { describe, errorOf, oneLine, rested, Scenario } from './scenario.js';
@@ -288,6 +288,31 @@ test('a library that has another content at the destination is refused, though i
     errorOf(outcome).message,
     new RegExp(`${TICKER}: it has the same size and another content: .*FILE_DIFFERS`),
   );
+});
+
+test('a file that it has open for reading alone is compared by its content, one that it writes is not', async () => {
+  const { home, lab } = scenario;
+  const host = lab.node('host1');
+  const old = new Date(Date.now() - 60_000);
+  for (const [node, text] of [
+    [home, 'one'],
+    [host, 'two'],
+  ] as const) {
+    for (const name of ['read', 'written']) {
+      writeFileSync(node.path(`/tmp/${name}`), text);
+      utimesSync(node.path(`/tmp/${name}`), old, old);
+    }
+  }
+  const opens = 'import time; held = open("/tmp/read"), open("/tmp/written", "a"); time.sleep(3600)';
+  const pid = await home.detach(['python3', '-I', '-S', '-c', opens]);
+  const machinePid = home.machinePid(pid) ?? 0;
+  const isOpen = (): boolean => readDescriptors(machinePid).some(({ target }) => target === '/tmp/written');
+  for (const deadline = Date.now() + 10_000; !isOpen() && Date.now() < deadline; await sleep(5));
+  const socket = home.path('/run/homeproxy/control.sock');
+  const { verdicts } = await callControl(socket, assessMethod, { pid, to: 'host1' });
+  process.kill(machinePid);
+  const differing = verdicts.filter(({ code }) => code === 'FILE_DIFFERS').map(({ subject }) => subject);
+  assert.equal(differing, ['/tmp/read']);
 });
 
 for (const { name, code } of STATES) {

@@ -50,7 +50,10 @@ test('nothing against a program of this very machine, and what was compared is s
     verdicts.map(({ code }) => code),
     ['SAME_FILES', 'CPU', 'MEMORY'],
   );
-  assert.match(verdicts[0]?.reason ?? '', /^\d+ mapped files are the same here, byte for byte/);
+  assert.match(
+    verdicts[0]?.reason ?? '',
+    /^\d+ files that it has mapped, or open for reading, are the same here, byte for byte/,
+  );
 });
 
 test('a mapped file that is missing, has another size, other permissions or another content', async () => {
