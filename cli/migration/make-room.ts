@@ -27,6 +27,7 @@ export async function makeRoom(
       await control.openQueue();
       control.attachPod(pod);
       if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
+      meet(site, description);
       await keepPidsFree(pod, numbersOf(description));
       return residents.add(
         {
@@ -52,6 +53,15 @@ export async function makeRoom(
     await control.remove();
     throw error;
   }
+}
+
+/**
+ * The neighbours by way of whom the first packets will go are found before there are any: Linux keeps few that wait for a neighbour
+ * (unres_qlen_bytes), and who loses the beginning of a reply waits a second for it, or longer.
+ */
+function meet({ forwarding }: Site, { correspondents }: ProcessDescription): void {
+  if (forwarding.reverseTunnel) return; // all goes by way of the home node
+  for (const address of correspondents) void forwarding.neighbours.resolve(address).catch(() => undefined);
 }
 
 /** The numbers that CRIU itself must not have in the pod, neither as pids nor for its session. */

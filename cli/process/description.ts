@@ -50,6 +50,8 @@ export const descriptionSchema = z.object({
   /** Exact flows on ports that are shared with processes that stay. */
   flows: z.array(flowSchema),
   connections: z.number().int(),
+  /** Addresses at the far ends of its connections and connected sockets, each once; not all of very many. */
+  correspondents: z.array(z.string()).default([]),
   listeners: z.number().int(),
 });
 export type ProcessDescription = z.infer<typeof descriptionSchema>;

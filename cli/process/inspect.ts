@@ -18,6 +18,8 @@ import { multicastVerdicts } from './multicast.js';
 import { treeNumbers } from './session-verdicts.js';
 import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
 
+const MAX_CORRESPONDENTS = 256; // as many entries as a neighbour table is sure to hold (gc_thresh2: 512)
+
 export interface InspectOptions {
   /** Its home's addresses: sockets are bound to one of them, or reached by all of a family when bound to a wildcard. */
   readonly homeAddresses: readonly string[];
@@ -79,6 +81,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     connections: ours.filter(
       (socket) => socket.transport.startsWith('tcp') && socket.state !== 'LISTEN' && socket.state !== 'CLOSE',
     ).length,
+    correspondents: correspondentsOf(ours),
     listeners: ours.filter((socket) => socket.state === 'LISTEN').length,
   };
   return { description, verdicts, localPids, seen: { descriptors, holders, ours, heldOutside } };
@@ -121,6 +124,11 @@ function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
 /** A pod's processes keep their home pids inside the pod's pid namespace: the innermost number. */
 function homePid(pid: number, options: InspectOptions): number {
   return options.inPod === true ? (readNamespacePids(pid).at(-1) ?? pid) : pid;
+}
+
+function correspondentsOf(sockets: readonly InternetSocket[]): string[] {
+  const connected = sockets.filter(({ remote }) => remote.port !== 0);
+  return [...new Set(connected.map(({ remote }) => remote.address))].slice(0, MAX_CORRESPONDENTS);
 }
 
 function executableOf(pid: number): string | undefined {
