@@ -10,7 +10,7 @@ import { examine, objections, startInState, words } from './verdicts-subject.js'
 const test = suite('verdicts on servers under load');
 const entered = enterPrivateWorld({ processes: false });
 const folder = mkdtempSync('/tmp/homeproxy-servers-');
-const LOOKS = 40;
+const LOOKS = 30;
 
 test.after(() => {
   endSubjects();
@@ -25,7 +25,7 @@ with open('/proc/self/comm', 'w') as comm: comm.write('ready')
 while True:
     for path in (short, long): os.close(os.open(path, os.O_RDONLY))`);
   const seen = new Set<string>();
-  for (let look = 0; look < LOOKS; look++) {
+  for (let look = 0; look < LOOKS || seen.size < 2; look++) {
     const { verdicts, needs } = await examine(subject.pid);
     assert.equal(words(verdicts), [], JSON.stringify(objections(verdicts)));
     for (const { path, bytes } of needs.files.filter(({ path }) => path.startsWith(`${folder}/`))) {
@@ -33,7 +33,6 @@ while True:
       seen.add(path);
     }
   }
-  assert.is(seen.size, 2, 'it was never seen with a file open');
 });
 
 test('one that has left root: refused only where CRIU may not read its limits', async () => {
