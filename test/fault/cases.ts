@@ -52,7 +52,7 @@ const GOING_BACK = new Set<string>([
   'destination:removed',
 ]);
 
-/** Steps of a migration whose process takes its files along: `lab/carry` has its own crashes at them. */
+/** Steps of a migration whose process takes its files along: `lab/carry-crash` has crashes of its own at them. */
 const WITH_FILES = /:files-/;
 
 export function allSteps(): StepName[] {

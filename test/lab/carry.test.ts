@@ -15,18 +15,15 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ProcessCheck } from '../../cli/check-report.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
-import { run } from '../../cli/system/command.js';
-import { projectFile } from '../../cli/system/project.js';
 import { startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
+import { APP, buildLedger } from './ledger.js';
 import { LineClient } from './line-client.js';
 import { describe, errorOf, oneLine, Scenario } from './scenario.js';
 import { settledTraces } from './traces.js';
 
 const PORT = 7300;
-/** A folder that each node of a lab has for itself. */
-const APP = '/home/ledger';
 const DATA = `${APP}/data`;
 const JOURNAL = `${DATA}/journal`;
 const LIBRARY = `${APP}/lib/libledger.so.1`;
@@ -38,19 +35,6 @@ let pid: number;
 let client: LineClient;
 /** Lines that the server has in its journal. */
 const lines: string[] = [];
-
-/** Compiles the server and its library in two versions. @returns the folder, which the caller removes */
-async function build(): Promise<string> {
-  const folder = (await run('mktemp', ['-d', '/tmp/ledger-XXXXXX'])).stdout.trim();
-  const source = projectFile('test/lab/ledger.c');
-  const library = (version: number): string => join(folder, `libledger.so.${version}`);
-  for (const version of [1, 2]) {
-    const shared = ['-shared', '-fPIC', `-DLIBRARY=${version}`, '-Wl,-soname,libledger.so.1'];
-    await run('clang', ['-O2', ...shared, '-o', library(version), source]);
-  }
-  await run('clang', ['-O2', '-o', join(folder, 'ledger'), source, library(1), `-Wl,-rpath,${APP}/lib`]);
-  return folder;
-}
 
 function install(home: LabNode, host1: LabNode, built: string): void {
   for (const name of ['bin', 'lib', 'data']) mkdirSync(home.path(`${APP}/${name}`), { recursive: true });
@@ -74,7 +58,7 @@ const test = suite('files that go with a process: home -> host1 -> host2 -> home
 test.before(async () => {
   scenario = await Scenario.start('carry');
   const { home, lab } = scenario;
-  const built = await build();
+  const built = await buildLedger();
   install(home, lab.node('host1'), built);
   rmSync(built, { recursive: true });
   const start = ['sh', '-c', `cd ${DATA} && exec ${APP}/bin/ledger ${PORT} journal`];
