@@ -1,6 +1,8 @@
-// limit: 150 s
+// limit: 180 s
+import { setImmediate } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { readProcess } from '../../cli/system/procfs.js';
 import { installProgram, startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
@@ -29,6 +31,25 @@ test.after(downAll);
 test('a move that is given up in the freeze: the process goes on, whole, and can be moved afterwards', async () => {
   const move = ['migrate', String(pid), 'host1', '--max-freeze', '1', '--json'];
   assert.is(errorOf(await scenario.homeproxy('home', move)).code, 'ROLLED_BACK');
+  assert.match(await client.ask('whole?'), /^ok /);
+});
+
+test('the daemon is killed while CRIU holds the process at the gate: it goes on, whole', async () => {
+  const { home, lab } = scenario;
+  const subject = home.machinePid(pid) ?? 0;
+  const daemon = await scenario.daemonPid('home');
+  const move = scenario.homeproxy('home', ['migrate', String(pid), 'host1', '--json']);
+  let ended = false;
+  move.finally(() => {
+    ended = true;
+  });
+  while (readProcess(subject)?.state !== 't' && !ended) await setImmediate();
+  process.kill(daemon, 'SIGKILL');
+  assert.is(errorOf(await move).code, 'DAEMON_LOST');
+  await lab.stopDaemon('home', 'SIGKILL'); // it is awaited
+  await lab.startDaemon('home');
+  await scenario.settled('home');
+  assert.equal(await scenario.ps('home'), []);
   assert.match(await client.ask('whole?'), /^ok /);
 });
 
