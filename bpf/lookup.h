@@ -9,6 +9,7 @@ struct found {
 	struct binding *binding;
 	__u32 id;
 	__u8 tunnel_too_big; /* nobody: it is a router's word about a tunnel packet of ours, which did not fit its link */
+	__u8 pad[3]; /* named, so that the compiler does not copy it from where nothing was written */
 };
 
 static __always_inline struct found find_by_id(__u32 id)

@@ -16,6 +16,7 @@ const ENUMS = [
   'verdict',
   'fast_kind',
   'encapsulation',
+  'loopback_mark',
 ];
 const STRUCTS = [
   'address',
@@ -34,6 +35,7 @@ const STRUCTS = [
   'park_release',
   'device',
   'node_entry',
+  'local_entry',
   'counter',
   'binding_counter_key',
   'event',

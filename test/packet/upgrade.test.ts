@@ -45,6 +45,7 @@ const binding: BindingStruct = {
   host_mac: Buffer.alloc(6),
   ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(ADDRESS),
+  home: encodeAddress(ADDRESS),
   next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6, 2), destination: Buffer.alloc(6, 4) },
 };
 
