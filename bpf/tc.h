@@ -118,7 +118,7 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 	 */
 	if (away) {
 		d->reason = REASON_AT_HOME;
-		if (d->found.binding->action != ACTION_DELIVER)
+		if (d->found.binding->action != ACTION_DELIVER || !is_whole(t, skb->len))
 			return TC_ACT_OK;
 		int waits = must_wait(&d->found, t);
 
