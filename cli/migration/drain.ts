@@ -13,8 +13,15 @@ import type { DepartureRecord } from './records.js';
 
 type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
 
+/** Closed by the process, and not yet to the end: nobody holds them any more, so nobody can carry them. */
+const CLOSING: ReadonlySet<string> = new Set(['FIN_WAIT1', 'CLOSING', 'LAST_ACK']);
+/** A correspondent that acknowledges is done by then; one that does not is not waited for. */
+const CLOSING_MS = 200;
+
 /**
- * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now.
+ * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now. And, for a
+ * little while, until connections that it has closed are acknowledged to their end: once it is gone, their last packets would
+ * find no socket, and be answered with a reset.
  * @returns how long that took, in milliseconds.
  * @throws {UserError} `NOT_ACCEPTING`
  */
@@ -24,12 +31,13 @@ export async function emptyAcceptQueues({ localPids, ports }: Tree, limitMs: num
   const ours = new Set(ports);
   const holders = readSocketHolders(localPids);
   for (;;) {
+    const waitedMs = performance.now() - started;
     const waiting = readInternetSockets(root, ['tcp', 'tcp6']).filter(
       (socket) =>
         (socket.state === 'LISTEN' && holders.has(socket.inode) && socket.receiveQueue > 0) ||
-        ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ours.has(socket.local.port)),
+        ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ours.has(socket.local.port)) ||
+        (waitedMs < CLOSING_MS && isClosing(socket) && ours.has(socket.local.port)),
     );
-    const waitedMs = performance.now() - started;
     if (waiting.length === 0) return waitedMs;
     if (waitedMs > limitMs) {
       const unaccepted = waiting.find((socket) => socket.state === 'LISTEN');
@@ -85,6 +93,10 @@ export function requireSamePorts(
       remedy: 'try again',
     });
   }
+}
+
+function isClosing({ state, inode }: InternetSocket): boolean {
+  return inode === 0 && CLOSING.has(state);
 }
 
 function notReading({ receiveQueue, local: { port } }: InternetSocket): UserError {

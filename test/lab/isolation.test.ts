@@ -169,7 +169,7 @@ test('have certificates of their own, and none has the key that signs them', asy
   for (const node of lab.nodes) {
     const { stdout } = await node.run(['sh', '-c', 'cd /etc/homeproxy && stat -c "%n %a" . * && cat node.pem || :']);
     if (node.role === 'client') assert.not.match(stdout, /node/);
-    else assert.match(stdout, /^\. 700\n.*\bnode\.key 600\nnode\.pem/ms);
+    else assert.match(stdout, /^\. 755\n.*\bnode\.key 600\nnode\.pem/ms);
     serials.add(stdout);
     const found = await node.run([
       'sh',
