@@ -26,10 +26,7 @@ export const Hook = {
   egress: 2,
   pod: 3,
   replay: 4,
-  loopback: 5,
-  inside: 6,
-  entry: 7,
-  count: 8,
+  count: 5,
 } as const;
 
 export const Reason = {
@@ -62,10 +59,7 @@ export const Reason = {
   no_route: 26,
   reversed: 27,
   park_lost: 28,
-  internal: 29,
-  homeward: 30,
-  looped_back: 31,
-  count: 32,
+  count: 29,
 } as const;
 
 export const Counters = {
@@ -88,11 +82,6 @@ export const FastKind = {
 export const Encapsulation = {
   ip: 0,
   udp: 1,
-} as const;
-
-export const LoopbackMark = {
-  mark_ipv4: 1819242292,
-  mark_ipv6: 1819242294,
 } as const;
 
 export type AddressStruct = {
@@ -123,7 +112,6 @@ export type BindingStruct = {
   next_hop: NextHopStruct;
   tunnel_port: number;
   encapsulation: number;
-  home: AddressStruct;
 };
 
 export type PortKeyStruct = {
@@ -193,11 +181,6 @@ export type DeviceStruct = {
 
 export type NodeEntryStruct = {
   id: number;
-  address: AddressStruct;
-};
-
-export type LocalEntryStruct = {
-  known: number;
 };
 
 export type CounterStruct = {

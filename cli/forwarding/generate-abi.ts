@@ -16,7 +16,6 @@ const ENUMS = [
   'verdict',
   'fast_kind',
   'encapsulation',
-  'loopback_mark',
 ];
 const STRUCTS = [
   'address',
@@ -35,7 +34,6 @@ const STRUCTS = [
   'park_release',
   'device',
   'node_entry',
-  'local_entry',
   'counter',
   'binding_counter_key',
   'event',

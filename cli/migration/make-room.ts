@@ -21,13 +21,12 @@ export async function makeRoom(
       homeAddresses: description.homeAddresses,
       ports: block,
       ...(carry === true ? { root: carriedFolder(site, twin) } : {}),
-      programs: forwarding.datapath.pins,
       ...limitsOf(site, home),
     });
     try {
       await control.openQueue();
       control.attachPod(pod);
-      await control.resolve(home); // ahead of the first packet
+      if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
       meet(site, description);
       await keepPidsFree(pod, numbersOf(description));
       return residents.add(
@@ -74,14 +73,10 @@ function numbersOf({ pids, numbers, session }: ProcessDescription): number[] {
  * What its pod may send at once: what comes to it through a tunnel must leave room for the outer header, and so must what
  * it sends where that goes back through one.
  */
-function limitsOf(
-  { node, forwarding }: Site,
-  home: NodeName,
-): Pick<PodOptions, 'mtu' | 'tunnelOverhead' | 'loopbackMtu'> {
+function limitsOf({ node, forwarding }: Site, home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
   const { uplinkMtu: mtu, reverseTunnel, encapsulationTo } = forwarding;
   const overheadTo = ({ name, address: to }: NodeName): number =>
     tunnelOverhead({ to, encapsulation: encapsulationTo(name) });
-  const throughTunnels = mtu - Math.max(overheadTo(node), overheadTo(home));
-  if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(node), loopbackMtu: throughTunnels };
-  return { mtu: throughTunnels, tunnelOverhead: 0, loopbackMtu: throughTunnels };
+  if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(node) };
+  return { mtu: mtu - Math.max(overheadTo(node), overheadTo(home)), tunnelOverhead: 0 };
 }

@@ -45,7 +45,6 @@ const binding: BindingStruct = {
   host_mac: Buffer.alloc(6),
   ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(ADDRESS),
-  home: encodeAddress(ADDRESS),
   next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6, 2), destination: Buffer.alloc(6, 4) },
 };
 
@@ -117,7 +116,7 @@ function pinned({ pins }: Context): Record<string, number> {
   return Object.fromEntries(
     readdirSync(pins, { recursive: true, encoding: 'utf8' })
       .sort()
-      .filter((name) => name.includes('/') && !/^(links|programs)/.test(name))
+      .filter((name) => name.includes('/') && !name.startsWith('links'))
       .map((name) => {
         const map = BpfMap.openPinned(join(pins, name));
         map.close();
@@ -227,10 +226,10 @@ test('per-CPU counters grow with their array, and keep what they have', async (c
   });
   counters.setPerCpu(key, values);
   counters.close();
-  const more = version('hooks', { 'abi.h': ['HOOK_COUNT = 8', 'HOOK_COUNT = 9'] });
+  const more = version('hooks', { 'abi.h': ['HOOK_COUNT = 5', 'HOOK_COUNT = 6'] });
   (await open(context, { objectPath: more })).close();
   const larger = BpfMap.openPinned(join(context.pins, 'maps/counters'));
-  assert.ok(larger.maxEntries > 8 * 64);
+  assert.ok(larger.maxEntries > 5 * 64);
   assert.equal(larger.getPerCpu(key), values);
   larger.close();
 });
