@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { accessSync, constants, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { criuMemoryLibrary } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
@@ -65,13 +64,7 @@ export interface Surroundings {
   readonly cgroupProcs?: string;
 }
 
-/** How CRIU leaves large memory to us (`cli/memory`); absent: it carries all. */
-export interface MemoryOptions {
-  /** Most memory that a restore takes in this way, in bytes. */
-  readonly memoryLimit?: number;
-}
-
-export interface DumpOptions extends Surroundings, MemoryOptions {
+export interface DumpOptions extends Surroundings {
   readonly criu: string;
   /** Root of the tree, as the namespaces in which CRIU runs number it. */
   readonly pid: number;
@@ -80,7 +73,7 @@ export interface DumpOptions extends Surroundings, MemoryOptions {
   readonly shellJob?: boolean;
 }
 
-export interface RestoreOptions extends Surroundings, MemoryOptions {
+export interface RestoreOptions extends Surroundings {
   readonly criu: string;
   readonly images: string;
   /** The root did not lead its session: it is restored into a session and a group of CRIU's. */
@@ -133,23 +126,16 @@ async function start(
   options: DumpOptions | RestoreOptions,
   args: readonly string[],
 ): Promise<CriuSession> {
-  const { criu, images, podInit, ownRoot, shellJob, memoryLimit } = options;
-  const memory = memoryLimit === undefined ? [] : [criuMemoryLibrary()];
-  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images, memory) : undefined;
+  const { criu, images, podInit, ownRoot, shellJob } = options;
+  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images) : undefined;
   // Behind a door nothing runs the script; but a run is found again by the folder of its images, which its command line must name.
   const script = door === undefined ? projectFile('config/criu-action.sh') : images;
   const job = shellJob === true ? ['--shell-job'] : [];
   writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
   const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', script];
   const leader = verb === 'restore' && shellJob === true ? (door?.leader ?? ['setsid', '--wait']) : [];
-  const program = door?.command ?? [...preload(memory), criu];
-  const argv = surround([...leader, ...program, verb, ...files, ...COMMON, ...job, ...args], options);
-  const told =
-    memoryLimit === undefined
-      ? {}
-      : { HOMEPROXY_MEMORY: door?.images ?? images, HOMEPROXY_MEMORY_LIMIT: String(memoryLimit) };
-  const env = { ...process.env, ...told };
-  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/', env });
+  const argv = surround([...leader, ...(door?.command ?? [criu]), verb, ...files, ...COMMON, ...job, ...args], options);
+  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
   favour(child.pid); // it has a session of its own; what it restores gets back its own nice value from the images
   if (verb === 'dump') spareFromOutOfMemory(child.pid);
   const exited = new Promise<number | null>((resolve) => {
@@ -169,11 +155,6 @@ function spareFromOutOfMemory(pid: number | undefined): void {
   } catch {
     // without CAP_SYS_RESOURCE, or it has ended: it is as likely as any other then
   }
-}
-
-/** Loads libraries into CRIU, and into nothing that starts it. */
-function preload(libraries: readonly string[]): string[] {
-  return libraries.length === 0 ? [] : ['env', `LD_PRELOAD=${libraries.join(':')}`];
 }
 
 /**

@@ -6,9 +6,7 @@ import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { BugError, UserError } from '../errors.js';
-import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
-import type { ProcessDescription } from '../process/description.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
@@ -62,9 +60,7 @@ export class LocalSource implements SourceParticipant {
       const resident = this.site.residents.find(twin);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      const memory = DepartingMemory.adopt(record.images);
-      memory?.giveUp(tooLate(migration), session);
-      this.departures.set(migration, { ...IDLE, record, session, pages, memory, resident });
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
     }
   }
 
@@ -114,7 +110,7 @@ export class LocalSource implements SourceParticipant {
     };
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
-    departure.preparing = this.makeReady(departure, criu, description);
+    departure.preparing = this.makeReady(departure, criu, isShellJob(description));
     try {
       await departure.preparing;
     } catch (error) {
@@ -125,7 +121,7 @@ export class LocalSource implements SourceParticipant {
     departure.preparing = undefined;
   }
 
-  private async makeReady(departure: Departure, criu: string, description: ProcessDescription): Promise<void> {
+  private async makeReady(departure: Departure, criu: string, shellJob: boolean): Promise<void> {
     const { record, resident } = departure;
     const { request, images, localPids } = record;
     const { migration } = request;
@@ -140,9 +136,7 @@ export class LocalSource implements SourceParticipant {
     const inside =
       resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
     departure.pages = await PagePipe.create(images);
-    departure.memory = await DepartingMemory.prepare(images, localPids, description.residentBytes);
-    const memory = departure.memory === undefined ? {} : { memoryLimit: 0 };
-    departure.session = await startDump({ criu, images, pid, shellJob: isShellJob(description), ...inside, ...memory });
+    departure.session = await startDump({ criu, images, pid, shellJob, ...inside });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
     await Promise.all([
@@ -164,16 +158,7 @@ export class LocalSource implements SourceParticipant {
   async sendAhead({ migration }: MigrationRequest): Promise<TransferResponse> {
     const departure = this.require(migration);
     const { request, localPids } = departure.record;
-    const { destination } = request;
-    const sent = await departure.memory?.sendAhead(localPids[0] ?? 0, (records, signal) =>
-      this.road.sendMemory(destination, migration, records, signal),
-    );
-    if (sent !== undefined) {
-      departure.memorySent = sent;
-      await reached('source', 'sent-ahead', migration);
-      return { bytes: sent };
-    }
-    departure.ahead = await sendAhead(this.road, destination, migration, localPids[0] ?? 0);
+    departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
     departure.pages?.expect(departure.ahead.pages.length);
     await reached('source', 'sent-ahead', migration);
     return { bytes: departure.ahead.pages.length };
@@ -226,12 +211,8 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
-    const passed = departure.memory?.passGate(session, record.localPids[0] ?? 0);
-    passed?.catch(() => undefined); // heard below, when the dump has ended one way or the other
     await sending.unlessItFails(dump);
-    await passed;
     await reached('source', 'dumped', migration);
-    departure.memory?.finishDump(record.images);
     requireSamePorts(record, await noted);
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
@@ -246,9 +227,9 @@ export class LocalSource implements SourceParticipant {
 
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { sending, memory, memorySent } = this.require(migration);
+    const { sending } = this.require(migration);
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
-    const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
+    const bytes = await sending.delivered;
     await reached('source', 'sent', migration);
     return { bytes };
   }
@@ -295,7 +276,6 @@ export class LocalSource implements SourceParticipant {
     const held = session?.passed('pre-dump') === true;
     sending?.giveUp(tooLate(migration));
     pages?.discard();
-    departure.memory?.giveUp(tooLate(migration), session);
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
     pages?.close();
