@@ -11,9 +11,12 @@ struct found {
 	__u8 tunnel_too_big; /* nobody: it is a router's word about a tunnel packet of ours, which did not fit its link */
 };
 
+/* An id whose binding has been taken away is nobody's: nothing may be counted for it after its counters were removed. */
 static __always_inline struct found find_by_id(__u32 id)
 {
-	return (struct found){ .binding = bpf_map_lookup_elem(&bindings, &id), .id = id };
+	struct binding *binding = bpf_map_lookup_elem(&bindings, &id);
+
+	return (struct found){ .binding = binding, .id = binding ? id : 0 };
 }
 
 /* Whose block a port is in; -1: nobody's. */
@@ -22,7 +25,7 @@ static __always_inline __s64 owner_of_block(const struct address *local, __be16 
 	struct block_key key = { .local = *local, .index = bpf_ntohs(port) / BLOCK_PORTS };
 	struct block_entry *entry = bpf_map_lookup_elem(&port_blocks, &key);
 
-	return entry ? entry->binding : -1;
+	return entry ? (__s64)entry->binding : -1; /* without the cast the condition is unsigned, and nobody is 4294967295 */
 }
 
 /*
@@ -42,7 +45,7 @@ __noinline __s64 owner_of(const struct flow_key *flow)
 		return entry->binding;
 	struct flow_entry *exact = bpf_map_lookup_elem(&flows, flow);
 
-	return exact ? exact->binding : -1;
+	return exact ? (__s64)exact->binding : -1;
 }
 
 /* The binding of a local endpoint, seen from a remote one; .binding NULL: not ours. */

@@ -255,11 +255,15 @@ export class Bench {
     });
   }
 
-  /** Packets of all bindings by reason. */
+  /** Packets of all bindings by reason. @throws {Error} when something was counted for a binding that is not there */
   bindingCounters(): Map<number, number> {
     return this.map('binding_counters', (map) => {
       const sums = new Map<number, number>();
       for (const [key, values] of map.entriesPerCpu()) {
+        const id = key.subarray(0, 4);
+        if (this.map('bindings', (bindings) => bindings.get(id)) === undefined) {
+          throw new Error(`a packet was counted for binding ${id.readUInt32LE()}, which does not exist`);
+        }
         const packets = values.reduce((sum, value) => sum + Number(value.readBigUInt64LE(0)), 0);
         const reason = key.readUInt32LE(4);
         sums.set(reason, (sums.get(reason) ?? 0) + packets);

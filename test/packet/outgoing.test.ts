@@ -33,6 +33,7 @@ const away: BindingFields = { action: 'tunnel', egress: 'shut', careOf: CARE_OF 
 const home: BindingFields = { action: 'pass', egress: 'open' };
 const held: BindingFields = { action: 'park', egress: 'hold' };
 const here: BindingFields = { action: 'deliver', egress: 'open' };
+const ROUTER_ALERT = Buffer.from([148, 4, 0, 0]); // RFC 2113; the fast path leaves packets with options alone
 const toCorrespondent: Ipv4Fields = { source: HOME, destination: CORRESPONDENT };
 
 const rows: Partial<Record<ProgramName, readonly Row[]>> = {
@@ -83,6 +84,12 @@ const rows: Partial<Record<ProgramName, readonly Row[]>> = {
       description: 'passes other services of the home address',
       binding: away,
       input: frame(reply({ fromPort: 80 })),
+      expect: ['pass', 'not_ours'],
+    },
+    {
+      description: 'passes what comes from the same port of another address, and counts it for no binding',
+      binding: away,
+      input: frame(reply({ source: '10.0.0.50', options: ROUTER_ALERT })),
       expect: ['pass', 'not_ours'],
     },
     {
