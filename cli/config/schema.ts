@@ -2,6 +2,7 @@ import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 import { carrySection } from './carry-schema.js';
+import { guestsSection } from './guests-schema.js';
 import { metricsSection } from './metrics-schema.js';
 
 export const DEFAULT_PEER_PORT = 7077;
@@ -177,6 +178,7 @@ export const configSchema = z
       .prefault({})
       .describe('Ports of what a process opens while it is away.'),
     carry: carrySection,
+    guests: guestsSection,
     metrics: metricsSection,
     timeouts: z
       .strictObject({
@@ -210,6 +212,16 @@ export const configSchema = z
     }
     duplicates(config.uplinks, (uplink) => uplink.interface).forEach(([index, name]) => {
       context.addIssue({ code: 'custom', path: ['uplinks', index, 'interface'], message: `is used twice: "${name}"` });
+    });
+    config.guests.accept.forEach(({ from = [] }, rule) => {
+      from.forEach((name, index) => {
+        if (config.nodes.some((node) => node.name === name)) return;
+        context.addIssue({
+          code: 'custom',
+          path: ['guests', 'accept', rule, 'from', index],
+          message: `"${name}" is not one of the nodes`,
+        });
+      });
     });
     if (!config.nodes.some((node) => node.name === config.node)) {
       context.addIssue({ code: 'custom', path: ['node'], message: `"${config.node}" is not one of the nodes` });

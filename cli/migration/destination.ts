@@ -116,7 +116,8 @@ export class LocalDestination implements DestinationParticipant {
       carried === undefined
         ? undefined
         : await filesFit(this.site, { needs, carried, twin, returning: room.returning });
-    return { verdicts: await fitVerdicts(description, needs, room, files) };
+    const welcome = room.returning ? [] : this.site.guests.verdicts(home.name, description);
+    return { verdicts: [...welcome, ...(await fitVerdicts(description, needs, room, files))] };
   }
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
@@ -127,7 +128,9 @@ export class LocalDestination implements DestinationParticipant {
     const returning = request.home.name === this.node.name;
     if (!returning) refuseStale(this.site, request);
     const { draining } = this.site.journal;
-    const verdicts = roomVerdicts(request.description, { returning, draining, carried: request.carry === true });
+    const welcome = returning ? [] : this.site.guests.verdicts(request.home.name, request.description);
+    const room = { returning, draining, carried: request.carry === true };
+    const verdicts = [...welcome, ...roomVerdicts(request.description, room)];
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
       request,
@@ -241,7 +244,9 @@ export class LocalDestination implements DestinationParticipant {
     resident?.control.claim({ ports, flows });
     if (session === undefined || record?.received !== true) throw new BugError(`${migration} has no images`);
     await session.reached('post-restore', this.site.timeouts.restoreMs);
-    const notKept = restoreOptions(record.images, new Cgroup(record.nursery.path).processes());
+    const tasks = new Cgroup(record.nursery.path).processes();
+    if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
+    const notKept = restoreOptions(record.images, tasks);
     await reached('destination', 'restored', migration);
     return { notKept };
   }

@@ -1,5 +1,6 @@
 import type { Config } from '../config/schema.js';
 import type { Forwarding } from './binding-control.js';
+import type { Guests } from './guests.js';
 import type { Journal } from './journal.js';
 import type { NodeName } from './messages.js';
 import type { Residents } from './residents.js';
@@ -19,6 +20,8 @@ export interface Site {
   /** Where pods with files of their own have their roots. */
   readonly carriedRoot: string;
   readonly carry: Config['carry'];
+  /** Which processes of other nodes may live here. */
+  readonly guests: Guests;
   /** For people to read later: what went another way than they may expect. */
   readonly report: (facts: object, message: string) => void;
   readonly timeouts: Config['timeouts'];

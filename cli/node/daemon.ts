@@ -10,6 +10,7 @@ import type { Monitoring } from '../metrics/monitoring.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import { Coordinator, type Participants } from '../migration/coordinator.js';
 import { LocalDestination } from '../migration/destination.js';
+import { Guests } from '../migration/guests.js';
 import { Journal } from '../migration/journal.js';
 import type { NodeName } from '../migration/messages.js';
 import { PortLeases } from '../migration/port-leases.js';
@@ -19,7 +20,7 @@ import { LocalSource } from '../migration/source.js';
 import { observeSteps } from '../migration/steps.js';
 import { sweep } from '../migration/sweep.js';
 import { Twins } from '../migration/twins.js';
-import { gidOf } from '../system/group.js';
+import { gidOf } from '../system/accounts.js';
 import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
 import { type ControlServer, createControlServer } from './control-transport.js';
@@ -69,6 +70,7 @@ export class Daemon {
     const live = await LiveCredentials.load(config.tls, self.name, logger.child({ part: 'identity' }));
     const credentials = live.current;
     const group = config.control.group === undefined ? undefined : await gidOf(config.control.group);
+    const guests = await Guests.resolve(config.node, config.guests.accept);
     mkdirSync(config.paths.run, { recursive: true, mode: 0o700 });
     warnWithoutCriu(config, logger);
     const journal = new Journal(config.paths.state);
@@ -87,6 +89,7 @@ export class Daemon {
       criuPath: config.criu.path,
       carriedRoot: join(config.paths.state, 'carried'),
       carry: config.carry,
+      guests,
       report: (facts, message) => logger.warn(facts, message),
       timeouts: config.timeouts,
     };

@@ -71,10 +71,16 @@ export function readUid(pid: number): number | undefined {
   return uid === undefined ? undefined : Number(uid);
 }
 
-/** Every user that a process is or may become: real, effective, saved and file system's (proc(5)); none when it is gone. */
+/**
+ * Every user that a process is or may become: real, effective, saved and file system's (proc(5)); root too when it has
+ * capabilities, which are parts of root's might. None when it is gone.
+ */
 export function readUsers(pid: number): number[] {
-  const uids = /^Uid:\s+(.*)$/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
-  return uids === undefined ? [] : [...new Set(uids.split(/\s+/).map(Number))];
+  const status = readText(`/proc/${pid}/status`) ?? '';
+  const uids = /^Uid:\s+(.*)$/m.exec(status)?.[1];
+  if (uids === undefined) return [];
+  const mighty = /^CapPrm:\s*0*[1-9a-f]/m.test(status);
+  return [...new Set([...uids.split(/\s+/).map(Number), ...(mighty ? [0] : [])])];
 }
 
 /** The cgroup (v2) that a process is in, as /proc has it: relative to the root of our cgroup namespace. */

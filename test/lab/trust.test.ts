@@ -24,20 +24,25 @@ const test = suite('who is trusted with what');
 let scenario: Scenario;
 
 test.before(async () => {
-  const lab = await bareLab('trust', { hosts: 1 });
+  const lab = await bareLab('trust', { hosts: 2 });
   for (const { name, role } of lab.nodes) {
     if (role !== 'client') setSection(lab, name, 'control', { group: String(MEMBER.gid) });
   }
+  setSection(lab, 'host2', 'guests', { accept: [{ from: ['home'], users: [MEMBER.uid] }] });
   const files = new LabFiles(lab.name);
   mkdirSync(lab.node('home').path(AUTHORITY), { mode: 0o700 });
   copyFileSync(files.authorityCertificate, lab.node('home').path(`${AUTHORITY}/ca.pem`));
   copyFileSync(files.authorityKey, lab.node('home').path(`${AUTHORITY}/ca.key`));
-  scenario = await Scenario.start('trust', { hosts: 1 });
+  scenario = await Scenario.start('trust', { hosts: 2 });
 });
 test.after(downAll);
 
 function as({ uid, gid }: typeof MEMBER, ...command: string[]): string[] {
   return ['setpriv', '--reuid', String(uid), '--regid', String(gid), '--clear-groups', 'env', 'HOME=/', ...command];
+}
+
+async function homeproxy(...args: string[]): Promise<Outcome> {
+  return await new NodeCommand(scenario.home, ['homeproxy', ...args, '--json']).ended;
 }
 
 async function homeproxyAs(user: typeof MEMBER, ...args: string[]): Promise<Outcome> {
@@ -56,7 +61,7 @@ async function renewed(node: string, times: number): Promise<void> {
 
 test('a member of the group moves a process of its own, if this machine lets CRIU read its limits', async () => {
   const { home, client, lab } = scenario;
-  await installTicker(home, lab.node('host1'));
+  await installTicker(home, lab.node('host1'), lab.node('host2'));
   const pid = await startServer(home, as(MEMBER, TICKER, String(PORT)), PORT);
   const conversation = await LineClient.connect(client, home.address, PORT);
   assert.is((await homeproxyAs(MEMBER, 'ps')).status, 0);
@@ -96,6 +101,18 @@ test("somebody else's process, and what is about the machine, is not for a membe
   await scenario.recall(pid);
 });
 
+test('a host takes only the processes that its own configuration lets in, and says so before anything freezes', async () => {
+  const pid = await startServer(scenario.home, [TICKER, String(PORT + 3)], PORT + 3);
+  const checked = await homeproxy('check', String(pid), 'host2');
+  assert.match(checked.stdout, 'GUEST_REFUSED');
+  const refused = errorOf(await homeproxy('migrate', String(pid), 'host2'));
+  assert.is(refused.code, 'REFUSED');
+  assert.match(refused.message, 'host2 takes no processes of user 0 from home (GUEST_REFUSED)');
+  await scenario.migrate(pid, 'host1');
+  assert.match(errorOf(await homeproxy('migrate', String(pid), 'host2')).message, 'GUEST_REFUSED');
+  await scenario.recall(pid);
+});
+
 test('who is not in the group does not reach the daemon', async () => {
   const outcome = await homeproxyAs(STRANGER, 'ps');
   assert.equal([errorOf(outcome).code, outcome.status], ['NOT_PERMITTED', 7]);
@@ -121,7 +138,7 @@ test('a machine without an identity becomes a node by an invitation', async () =
   await lab.startDaemon('host1');
   assert.equal(
     (await scenario.hosts('home')).map(({ reachable }) => reachable),
-    [true, true],
+    [true, true, true],
   );
 });
 

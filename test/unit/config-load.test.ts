@@ -73,6 +73,7 @@ test('two settings are enough; everything else has its default', () => {
       maxBytes: 2_147_483_648,
     },
     metrics: { enabled: true, listen: '127.0.0.1', port: 7078, maxProcesses: 100 },
+    guests: { accept: [{}] },
     timeouts: {
       connectMs: 3000,
       prepareMs: 10_000,
