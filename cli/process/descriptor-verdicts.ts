@@ -9,7 +9,7 @@ export interface TreeDescriptor extends OpenDescriptor {
 }
 
 /** Anonymous inodes that CRIU 4.2 carries (its dump_one_file), whatever is in them; some of the others are told apart. */
-const CARRIED = new Set(['[eventfd]', '[eventpoll]', '[signalfd]', '[timerfd]', '[pidfd]', 'inotify', '[fanotify]']);
+const CARRIED = new Set(['[eventpoll]', '[signalfd]', '[timerfd]', '[pidfd]', 'inotify', '[fanotify]']);
 const REFUSED: Readonly<Record<string, readonly [code: string, reason: string, remedy: string]>> = {
   '[io_uring]': [
     'IO_URING',
@@ -43,6 +43,7 @@ export function descriptorVerdicts(
   for (const { pid, fd, target } of descriptors) {
     const subject = `fd ${fd} of pid ${pid}`;
     if (target.startsWith('pipe:')) pipes.set(target, subject);
+    else if (target === 'anon_inode:[eventfd]') verdicts.push(...semaphoreVerdicts(pid, fd));
     else if (target.startsWith('anon_inode:')) verdicts.push(...kindVerdicts(target.slice(11), subject));
   }
   for (const [target, subject] of pipes) verdicts.push(...foreignPipe(target, subject, heldOutside));
@@ -58,6 +59,19 @@ function kindVerdicts(kind: string, subject: string): Verdict[] {
       'let the program close it, or leave the program where it is',
     ];
   return [refused(code, subject, reason, remedy)];
+}
+
+/** An eventfd that counts down by one (EFD_SEMAPHORE); fdinfo tells since Linux 6.5. CRIU 4.2 makes an ordinary one of it. */
+function semaphoreVerdicts(pid: number, fd: number): Verdict[] {
+  if (!/^eventfd-semaphore:\s*1$/m.test(readText(`/proc/${pid}/fdinfo/${fd}`) ?? '')) return [];
+  return [
+    refused(
+      'EVENTFD_SEMAPHORE',
+      `fd ${fd} of pid ${pid}`,
+      'it has an eventfd that is a semaphore, which CRIU would make an ordinary counter: one reader would take all at once',
+      'let the program use a semaphore in shared memory, or leave it where it is',
+    ),
+  ];
 }
 
 /** A pipe or FIFO that somebody outside the tree has open too. */

@@ -5,6 +5,7 @@ import type { ProcessDescription, Verdict } from './description.js';
 import type { TreeDescriptor } from './descriptor-verdicts.js';
 import { fileHashes } from './file-hash.js';
 import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
+import { foreignMemoryVerdicts } from './foreign-memory.js';
 import { type InspectOptions, inspectProcess } from './inspect.js';
 import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
@@ -60,6 +61,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...mapped.verdicts,
     ...opened.verdicts,
     ...inMemory.verdicts,
+    ...foreignMemoryVerdicts(localPids),
     ...unix.verdicts,
     ...socketVerdicts(ours, holders, unixInodes),
     ...optionVerdicts(surveyed),

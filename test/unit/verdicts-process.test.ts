@@ -41,6 +41,11 @@ const states: readonly State[] = [
     reason: /block 7:0/,
   },
   {
+    what: 'an eventfd that is a semaphore',
+    source: 'held = libc.eventfd(3, 1)',
+    verdicts: ['refused EVENTFD_SEMAPHORE'],
+  },
+  {
     what: 'userfaultfd',
     source: 'held = call(323, 0o2000001)',
     verdicts: ['refused USERFAULTFD'],
