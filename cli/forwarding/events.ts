@@ -1,4 +1,5 @@
 import { type BpfObject, ntohs, RingBuffer, StructCodec } from '../../addon/lib/index.js';
+import { kernelClock } from '../system/procfs.js';
 import { type EventStruct, Hook, Reason, type TraceSettingsStruct, Verdict } from './abi.gen.js';
 import { decodeAddress } from './address.js';
 import type { ReasonName } from './reasons.js';
@@ -150,7 +151,7 @@ function isDrop({ verdict }: PacketEvent): boolean {
 }
 
 function decode(event: EventStruct): PacketEvent {
-  const ageMs = Number(process.hrtime.bigint() - event.time) / 1e6;
+  const ageMs = Number(kernelClock() - event.time) / 1e6;
   const readable = [...event.source.word, ...event.destination.word].some((word) => word !== 0);
   const source = { address: decodeAddress(event.source), port: ntohs(event.source_port) };
   const destination = { address: decodeAddress(event.destination), port: ntohs(event.destination_port) };

@@ -6,10 +6,11 @@ import { Cgroup } from '../system/cgroup.js';
 import { lastLines } from '../system/command.js';
 import { readChildren, readProcess } from '../system/procfs.js';
 import { projectFile } from '../system/project.js';
+import type { PlannedNode } from './plan.js';
 import type { SharedSystem } from './shared-system.js';
 import type { ProcessRecord } from './state.js';
 
-const NODE_NAMESPACES = ['--net', '--pid', '--mount', '--uts', '--ipc', '--cgroup', '--fork'];
+const NODE_NAMESPACES = ['--net', '--pid', '--mount', '--uts', '--ipc', '--cgroup', '--time', '--fork'];
 
 /** The cgroups inside a node: its pid 1, its daemon, and what is run with `lab exec`. */
 export const INIT_CGROUP = 'init';
@@ -35,7 +36,7 @@ export async function startSwitch(cgroup: string): Promise<ProcessRecord> {
  * @throws {ExternalError} `LAB_NODE` with what the failing mount said
  */
 export async function startNode(
-  name: string,
+  { name, uptimeOffset }: Pick<PlannedNode, 'name' | 'uptimeOffset'>,
   cgroup: string,
   root: string,
   system: SharedSystem,
@@ -43,7 +44,8 @@ export async function startNode(
   const group = new Cgroup(cgroup).create();
   const script = projectFile('config/lab/node-root.sh');
   const build = ['sh', script, name, root, ...system.mounts, '--', ...system.kept];
-  return await start(inCgroup(cgroup, ['unshare', ...NODE_NAMESPACES, ...build]), (pid, parent) => {
+  const clocks = ['--monotonic', '--boottime'].flatMap((clock) => [clock, String(uptimeOffset)]);
+  return await start(inCgroup(cgroup, ['unshare', ...NODE_NAMESPACES, ...clocks, ...build]), (pid, parent) => {
     // A cgroup with children should have no processes of its own (cgroup-v2.rst, "no internal process constraint").
     const init = group.child(INIT_CGROUP).create();
     for (const member of [parent, pid]) init.add(member);

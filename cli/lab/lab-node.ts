@@ -144,7 +144,7 @@ export class LabNode {
   }
 
   #enter(command: readonly string[], cgroup = SESSION_CGROUP): [string, ...string[]] {
-    const all = ['-m', '-u', '-i', '-n', '-p', '-C', '-r', '-w'];
+    const all = ['-m', '-u', '-i', '-n', '-p', '-C', '-T', '-r', '-w'];
     const enter = ['nsenter', '-t', String(this.initPid), ...all, '--', ...command];
     return inCgroup(join(this.state.cgroup, cgroup), enter);
   }

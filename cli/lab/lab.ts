@@ -198,12 +198,12 @@ async function build(files: LabFiles, options: LabOptions): Promise<LabState> {
   const top = labCgroup(name);
   mkdirSync(top, { recursive: true });
   const system = sharedSystem();
-  const planned = planNodes(options.hosts ?? DEFAULT_HOSTS);
+  const planned = planNodes(options.hosts ?? DEFAULT_HOSTS, process.hrtime()[0]);
   // All settle before anything is taken down: a process that has not yet joined the lab's cgroup would escape.
   const [authority, hub, ...inits] = await allDone([
     makeAuthority(name),
     startSwitch(join(top, 'switch')),
-    ...planned.map((node) => startNode(node.name, join(top, node.name), files.root, system)),
+    ...planned.map((node) => startNode(node, join(top, node.name), files.root, system)),
   ]);
   const nodes = planned.flatMap((node, index) => {
     const init = inits[index];

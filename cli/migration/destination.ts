@@ -4,6 +4,7 @@ import { criuVersion, findCriu, type Surroundings, startRestore } from '../check
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { keepTimers } from '../checkpoint/timers.js';
 import { BugError, UserError } from '../errors.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
@@ -232,6 +233,7 @@ export class LocalDestination implements DestinationParticipant {
     const limit = 2 * arrival.record.request.description.residentBytes + (256 << 20);
     const inventory = await decodeImages(images, arrival.record.images, limit);
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
+    keepTimers(arrival.record.images);
     this.keep(arrival, { received: true });
     await filesArrived(arrival);
     await reached('destination', 'received', migration);

@@ -177,3 +177,17 @@ function absent<Result>(read: () => Result): Result | undefined {
     throw error;
   }
 }
+
+let namespaceOffset: bigint | undefined;
+
+/** The monotonic clock as the kernel's own code reads it, in nanoseconds: without what our time namespace adds to it. */
+export function kernelClock(): bigint {
+  namespaceOffset ??= readNamespaceOffset();
+  return process.hrtime.bigint() - namespaceOffset;
+}
+
+function readNamespaceOffset(): bigint {
+  const text = readText('/proc/self/timens_offsets') ?? ''; // time_namespaces(7), kernel 5.6
+  const [, seconds = 0, nanoseconds = 0] = /^monotonic\s+(-?\d+)\s+(\d+)$/m.exec(text) ?? [];
+  return BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds);
+}

@@ -40,6 +40,8 @@ export interface TcpSegment {
   readonly sequence: number;
   readonly acknowledgement: number;
   readonly flags: ReadonlySet<TcpFlag>;
+  /** TSval of the timestamps option (RFC 7323, 3.2). */
+  readonly timestamp?: number;
   readonly payload: Buffer;
 }
 
@@ -119,6 +121,7 @@ export function readTcp(packet: IpPacket): TcpSegment | undefined {
   const headerBytes = ((bytes[12] ?? 0) >> 4) * 4;
   if (headerBytes < 20 || headerBytes > bytes.length) return undefined;
   const bits = bytes[13] ?? 0;
+  const timestamp = timestampOf(bytes.subarray(20, headerBytes));
   return {
     at: packet.at,
     sourceMac: packet.sourceMac,
@@ -129,8 +132,20 @@ export function readTcp(packet: IpPacket): TcpSegment | undefined {
     sequence: bytes.readUInt32BE(4),
     acknowledgement: bytes.readUInt32BE(8),
     flags: new Set(FLAGS.filter((_flag, bit) => (bits & (1 << bit)) !== 0)),
+    ...(timestamp === undefined ? {} : { timestamp }),
     payload: bytes.subarray(headerBytes),
   };
+}
+
+/** Kind 8: kind, length 10, TSval, TSecr. Kinds 0 and 1, the end and the filler, have no length. */
+function timestampOf(options: Buffer): number | undefined {
+  for (let offset = 0; offset < options.length; ) {
+    const kind = options[offset] ?? 0;
+    if (kind === 0) return undefined;
+    if (kind === 8 && offset + 10 <= options.length) return options.readUInt32BE(offset + 2);
+    offset += kind === 1 ? 1 : Math.max(2, options[offset + 1] ?? 2);
+  }
+  return undefined;
 }
 
 function mac(bytes: Buffer): string {

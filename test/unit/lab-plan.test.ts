@@ -8,7 +8,7 @@ const test = suite('the plan of a lab');
 
 test('gives client, home and hosts consecutive addresses', () => {
   assert.equal(
-    planNodes(3).map(({ name, role, address, address6 }) => `${name} ${role} ${address} ${address6}`),
+    planNodes(3, 1000).map(({ name, role, address, address6 }) => `${name} ${role} ${address} ${address6}`),
     [
       'client client 10.77.0.1 fd77::1',
       'home home 10.77.0.2 fd77::2',
@@ -17,6 +17,11 @@ test('gives client, home and hosts consecutive addresses', () => {
       'host3 host 10.77.0.5 fd77::5',
     ],
   );
+});
+
+test('sets the clocks since boot of hosts far ahead of home or behind it, never below zero', () => {
+  const offsets = planNodes(4, 61.5).map(({ uptimeOffset }) => uptimeOffset);
+  assert.equal(offsets, [0, 86_400, 400 * 86_400, -30, 402 * 86_400, -30]);
 });
 
 test('takes no name that could lead out of the folder or cgroup of labs', () => {
