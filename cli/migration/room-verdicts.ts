@@ -5,7 +5,14 @@ import type { NeededFile, Needs } from '../process/needs.js';
 import { type InternetSocket, readInternetSockets } from '../process/sockets.js';
 import { ok, refused, willChange } from '../process/verdicts.js';
 import { readProcessorFeatures } from '../system/processor.js';
-import { type ProcessIdentity, readProcess, readText } from '../system/procfs.js';
+import {
+  listProcesses,
+  type ProcessIdentity,
+  readDescriptors,
+  readNamespace,
+  readProcess,
+  readText,
+} from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import { fileVerdicts, unverified } from './room-files.js';
 
@@ -58,6 +65,7 @@ export async function fitVerdicts(
     ...roomVerdicts(description, { ...room, carried: files !== undefined }).filter(
       ({ code, subject }) => code !== 'FILE_MISSING' || !known.has(subject),
     ),
+    ...(room.returning ? takenTerminals(needs.terminals) : []), // elsewhere it gets terminals of its own
     ...(files?.verdicts ?? []),
     ...(await fileVerdicts(needed, readUnixSockets(process.pid))),
     ...unverified(needed),
@@ -105,6 +113,31 @@ function notWaitedFor({ pid, comm, parent }: ProcessIdentity): Verdict {
     `at home this number still belongs to a zombie (${comm}), for whose end its parent, pid ${parent} (${readProcess(parent)?.comm ?? '?'}), has not asked`,
     'let that parent wait for its children, or end it',
   );
+}
+
+/** A terminal's number that somebody at home got while it was free. */
+function takenTerminals(numbers: readonly number[]): Verdict[] {
+  return numbers
+    .map((number) => `/dev/pts/${number}`)
+    .filter((path) => existsSync(path))
+    .map((path) =>
+      refused(
+        'TERMINAL_TAKEN',
+        path,
+        `at home this number now belongs to a terminal of ${holderOf(path)}, and a terminal cannot change its own`,
+        'log out there, or end that program; until then leave this process where it is',
+      ),
+    );
+}
+
+/** Who has a file open, as this node's processes see it: in a pod or container the same path is another file. */
+function holderOf(path: string): string {
+  const holder = listProcesses().find(
+    (pid) =>
+      readNamespace(pid, 'mnt') === readNamespace('self', 'mnt') &&
+      readDescriptors(pid).some(({ target }) => target === path),
+  );
+  return holder === undefined ? 'another process' : `pid ${holder} (${readProcess(holder)?.comm ?? '?'})`;
 }
 
 /** A port at home that somebody bound while its owner was away: it cannot be bound again. */

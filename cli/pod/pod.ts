@@ -151,7 +151,9 @@ async function startInit(cgroupProcs: string): Promise<number> {
   // The inner shell says when the mounts are done, then becomes the init. --fork's parent stays and goes with its child.
   const enter = ['-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs];
   const args = ['--net', '--pid', '--mount', '--fork', '--mount-proc', '--propagation', 'private'];
-  const script = `echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
+  // Terminals of its own: one that comes keeps its number, which may be somebody else's here (Documentation/filesystems/devpts.rst).
+  const terminals = 'mount -t devpts -o newinstance,nosuid,noexec,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts';
+  const script = `${terminals} && echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
   const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,

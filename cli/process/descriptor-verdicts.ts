@@ -94,7 +94,7 @@ function terminalVerdicts(descriptors: readonly TreeDescriptor[]): Verdict[] {
     /^\/dev\/(pts\/\d+|tty\d*|ttyS\d+|console)( \(deleted\))?$/.test(target),
   );
   if (terminals.length === 0) return [];
-  const own = new Set(descriptors.filter(({ target }) => /^\/dev\/(pts\/)?ptmx$/.test(target)).map(slaveOf));
+  const own = new Set(ownTerminals(descriptors).map((number) => `/dev/pts/${number}`));
   return terminals
     .filter(({ target }) => !(own.has(target.replace(/ \(deleted\)$/, '')) || (target === '/dev/tty' && own.size > 0)))
     .map(({ pid, fd, target }) =>
@@ -107,8 +107,10 @@ function terminalVerdicts(descriptors: readonly TreeDescriptor[]): Verdict[] {
     );
 }
 
-/** The terminal that a master serves (fdinfo of /dev/ptmx, kernel 4.17). */
-function slaveOf({ pid, fd }: TreeDescriptor): string {
-  const index = /^tty-index:\s*(\d+)$/m.exec(readText(`/proc/${pid}/fdinfo/${fd}`) ?? '')?.[1];
-  return `/dev/pts/${index ?? '?'}`;
+/** Numbers of the terminals whose masters are among these (fdinfo of /dev/ptmx, kernel 4.17). */
+export function ownTerminals(descriptors: readonly TreeDescriptor[]): number[] {
+  const numbers = descriptors
+    .filter(({ target }) => /^\/dev\/(pts\/)?ptmx$/.test(target))
+    .map(({ pid, fd }) => /^tty-index:\s*(\d+)$/m.exec(readText(`/proc/${pid}/fdinfo/${fd}`) ?? '')?.[1]);
+  return [...new Set(numbers.filter((number) => number !== undefined).map(Number))];
 }

@@ -2,7 +2,7 @@ import { readProcessorFeatures } from '../system/processor.js';
 import { readLink, readNamespace, readProcess } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import type { ProcessDescription, Verdict } from './description.js';
-import type { TreeDescriptor } from './descriptor-verdicts.js';
+import { ownTerminals, type TreeDescriptor } from './descriptor-verdicts.js';
 import { fileHashes } from './file-hash.js';
 import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { foreignMemoryVerdicts } from './foreign-memory.js';
@@ -87,6 +87,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
       files,
       ours.some(({ transport }) => transport.endsWith('6')),
       congestionControls(surveyed.flatMap(({ options }) => options)),
+      ownTerminals(descriptors),
     ),
   };
 }
@@ -96,6 +97,7 @@ function needsOf(
   files: readonly NeededFile[],
   ipv6: boolean,
   congestionControls: string[],
+  terminals: number[],
 ): Omit<Needs, 'criu'> {
   return {
     files: [...files],
@@ -106,6 +108,7 @@ function needsOf(
     congestionControls,
     memoryBytes: tasks.memoryBytes,
     hugeBytes: tasks.hugeBytes,
+    terminals,
   };
 }
 

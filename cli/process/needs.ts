@@ -40,6 +40,8 @@ export const needsSchema = z.object({
   memoryBytes: z.number().int(),
   /** Of that in huge pages. */
   hugeBytes: z.number().int(),
+  /** Numbers of the terminals whose masters it has: each is /dev/pts/<number>, and can be no other. */
+  terminals: z.array(z.number().int().nonnegative()).default([]),
   /** Version of the CRIU that would dump it. */
   criu: z.string(),
 });
