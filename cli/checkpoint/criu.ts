@@ -71,6 +71,8 @@ export interface DumpOptions extends Surroundings {
   readonly images: string;
   /** The root does not lead its session. */
   readonly shellJob?: boolean;
+  /** The tree uses System V objects of the node's own IPC namespace: CRIU saves them when it stands outside of that. */
+  readonly outsideIpc?: boolean;
 }
 
 export interface RestoreOptions extends Surroundings {
@@ -134,7 +136,9 @@ async function start(
   writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
   const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', script];
   const leader = verb === 'restore' && shellJob === true ? (door?.leader ?? ['setsid', '--wait']) : [];
-  const argv = surround([...leader, ...(door?.command ?? [criu]), verb, ...files, ...COMMON, ...job, ...args], options);
+  const apart = 'outsideIpc' in options && options.outsideIpc === true ? ['unshare', '--ipc', '--'] : [];
+  const program = [...leader, ...apart, ...(door?.command ?? [criu])];
+  const argv = surround([...program, verb, ...files, ...COMMON, ...job, ...args], options);
   const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
   favour(child.pid); // it has a session of its own; what it restores gets back its own nice value from the images
   if (verb === 'dump') spareFromOutOfMemory(child.pid);

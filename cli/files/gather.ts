@@ -206,7 +206,7 @@ class Finder {
 /** What a process runs, has in its memory and has open: true paths, of what still has a name. */
 function heldBy(pid: number): Held[] {
   const held: Held[] = [];
-  const { files } = readMappedFiles([pid], { ownIpc: false });
+  const { files } = readMappedFiles([pid]);
   for (const { path, deleted, written } of files) if (!deleted) held.push({ path, written, mapped: true });
   for (const { fd, target } of readDescriptors(pid)) {
     if (!target.startsWith('/') || target.endsWith(' (deleted)')) continue;
@@ -220,7 +220,7 @@ function heldBy(pid: number): Held[] {
 /** Folders in which something is made again for a moment, or for good: deleted files that are in use, and unix sockets. */
 function placesOf(pid: number): string[] {
   const targets = readDescriptors(pid).map(({ target }) => target);
-  const { files } = readMappedFiles([pid], { ownIpc: false });
+  const { files } = readMappedFiles([pid]);
   const deleted = [
     ...targets.filter((target) => target.startsWith('/') && target.endsWith(' (deleted)')),
     ...files.filter((file) => file.deleted).map(({ path }) => path),

@@ -9,7 +9,9 @@ import {
   readInternetSockets,
   readSocketHolders,
 } from '../process/sockets.js';
+import { hasObjects, sysvFindings } from '../process/sysv.js';
 import type { DepartureRecord } from './records.js';
+import { refuse } from './refusals.js';
 
 type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
 
@@ -97,6 +99,29 @@ export function requireSamePorts(
 
 function isClosing({ state, inode }: InternetSocket): boolean {
   return inode === 0 && CLOSING.has(state);
+}
+
+/** Whether the tree uses System V objects of this node's own IPC namespace. */
+export function usesSysv({ sysv }: Pick<DepartureRecord, 'sysv'>): boolean {
+  return sysv !== undefined && hasObjects(sysv.own);
+}
+
+/**
+ * The process stands still: CRIU has saved its System V objects if it had any when CRIU was started, or lives in a namespace of its own.
+ * @returns what it uses now.
+ * @throws {UserError} `OPENED_MEANWHILE`; `REFUSED` when somebody else has begun to use one
+ */
+export async function requireSaved(record: DepartureRecord): Promise<NonNullable<DepartureRecord['sysv']>> {
+  const { own, semaphoresSeen, verdicts } = await sysvFindings(record.localPids, record.sysv);
+  refuse(record.request.pid, verdicts);
+  if (hasObjects(own) && !usesSysv(record)) {
+    throw new UserError({
+      code: 'OPENED_MEANWHILE',
+      message: 'the process made its first System V object while it was about to leave',
+      remedy: 'try again',
+    });
+  }
+  return { own, semaphoresSeen };
 }
 
 function notReading({ receiveQueue, local: { port } }: InternetSocket): UserError {

@@ -4,6 +4,7 @@ import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
+import type { SysvFindings } from '../process/sysv.js';
 import type { ProcessStamp } from '../system/procfs.js';
 import type { Carry, NodeName, PrepareDestinationRequest, PrepareSourceRequest } from './messages.js';
 
@@ -59,6 +60,8 @@ export interface DepartureRecord {
   readonly ports: readonly number[];
   /** Ports of what it opens while it is away from home. */
   readonly block?: PortBlock | undefined;
+  /** What it uses of this node's System V objects, to remove once it has left; absent from a former version's record. */
+  readonly sysv?: Pick<SysvFindings, 'own' | 'semaphoresSeen'>;
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */

@@ -11,11 +11,19 @@ import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
+import { removeObjects, sysvFindings } from '../process/sysv.js';
 import { Cgroup } from '../system/cgroup.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
-import { emptyAcceptQueues, emptyDatagramQueues, requireNoDatagrams, requireSamePorts } from './drain.js';
+import {
+  emptyAcceptQueues,
+  emptyDatagramQueues,
+  requireNoDatagrams,
+  requireSamePorts,
+  requireSaved,
+  usesSysv,
+} from './drain.js';
 import type {
   DrainResponse,
   InspectRequest,
@@ -107,6 +115,7 @@ export class LocalSource implements SourceParticipant {
       localPids,
       ports: description.ports.map(({ port }) => port),
       block: resident?.record.block,
+      sysv: await sysvFindings(localPids),
     };
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
@@ -136,7 +145,7 @@ export class LocalSource implements SourceParticipant {
     const inside =
       resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
     departure.pages = await PagePipe.create(images);
-    departure.session = await startDump({ criu, images, pid, shellJob, ...inside });
+    departure.session = await startDump({ criu, images, pid, shellJob, outsideIpc: usesSysv(record), ...inside });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
     await Promise.all([
@@ -214,6 +223,8 @@ export class LocalSource implements SourceParticipant {
     await sending.unlessItFails(dump);
     await reached('source', 'dumped', migration);
     requireSamePorts(record, await noted);
+    const sysv = await requireSaved(record);
+    if (usesSysv({ sysv })) this.keep(departure, { sysv });
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);
@@ -256,6 +267,7 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'ended', migration);
     if (resident !== undefined) await destroyPod(resident.pod);
     else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
+    if (record.sysv !== undefined) await removeObjects(record.sysv.own);
     wipeImageFolder(record.images);
     await reached('source', 'wiped', migration);
     return counts;

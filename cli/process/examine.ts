@@ -1,5 +1,5 @@
 import { readProcessorFeatures } from '../system/processor.js';
-import { readLink, readNamespace, readProcess } from '../system/procfs.js';
+import { readLink, readProcess } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import type { ProcessDescription, Verdict } from './description.js';
 import { ownTerminals, type TreeDescriptor } from './descriptor-verdicts.js';
@@ -14,6 +14,7 @@ import { relationVerdicts } from './session-verdicts.js';
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
 import { optionVerdicts, socketVerdicts } from './socket-verdicts.js';
+import { sysvFindings } from './sysv.js';
 import { type TaskFindings, taskFindings } from './task-verdicts.js';
 import { unixVerdicts } from './unix-verdicts.js';
 import { count, ok } from './verdicts.js';
@@ -40,8 +41,8 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
   const { description, verdicts, localPids, seen } = inspectProcess(pid, options);
   const { descriptors, holders, ours, heldOutside } = seen;
   const tasks = taskFindings(localPids);
-  const ownIpc = readNamespace(pid, 'ipc') !== readNamespace('self', 'ipc');
-  const mapped = readMappedFiles(localPids, { ownIpc });
+  const mapped = readMappedFiles(localPids);
+  const sysv = await sysvFindings(localPids);
   const opened = openFileFindings(descriptors, heldOutside);
   const inMemory = mappedFileFindings(mapped.files);
   const unixSockets = readUnixSockets(pid);
@@ -59,6 +60,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...relationVerdicts(localPids, options.inPod === true),
     ...tasks.verdicts,
     ...mapped.verdicts,
+    ...sysv.verdicts,
     ...opened.verdicts,
     ...inMemory.verdicts,
     ...foreignMemoryVerdicts(localPids),

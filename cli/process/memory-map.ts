@@ -24,12 +24,6 @@ const DELETED = / \(deleted\)$/;
 const NO_FILE = /^\/(memfd:|dev\/zero|anon_hugepage|\[aio\])/;
 const KINDS: readonly (readonly [RegExp, string, string, string])[] = [
   [
-    /^\/SYSV/,
-    'SYSV_MEMORY',
-    'System V shared memory is attached, which belongs to this machine: CRIU saves it only with a whole IPC namespace',
-    'let the program use POSIX or anonymous shared memory; PostgreSQL: shared_memory_type = mmap',
-  ],
-  [
     /^\[uprobes\]/,
     'UPROBES',
     'somebody traces it with uprobes: the kernel has put code into its memory',
@@ -62,8 +56,6 @@ interface Mapping {
 }
 
 export interface MapOptions {
-  /** The tree has an IPC namespace of its own, which CRIU takes with its shared memory. */
-  readonly ownIpc: boolean;
   /** Text of a process's maps; default: /proc. */
   readonly maps?: (pid: number) => string;
 }
@@ -71,7 +63,7 @@ export interface MapOptions {
 /** The mappings of files and devices of a tree, and what speaks against carrying them. */
 export function readMappedFiles(
   pids: readonly number[],
-  options: MapOptions,
+  options: MapOptions = {},
 ): { readonly files: readonly MappedFile[]; readonly verdicts: readonly Verdict[] } {
   const files = new Map<string, MappedFile>();
   const verdicts: Verdict[] = [];
@@ -79,7 +71,7 @@ export function readMappedFiles(
   for (const pid of pids) {
     const told = new Set<string>();
     for (const mapping of parseMaps(read(pid))) {
-      const verdict = kindVerdict(mapping, pid, options.ownIpc);
+      const verdict = kindVerdict(mapping, pid);
       if (verdict !== undefined) {
         if (!told.has(verdict.code)) verdicts.push(verdict);
         told.add(verdict.code);
@@ -105,10 +97,10 @@ export function parseMaps(text: string): Mapping[] {
   return mappings;
 }
 
-function kindVerdict({ path, range }: Mapping, pid: number, ownIpc: boolean): Verdict | undefined {
+function kindVerdict({ path, range }: Mapping, pid: number): Verdict | undefined {
   const subject = `memory of pid ${pid}`;
   for (const [pattern, code, reason, remedy] of KINDS) {
-    if (!pattern.test(path) || (code === 'SYSV_MEMORY' && ownIpc)) continue;
+    if (!pattern.test(path)) continue;
     return refused(code, subject, reason, remedy);
   }
   if (!path.startsWith('/dev/') || path.startsWith('/dev/zero') || path.startsWith('/dev/shm/')) return undefined;

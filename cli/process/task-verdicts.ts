@@ -38,9 +38,6 @@ export function taskFindings(pids: readonly number[]): TaskFindings {
     }
   }
   const root = pids[0] ?? 0;
-  if (readNamespace(root, 'ipc') === readNamespace('self', 'ipc')) {
-    verdicts.push(...queueVerdicts(pids, readText('/proc/sysvipc/msg') ?? ''));
-  }
   verdicts.push(...nestedNamespaces(pids), ...limitsVerdicts(pids), ...surroundings(root));
   return { threads, memoryBytes, hugeBytes, capabilities, seccomp, verdicts };
 }
@@ -90,28 +87,6 @@ function traced(thread: number, tracer: number): Verdict {
     `pid ${tracer} (${readProcess(tracer)?.comm ?? '?'}) traces it, and a process has one tracer: CRIU cannot be it`,
     'end the debugger, strace or sandbox that traces it',
   );
-}
-
-/**
- * System V message queues that a process of the tree was the last to use: they belong to this machine, and CRIU passes over
- * them in silence. Nobody can tell who uses a semaphore.
- */
-export function queueVerdicts(pids: readonly number[], table: string): Verdict[] {
-  const members = new Set(pids);
-  return table
-    .split('\n')
-    .slice(1)
-    .flatMap((line) => {
-      const [, id, , , , sender, receiver] = line.trim().split(/\s+/);
-      const user = [sender, receiver].map(Number).find((pid) => members.has(pid));
-      if (user === undefined) return [];
-      return refused(
-        'SYSV_QUEUE',
-        `pid ${user}`,
-        `it uses the System V message queue ${id}, which belongs to this machine`,
-        'let the program use pipes or sockets; or leave it where its queue is',
-      );
-    });
 }
 
 /** CRIU restores a tree in one set of namespaces. */

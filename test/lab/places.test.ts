@@ -1,17 +1,21 @@
-// limit: 120 s
+// limit: 240 s
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { installProgram, startServer } from './c-program.js';
 import { Capture, macOf } from './capture.js';
-import { placesOf } from './copies.js';
+import { copiesOf, placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
 import { readIpv4, readTcp } from './pcap.js';
-import { Scenario } from './scenario.js';
+import { describe, errorOf, Scenario } from './scenario.js';
+import { askTicker, installTicker, TICKER } from './ticker.js';
+import { settledTraces } from './traces.js';
 
 const CLOCKS_PORT = 7301;
+const PORTS = { home: 7311, host2: 7312, host1: 7313, stranger: 7314 };
+const PID = 20_000;
 /** More than a processor that others use as well can make a thread wait, and less than any two nodes' clocks differ. */
 const LATE_S = 5;
 
@@ -31,6 +35,7 @@ test.before(async () => {
   const { home, lab } = scenario;
   const nodes = [home, lab.node('host1'), lab.node('host2')];
   program = await installProgram('clocks', ...nodes);
+  await installTicker(...nodes);
   clocks = await startServer(home, [program, String(CLOCKS_PORT)], CLOCKS_PORT);
   capture = await Capture.start(scenario.client);
   client = await LineClient.connect(scenario.client, home.address, CLOCKS_PORT);
@@ -104,6 +109,83 @@ test('its TCP timestamps went on through all of it (RFC 7323: a peer drops what 
     assert.ok(ticks >= 0, `the timestamp went back by ${-ticks} after ${at}`);
     assert.ok(ticks < at - last.at + 1000, `the timestamp went ${ticks} ms ahead in ${at - last.at} ms`);
   });
+});
+
+/** Starts a ticker under a pid of our choosing, in a session of its own (kernel.rst, ns_last_pid). */
+async function tickerAs(node: LabNode, pid: number, port: number): Promise<void> {
+  const start = 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid; setsid "$2" "$3" </dev/null >/dev/null 2>&1 & echo $!';
+  const { stdout } = await node.run(['setsid', '-w', 'bash', '-c', start, 'bash', String(pid), TICKER, String(port)]);
+  assert.is(Number(stdout), pid, `${node.name} gave another pid`);
+}
+
+/** Where each process with a pid runs that answers on a port, as `<node>` or `<node> (in a pod)`. */
+function tickers(pid: number): string[] {
+  const found = copiesOf(scenario.lab, TICKER).filter((copy) => copy.pid === pid && copy.live);
+  return found
+    .map(({ node, depth, commandLine }) => `${commandLine.split(' ')[1]}: ${node}${depth > 1 ? ' (in a pod)' : ''}`)
+    .sort();
+}
+
+async function awakeningsAt(node: LabNode, port: number): Promise<number> {
+  const ticker = await LineClient.connect(scenario.client, node.address, port);
+  const { awakenings } = await askTicker(ticker);
+  await ticker.close();
+  return awakenings;
+}
+
+test('processes with one and the same pid, of two homes and of the host itself, live on one host', async () => {
+  const { home, lab } = scenario;
+  const [host1, host2] = [lab.node('host1'), lab.node('host2')];
+  for (const [node, port] of [
+    [home, PORTS.home],
+    [host2, PORTS.host2],
+    [host1, PORTS.host1],
+  ] as const) {
+    await tickerAs(node, PID, port);
+  }
+  await scenario.migrate(PID, 'host1');
+  const { status, ...said } = await scenario.homeproxy('host2', ['migrate', String(PID), 'host1', '--json']);
+  assert.is(status, 0, JSON.stringify(said));
+  const expected = [`${PORTS.home}: host1 (in a pod)`, `${PORTS.host2}: host1 (in a pod)`, `${PORTS.host1}: host1`];
+  assert.equal(tickers(PID), expected.sort());
+  const { processes } = await scenario.ask('host1');
+  assert.equal(processes.map(({ pid, home: of }) => `${pid} of ${of}`).sort(), [`${PID} of home`, `${PID} of host2`]);
+  for (const [node, port] of [
+    [home, PORTS.home],
+    [host2, PORTS.host2],
+    [host1, PORTS.host1],
+  ] as const) {
+    assert.ok((await awakeningsAt(node, port)) > 0);
+  }
+});
+
+test('a pid that somebody at home was given meanwhile: the recall says by whom, and the process lives on where it is', async () => {
+  const { home } = scenario;
+  await tickerAs(home, PID, PORTS.stranger);
+  const outcome = await scenario.homeproxy('home', ['recall', String(PID), '--json']);
+  assert.is(outcome.status, 3, describe(outcome));
+  const { message, remedy = '' } = errorOf(outcome);
+  assert.match(message, new RegExp(`pid ${PID}: at home this number now belongs to .*ticker.*PID_TAKEN`));
+  assert.match(remedy, /end that process/);
+  assert.ok((await awakeningsAt(home, PORTS.home)) > 0);
+  await home.run(['kill', String(PID)]);
+  while (
+    (await scenario.homeproxy('home', ['ps'])).status === 0 &&
+    tickers(PID).some((place) => place.endsWith(': home'))
+  ) {
+    await sleep(10);
+  }
+});
+
+test('each comes back to its own home under its pid', async () => {
+  await scenario.recall(PID);
+  const { status, ...said } = await scenario.homeproxy('host2', ['recall', String(PID), '--json']);
+  assert.is(status, 0, JSON.stringify(said));
+  assert.equal(tickers(PID), [`${PORTS.home}: home`, `${PORTS.host2}: host2`, `${PORTS.host1}: host1`].sort());
+});
+
+test('and nothing is left over on any node', async () => {
+  assert.equal(await settledTraces(scenario.lab, scenario.untouched), scenario.untouched);
 });
 
 test.run();

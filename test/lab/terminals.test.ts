@@ -1,4 +1,4 @@
-// limit: 120 s
+// limit: 240 s
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';

@@ -23,7 +23,12 @@ export function enterPrivateWorld({ processes }: { processes: boolean }): boolea
     return true;
   }
   if (process.getuid?.() !== 0) return false;
-  const namespaces = ['--net', '--mount', ...(processes ? ['--pid', '--fork', '--kill-child', '--mount-proc'] : [])];
+  const namespaces = [
+    '--net',
+    '--mount',
+    '--ipc',
+    ...(processes ? ['--pid', '--fork', '--kill-child', '--mount-proc'] : []),
+  ];
   const init = processes ? ['catatonit', '--'] : [];
   const arrange = `ip link set lo up${processes ? ' && mount -t tmpfs -o mode=755 tmpfs /run' : ''} && exec "$@"`;
   const node = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];

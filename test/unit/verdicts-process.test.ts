@@ -1,5 +1,4 @@
 // limit: 120 s
-import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -135,15 +134,21 @@ libc.shmat.restype = ctypes.c_void_p
 segment = libc.shmget(0, 4096, 0o1600)
 assert libc.shmat(segment, None, 0) != 2**64 - 1
 libc.shmctl(segment, 0, None)`,
-    verdicts: ['refused SYSV_MEMORY'],
+    verdicts: ['will-change SYSV_OBJECTS'],
   },
   {
     what: 'a System V message queue that it has written to',
     source: `
 queue = libc.msgget(0, 0o1600)
-assert libc.msgsnd(queue, ctypes.create_string_buffer(struct.pack('=q', 1) + b'word'), 4, 0) == 0
-open('${folder}/queue', 'w').write(str(queue))`,
-    verdicts: ['refused SYSV_QUEUE'],
+assert libc.msgsnd(queue, ctypes.create_string_buffer(struct.pack('=q', 1) + b'word'), 4, 0) == 0`,
+    verdicts: ['will-change SYSV_OBJECTS'],
+  },
+  {
+    what: 'a System V semaphore set that it has set',
+    source: `
+sets = libc.semget(0, 2, 0o1600)
+assert libc.semctl(sets, 1, 16, 1) == 0`,
+    verdicts: ['will-change SYSV_OBJECTS'],
   },
   {
     what: 'System V shared memory of an IPC namespace of its own',
@@ -436,6 +441,34 @@ if os.fork() == 0: time.sleep(3600)`);
 });
 
 // What this machine cannot make, in the kernel's words (Documentation/filesystems/proc.rst; fs/proc/task_mmu.c).
+const SHARED_OBJECTS = [
+  {
+    what: 'System V shared memory',
+    use: 'libc.shmat.restype = ctypes.c_void_p\nassert libc.shmat(libc.shmget(4242, 4096, 0o1600), None, 0) != 2**64 - 1',
+  },
+  {
+    what: 'a System V message queue',
+    use: `
+words = ctypes.create_string_buffer(struct.pack('=q', 1) + b'word')
+queue = libc.msgget(4243, 0o1600)
+if libc.msgrcv(queue, words, 4, 0, 0o4000) < 0: assert libc.msgsnd(queue, words, 4, 0) == 0`,
+  },
+  {
+    what: 'a System V semaphore set',
+    use: 'me = os.getpid() % 8\nassert libc.semctl(libc.semget(4244, 8, 0o1600), me, 16, 1) == 0',
+  },
+];
+
+for (const { what, use } of SHARED_OBJECTS) {
+  test(`${what} that a process outside uses too is refused`, async () => {
+    const [stranger, subject] = [await startInState(use), await startInState(use)];
+    const { verdicts } = await examine(subject.pid);
+    assert.equal(words(verdicts), ['refused SYSV_SHARED']);
+    assert.match(objections(verdicts)[0]?.reason ?? '', new RegExp(`^pid ${stranger.pid} \\(ready\\), outside`));
+    stranger.kill();
+  });
+}
+
 test('mappings of devices, GPUs, sockets and uprobes are told by their names', () => {
   const maps = `
 55d0c0a00000-55d0c0a28000 r--p 00000000 fe:00 1234                       /usr/bin/with space
@@ -449,7 +482,7 @@ test('mappings of devices, GPUs, sockets and uprobes are told by their names', (
     parseMaps(maps).map(({ path }) => path),
     ['/usr/bin/with space', 'anon_inode:kvm-vcpu:0', '/dmabuf:', 'socket:[99]', '[uprobes]'],
   );
-  const { files, verdicts } = readMappedFiles([7], { ownIpc: false, maps: () => maps });
+  const { files, verdicts } = readMappedFiles([7], { maps: () => maps });
   assert.equal(
     files.map(({ path, entry }) => [path, entry]),
     [['/usr/bin/with space', '/proc/7/map_files/55d0c0a00000-55d0c0a28000']],
@@ -462,7 +495,6 @@ test('mappings of devices, GPUs, sockets and uprobes are told by their names', (
 
 test.after(() => {
   endSubjects();
-  if (existsSync(`${folder}/queue`)) execFileSync('ipcrm', ['-q', readFileSync(`${folder}/queue`, 'utf8')]);
   rmSync(folder, { recursive: true, force: true });
 });
 
