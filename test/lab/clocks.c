@@ -83,8 +83,8 @@ static void poll_events(long long deadline, long long ns)
 	int epoll = epoll_create1(0);
 	struct epoll_event event;
 
-	while (epoll_wait(epoll, &event, 1, (deadline - at(CLOCK_MONOTONIC) + 999999) / 1000000) != 0)
-		;
+	for (long long left = ns; left > 0; left = deadline - at(CLOCK_MONOTONIC)) /* a negative timeout is for ever */
+		epoll_wait(epoll, &event, 1, (left + 999999) / 1000000);
 	close(epoll);
 }
 
