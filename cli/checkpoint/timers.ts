@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const IMAGE = 'files.img';
@@ -10,50 +10,93 @@ const SINCE_BOOT = new Set([1, 7, 9]);
 
 /** CRIU's images/fdinfo.proto and images/timerfd.proto. */
 const FILE_TIMERFD = 12;
-const TIMER_CLOCK = 4;
-const TIMER_FLAGS = 6;
+const TIMER = { clock: 4, ticks: 5, flags: 6, seconds: 7, nanoseconds: 8, everySeconds: 9, everyNanoseconds: 10 };
 
 /**
- * Makes timerfds relative that were set to a moment on a clock since boot. CRIU saves how long they still have, but adds only whole
- * seconds of the clock to that when it sets them again (4.2, timerfd_arm): they would end up to a second early. A relative one
- * it sets exactly, and nobody can tell the two apart once they are set.
+ * Mends what CRIU (4.2, timerfd_arm) would make of timerfds, before it reads their image; see {@link keptTimers}.
  * @param folder of images that have arrived
  */
 export function keepTimers(folder: string): void {
   const path = join(folder, IMAGE);
   if (!existsSync(path)) return;
-  const file = openSync(path, 'r+');
-  try {
-    const image = Buffer.alloc(fstatSync(file).size);
-    readSync(file, image, 0, image.length, 0);
-    for (const { at, value } of relativeFlags(image)) writeSync(file, Buffer.of(value), 0, 1, at);
-  } finally {
-    closeSync(file);
-  }
+  const image = readFileSync(path);
+  const kept = keptTimers(image);
+  if (kept !== image) writeFileSync(path, kept);
 }
 
-/** The bytes of an image of files that must change, for {@link keepTimers}. Entries: their length in 4 bytes, then protobuf. */
-export function relativeFlags(image: Buffer): { at: number; value: number }[] {
-  const changes: { at: number; value: number }[] = [];
+/**
+ * An image of files whose timerfds CRIU sets as they were; the same one when there is nothing to change.
+ * - Set to a moment on a clock since boot: CRIU saves how long they still have, but adds only whole seconds of the clock to that
+ *   when it sets them again. They would end up to a second early. A relative one it sets exactly, and nobody can tell the
+ *   two apart once they are set.
+ * - At their end, or never set: nothing is left of them, to which CRIU adds the clock all the same if they were set to a moment.
+ *   They would end once more. A relative nothing is not set.
+ * - Periodic, with ticks that were not read: the kernel sets such a timer again only when it is read, so CRIU finds nothing left, and
+ *   would not set it. It gets a whole period: a reader that is awake was about to read when it was stopped. The ticks are kept.
+ */
+export function keptTimers(image: Buffer): Buffer {
+  const parts: Buffer[] = [];
+  let copied = 0;
   for (let at = MAGIC_BYTES; at + 4 <= image.length; ) {
-    const end = Math.min(at + 4 + image.readUInt32LE(at), image.length);
+    const end = at + 4 + image.readUInt32LE(at); // its length, then protobuf
+    if (end > image.length) break;
     const timer = fieldsOf(image, at + 4, end).get(FILE_TIMERFD);
-    if (timer !== undefined) {
-      const fields = fieldsOf(image, timer.at, timer.end);
-      const clock = fields.get(TIMER_CLOCK)?.value ?? 0;
-      const flags = fields.get(TIMER_FLAGS);
-      if (flags !== undefined && SINCE_BOOT.has(clock) && (flags.value & TFD_TIMER_ABSTIME) !== 0) {
-        changes.push({ at: flags.at, value: (image[flags.at] ?? 0) & ~TFD_TIMER_ABSTIME }); // a varint's lowest bits come first
-      }
+    const kept = timer === undefined || timer.end > end ? undefined : keptTimer(image, timer);
+    if (timer !== undefined && kept !== undefined) {
+      const size = encodedVarint(kept.length);
+      const length = Buffer.alloc(4);
+      length.writeUInt32LE(timer.from - at - 4 + size.length + kept.length + end - timer.end);
+      parts.push(image.subarray(copied, at), length, image.subarray(at + 4, timer.from), size, kept);
+      copied = timer.end;
     }
     at = end;
   }
-  return changes;
+  return parts.length === 0 ? image : Buffer.concat([...parts, image.subarray(copied)]);
+}
+
+/** A timer's message as it must be; undefined when it is. */
+function keptTimer(image: Buffer, timer: Field): Buffer | undefined {
+  const fields = fieldsOf(image, timer.at, timer.end);
+  const numberIn = (field: number) => fields.get(field)?.value ?? 0;
+  const sinceBoot = SINCE_BOOT.has(numberIn(TIMER.clock));
+  const absolute = (numberIn(TIMER.flags) & TFD_TIMER_ABSTIME) !== 0;
+  const ended = numberIn(TIMER.seconds) === 0 && numberIn(TIMER.nanoseconds) === 0;
+  const periodic = numberIn(TIMER.everySeconds) > 0 || numberIn(TIMER.everyNanoseconds) > 0;
+  const unread = ended && periodic && numberIn(TIMER.ticks) > 0;
+  if (unread && absolute && !sinceBoot) return undefined; // what CRIU adds sets it again, at a whole second of the day
+  const changes: [field: number, content: Buffer][] = [];
+  if (absolute && (sinceBoot || ended)) {
+    changes.push([TIMER.flags, encodedVarint(numberIn(TIMER.flags) & ~TFD_TIMER_ABSTIME)]);
+  }
+  if (unread) {
+    changes.push([TIMER.seconds, encodedVarint(numberIn(TIMER.everySeconds))]);
+    changes.push([TIMER.nanoseconds, encodedVarint(numberIn(TIMER.everyNanoseconds))]);
+  }
+  return changes.length === 0 ? undefined : replaced(image, timer, fields, new Map(changes));
+}
+
+function replaced(
+  image: Buffer,
+  message: Field,
+  fields: ReadonlyMap<number, Field>,
+  changes: ReadonlyMap<number, Buffer>,
+): Buffer {
+  const parts: Buffer[] = [];
+  let copied = message.at;
+  for (const [number, { at, end }] of fields) {
+    const content = changes.get(number);
+    if (content === undefined) continue;
+    parts.push(image.subarray(copied, at), content);
+    copied = end;
+  }
+  return Buffer.concat([...parts, image.subarray(copied, message.end)]);
 }
 
 interface Field {
   /** Of a number: itself. */
   readonly value: number;
+  /** Where it begins after its tag: at its content, or at the length of that. */
+  readonly from: number;
   /** Where its content begins and ends. */
   readonly at: number;
   readonly end: number;
@@ -65,13 +108,13 @@ function fieldsOf(image: Buffer, start: number, end: number): Map<number, Field>
   for (let at = start; at < end; ) {
     const tag = varint(image, at, end);
     const kind = tag.value & 7;
-    let field: Field = { value: 0, at: tag.end, end: tag.end };
+    let field: Field = { value: 0, from: tag.end, at: tag.end, end: tag.end };
     if (kind === 0) field = varint(image, tag.end, end);
     else if (kind === 1) field = { ...field, end: tag.end + 8 };
     else if (kind === 5) field = { ...field, end: tag.end + 4 };
     else if (kind === 2) {
       const length = varint(image, tag.end, end);
-      field = { value: 0, at: length.end, end: length.end + length.value };
+      field = { value: 0, from: tag.end, at: length.end, end: length.end + length.value };
     } else return fields; // groups: nothing of CRIU's
     fields.set(tag.value >>> 3, field);
     at = field.end;
@@ -87,5 +130,12 @@ function varint(image: Buffer, start: number, end: number): Field {
     value += (byte & 0x7f) * scale;
     if (byte < 0x80) break;
   }
-  return { value, at: start, end: at };
+  return { value, from: start, at: start, end: at };
+}
+
+/** Of numbers up to 2^53. */
+function encodedVarint(value: number): Buffer {
+  const bytes: number[] = [];
+  for (; value >= 0x80; value = Math.floor(value / 128)) bytes.push((value % 128) | 0x80);
+  return Buffer.from([...bytes, value]);
 }

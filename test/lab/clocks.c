@@ -6,10 +6,14 @@
  *   back: how often a clock was behind what it had been
  *   ahead: the largest step of the monotonic clock against that of the time of day, in seconds
  *   and for each way to wait: [how often it came to its end, the earliest end against its deadline, the latest], in seconds.
+ * But to a line that begins with a t it says what two periodic timers of 20 ms have ticked, and a timer whose end is over and read,
+ *   "unread <now> <at the next tick> <ticks that it leaves unread> counted <now> <next> <left> over <now> <seconds since it set them>":
+ *   of the first nobody has asked, of the second its time left; both are at their end, with ticks that are unread, when it has answered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -185,6 +189,73 @@ static void answer(int client)
 		exit(1);
 }
 
+static const long long PERIOD = NS / 50;
+enum { UNREAD, COUNTED, OVER, TIMERS };
+static int timers[TIMERS];
+static long long timers_set;
+
+static long ticks_of(int fd, int limit_ms)
+{
+	struct pollfd event = { .fd = fd, .events = POLLIN };
+	uint64_t ticks = 0;
+
+	if (poll(&event, 1, limit_ms) > 0 && read(fd, &ticks, sizeof(ticks)) < 0)
+		exit(1);
+	return ticks;
+}
+
+/* How many ticks a timer has now, without reading them, as the kernel counts them. */
+static long left_in(int fd)
+{
+	char path[64], text[512];
+	long ticks = -1;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	FILE *file = fopen(path, "r");
+	while (fgets(text, sizeof(text), file))
+		if (sscanf(text, "ticks: %ld", &ticks) == 1)
+			break;
+	fclose(file);
+	return ticks;
+}
+
+static void set_timers(void)
+{
+	struct itimerspec periodic = { .it_value = spec(PERIOD), .it_interval = spec(PERIOD) };
+	struct itimerspec past = { .it_value = spec(at(CLOCK_REALTIME)) };
+
+	timers[OVER] = timerfd_create(CLOCK_REALTIME, 0);
+	timerfd_settime(timers[OVER], TFD_TIMER_ABSTIME, &past, NULL);
+	ticks_of(timers[OVER], -1);
+	timers_set = at(CLOCK_MONOTONIC);
+	for (int i = UNREAD; i <= COUNTED; i++) {
+		timers[i] = timerfd_create(CLOCK_MONOTONIC, 0);
+		timerfd_settime(timers[i], 0, &periodic, NULL);
+	}
+}
+
+static void answer_ticks(int client)
+{
+	enum { LIMIT_MS = 5000 }; /* of a timer that has stopped */
+	struct timespec some = spec(3 * PERIOD), one = spec(PERIOD + PERIOD / 2);
+	struct itimerspec left;
+	long ticks[2][2], over = ticks_of(timers[OVER], 0);
+	char text[256];
+
+	for (int i = UNREAD; i <= COUNTED; i++)
+		for (int next = 0; next < 2; next++)
+			ticks[i][next] = ticks_of(timers[i], LIMIT_MS);
+	double since = (at(CLOCK_MONOTONIC) - timers_set) / 1e9;
+	nanosleep(&some, NULL);
+	timerfd_gettime(timers[COUNTED], &left); /* which counts them, and sets the timer to the next one */
+	nanosleep(&one, NULL);
+	int length = snprintf(text, sizeof(text), "unread %ld %ld %ld counted %ld %ld %ld over %ld %.6f\n", ticks[UNREAD][0],
+			      ticks[UNREAD][1], left_in(timers[UNREAD]), ticks[COUNTED][0], ticks[COUNTED][1],
+			      left_in(timers[COUNTED]), over, since);
+	if (write(client, text, length) != length)
+		exit(1);
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(argc > 1 ? atoi(argv[1]) : 0) };
@@ -195,6 +266,7 @@ int main(int argc, char **argv)
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 4))
 		return 1;
+	set_timers();
 	for (int i = 0; i < WAYS; i++)
 		if (pthread_create(&thread, NULL, repeat, &ways[i]))
 			return 1;
@@ -204,7 +276,7 @@ int main(int argc, char **argv)
 		int client = accept(listener, NULL, NULL);
 
 		while (read(client, line, sizeof(line)) > 0)
-			answer(client);
+			(*line == 't' ? answer_ticks : answer)(client);
 		close(client);
 	}
 }

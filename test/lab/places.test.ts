@@ -55,6 +55,22 @@ function waits(said: Clocks): [string, Ends][] {
   return Object.entries(said).filter((entry): entry is [string, Ends] => Array.isArray(entry[1]));
 }
 
+interface Ticks {
+  /** In what is read first, in what is read next, and in what is left for later. */
+  readonly now: number;
+  readonly next: number;
+  readonly left: number;
+}
+
+/** Reads the periodic timers, which are left with unread ticks again. */
+async function askTicks(): Promise<{ unread: Ticks; counted: Ticks; over: number; since: number }> {
+  const said = await client.ask('ticks');
+  const [now = 0, next = 0, left = 0, counted = 0, nextCounted = 0, leftCounted = 0, over = 0, since = 0] = (
+    said.match(/[\d.]+/g) ?? []
+  ).map(Number);
+  return { unread: { now, next, left }, counted: { now: counted, next: nextCounted, left: leftCounted }, over, since };
+}
+
 /** Waits until every way to wait has come to its end again. */
 async function afterEveryWait(): Promise<Clocks> {
   const before = new Map(waits(await ask()));
@@ -71,12 +87,28 @@ test('the nodes have been up for very different times', async () => {
   assert.ok((host2 ?? 0) < (home ?? 0) - 80_000, `host2 ${host2} s, home ${home} s`);
 });
 
+const TICKS_A_SECOND = 50;
+const ticked = { unread: 0, counted: 0 };
+
 for (const to of ['host1', 'host2', 'home', 'host1', 'home']) {
   test(`move to ${to}: its clocks since boot go on, and whatever waits on them ends neither early nor an uptime late`, async () => {
     const before = await ask();
+    const { unread, counted } = await askTicks();
     if (to === 'home') await scenario.recall(clocks);
     else await scenario.migrate(clocks, to);
     assert.equal(placesOf(scenario.lab, program), [to === 'home' ? 'home' : `${to} (in a pod)`]);
+    const ticks = await askTicks();
+    for (const [kind, first, second] of [
+      ['unread', unread, ticks.unread],
+      ['counted', counted, ticks.counted],
+    ] as const) {
+      assert.ok(first.left > (kind === 'counted' ? 1 : 0), `${first.left} ticks were left`);
+      assert.ok(second.now >= first.left, `${kind}: of ${first.left} ticks that were left it reads ${second.now}`);
+      assert.ok(second.next > 0, `${kind}: it has stopped`);
+      ticked[kind] += first.now + first.next + second.now + second.next;
+      assert.ok(ticked[kind] <= ticks.since * TICKS_A_SECOND, `${kind}: ${ticked[kind]} ticks in ${ticks.since} s`);
+    }
+    assert.is(ticks.over, 0, 'a timer that had come to its end came to it once more');
     const after = await afterEveryWait();
     for (const clock of ['monotonic', 'boottime', 'uptime'] as const) {
       const passed = after[clock] - before[clock];

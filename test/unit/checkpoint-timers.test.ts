@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { keepTimers, relativeFlags } from '../../cli/checkpoint/timers.js';
+import { keepTimers, keptTimers } from '../../cli/checkpoint/timers.js';
 
 const MAGIC = Buffer.from('1943565418313056', 'hex');
 const CLOCK = { real: 0, monotonic: 1, boot: 7 };
@@ -28,18 +28,29 @@ function entry(content: Buffer): Buffer {
   return Buffer.concat([length, content]);
 }
 
+interface Timer {
+  readonly clock: number;
+  readonly flags: number;
+  readonly ticks?: number;
+  /** What is left of it, and its period: seconds and nanoseconds. */
+  readonly left?: readonly [number, number];
+  readonly every?: readonly [number, number];
+}
+
 /** An entry of files.img for a timerfd, as CRIU 4.2 writes it. */
-function timer(clock: number, flags: number): Buffer {
+function timer({ clock, flags, ticks = 0, left = [300, 999_999_999], every = [0, 0] }: Timer): Buffer {
   const fown = message([[1, 0]]);
   const fields = [
     [1, 300],
     [2, 2],
     [3, fown],
     [4, clock],
-    [5, 0],
+    [5, ticks],
     [6, flags],
-    [7, 300],
-    [8, 999_999_999],
+    [7, left[0]],
+    [8, left[1]],
+    [9, every[0]],
+    [10, every[1]],
   ] as const;
   return entry(
     message([
@@ -67,21 +78,29 @@ const other = entry(
 
 const test = suite('timers in images');
 
-test('those set to a moment since boot become relative, in place; all others stay as they are', () => {
+/** Holds an image of these entries to what becomes of it. */
+function becomes(given: readonly Buffer[], wanted: readonly Buffer[]): void {
+  const kept = keptTimers(Buffer.concat([MAGIC, ...given]));
+  assert.equal(kept, Buffer.concat([MAGIC, ...wanted]));
+  assert.is(keptTimers(kept), kept, 'nothing is left to change');
+}
+
+test('those set to a moment since boot become relative; all others stay as they are', () => {
   const given = [
-    timer(CLOCK.monotonic, 1),
+    timer({ clock: CLOCK.monotonic, flags: 1 }),
     other,
-    timer(CLOCK.real, 1),
-    timer(CLOCK.monotonic, 0),
-    timer(CLOCK.boot, 3),
+    timer({ clock: CLOCK.real, flags: 1 }),
+    timer({ clock: CLOCK.monotonic, flags: 0 }),
+    timer({ clock: CLOCK.boot, flags: 3 }),
   ];
   const wanted = [
-    timer(CLOCK.monotonic, 0),
+    timer({ clock: CLOCK.monotonic, flags: 0 }),
     other,
-    timer(CLOCK.real, 1),
-    timer(CLOCK.monotonic, 0),
-    timer(CLOCK.boot, 2),
+    timer({ clock: CLOCK.real, flags: 1 }),
+    timer({ clock: CLOCK.monotonic, flags: 0 }),
+    timer({ clock: CLOCK.boot, flags: 2 }),
   ];
+  becomes(given, wanted);
   const folder = mkdtempSync(join(tmpdir(), 'timers-'));
   try {
     writeFileSync(join(folder, 'files.img'), Buffer.concat([MAGIC, ...given]));
@@ -92,10 +111,43 @@ test('those set to a moment since boot become relative, in place; all others sta
   }
 });
 
+test('periodic ones with unread ticks get a whole period, and keep the ticks: their entries grow', () => {
+  const unread = { flags: 0, ticks: 300, left: [0, 0], every: [86_400, 100_000_000] } as const;
+  becomes(
+    [
+      other,
+      timer({ ...unread, clock: CLOCK.monotonic }),
+      timer({ ...unread, clock: CLOCK.boot, flags: 1 }),
+      timer({ ...unread, clock: CLOCK.real }),
+      other,
+    ],
+    [
+      other,
+      timer({ ...unread, clock: CLOCK.monotonic, left: unread.every }),
+      timer({ ...unread, clock: CLOCK.boot, left: unread.every }),
+      timer({ ...unread, clock: CLOCK.real, left: unread.every }),
+      other,
+    ],
+  );
+  const again = timer({ ...unread, clock: CLOCK.real, flags: 1 }); // CRIU sets it by itself
+  const stopped = timer({ ...unread, clock: CLOCK.monotonic, ticks: 0 });
+  const once = timer({ ...unread, clock: CLOCK.monotonic, every: [0, 0] });
+  becomes([again, stopped, once], [again, stopped, once]);
+});
+
+test('those that have come to a moment of the day are not set again', () => {
+  const done = { clock: CLOCK.real, flags: 1, left: [0, 0] } as const;
+  becomes(
+    [timer(done), timer({ ...done, ticks: 1 }), timer({ ...done, flags: 3, every: [1, 0] })],
+    [timer({ ...done, flags: 0 }), timer({ ...done, ticks: 1, flags: 0 }), timer({ ...done, flags: 2, every: [1, 0] })],
+  );
+});
+
 test('an image that is cut short, or none, is left to CRIU', () => {
-  const image = Buffer.concat([MAGIC, timer(CLOCK.monotonic, 1)]);
+  const image = Buffer.concat([MAGIC, timer({ clock: CLOCK.monotonic, flags: 1 })]);
   for (let length = 0; length < image.length; length++) {
-    for (const { at } of relativeFlags(image.subarray(0, length))) assert.ok(at < length);
+    const short = image.subarray(0, length);
+    assert.is(keptTimers(short), short);
   }
   keepTimers('/nowhere');
 });
