@@ -33,10 +33,10 @@ export function foreignMemoryVerdicts(pids: readonly number[]): Verdict[] {
   return verdicts;
 }
 
-/** By what identifies it: device and inode (proc(5), /proc/<pid>/maps). */
+/** By what identifies it: device and inode (proc(5), /proc/<pid>/maps). Those of System V's are the same in each IPC namespace. */
 function sharedBy(pid: number): Map<string, SharedMemory> {
   const found = new Map<string, SharedMemory>();
-  const lines = (mapsOf(pid) ?? '').matchAll(/^\S+ .(.).s \S+ (\S+ \d+) +(\/.*) \(deleted\)$/gm);
+  const lines = (mapsOf(pid) ?? '').matchAll(/^\S+ .(.).s \S+ (\S+ \d+) +(\/(?!SYSV).*) \(deleted\)$/gm);
   for (const [, write, id = '', path = ''] of lines) {
     found.set(id, { path, pid, writable: write === 'w' || found.get(id)?.writable === true });
   }
