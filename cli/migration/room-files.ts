@@ -47,8 +47,10 @@ function statHere(path: string): Stats | undefined {
 }
 
 /** What CRIU compares too (validate_file, open_path in its files-reg.c). */
-function differenceOf({ use, bytes, mode }: NeededFile, stats: Stats): string | undefined {
-  if (bytes !== undefined && stats.size !== bytes)
+function differenceOf({ use, bytes, mode, changedAtMs }: NeededFile, stats: Stats): string | undefined {
+  // a file of both hosts that is being written, as a log is, has another size by now; in the freeze it has one
+  const changing = changedAtMs !== undefined && stats.mtimeMs >= changedAtMs;
+  if (bytes !== undefined && stats.size !== bytes && !changing)
     return `it has ${stats.size} bytes here, and ${bytes} where the process is`;
   if (mode === undefined || stats.mode === mode) return undefined;
   if (use === 'special') return 'it is a file of another kind, or has other permissions, here';

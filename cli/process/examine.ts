@@ -177,10 +177,11 @@ async function readOnly(needed: readonly NeededFile[], descriptors: readonly Tre
   return Promise.all(
     needed.map(async (file) => {
       const { path, use, bytes = 0 } = file;
-      if (use !== 'open' || written.has(path) || bytes > MAX_HASHED_DATA_BYTES) return file;
+      if (use !== 'open') return file;
       const source = `/proc/${holder.get(path)}/root${path}`;
-      const changedAt = statOf(source)?.mtimeMs ?? Number.POSITIVE_INFINITY;
-      if (Date.now() - changedAt < SETTLED_MS) return file;
+      const changedAtMs = statOf(source)?.mtimeMs;
+      if (changedAtMs !== undefined && Date.now() - changedAtMs < SETTLED_MS) return { ...file, changedAtMs };
+      if (written.has(path) || bytes > MAX_HASHED_DATA_BYTES || changedAtMs === undefined) return file;
       return { ...file, ...(await hashOf(source)) };
     }),
   );

@@ -22,6 +22,8 @@ export const neededFileSchema = z.object({
   /** Permissions and kind, as in `st_mode`. */
   mode: z.number().int().optional(),
   sha256: z.string().optional(),
+  /** Of an open file that changed in the last seconds, and may go on to: when it did, in milliseconds since 1970. */
+  changedAtMs: z.number().optional(),
 });
 export type NeededFile = z.infer<typeof neededFileSchema>;
 

@@ -84,6 +84,15 @@ test('an open file is compared as CRIU does, by its size and permissions; a fold
   assert.equal(words(await fitFile({ path, use: 'folder' })), ['refused FILE_MISSING']);
 });
 
+test('an open file that is being written may have grown here, if it is the one of both hosts', async () => {
+  const path = `${folder}/log`;
+  writeFileSync(path, 'one line\n');
+  const { mode, mtimeMs } = statSync(path);
+  const needed = { path, use: 'open' as const, bytes: 4, mode };
+  assert.equal(await fitFile({ ...needed, changedAtMs: mtimeMs - 1000 }), []);
+  assert.equal(words(await fitFile({ ...needed, changedAtMs: mtimeMs + 1000 })), ['refused FILE_DIFFERS']);
+});
+
 test('a copy of a deleted file needs a folder that can be written; a socket of a service needs the service', async () => {
   assert.equal(await fitFile({ path: `${folder}/new/gone`, use: 'ghost' }), []);
   assert.equal(words(await fitFile({ path: '/proc/sys/gone', use: 'ghost' })), ['refused FILE_READ_ONLY']);
