@@ -67,6 +67,28 @@ export function parsePrivateAreas(maps: string): Area[] {
   return areas;
 }
 
+/** The first page of each mapping with code, as it is at this moment; none when the process has ended. */
+export async function readCodePages(pid: number): Promise<Buffer[]> {
+  const begins = (readText(`/proc/${pid}/maps`) ?? '').matchAll(/^([0-9a-f]+)-\S+ ..x. /gm);
+  let memory: FileHandle | undefined;
+  const pages: Buffer[] = [];
+  try {
+    memory = await open(`/proc/${pid}/mem`);
+    for (const [, begin = ''] of begins) {
+      const from = Number.parseInt(begin, 16);
+      if (!Number.isSafeInteger(from)) continue; // vsyscall, which is the kernel's
+      const page = Buffer.alloc(PAGE_BYTES);
+      if ((await memory.read(page, 0, PAGE_BYTES, from)).bytesRead === PAGE_BYTES) pages.push(page);
+    }
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOENT' && code !== 'ESRCH' && code !== 'EIO') throw error;
+  } finally {
+    await memory?.close();
+  }
+  return pages;
+}
+
 async function presentRuns(pagemap: FileHandle, { from, to }: Area): Promise<Run[]> {
   const entries = Buffer.allocUnsafe(((to - from) / PAGE_BYTES) * ENTRY_BYTES);
   const { bytesRead } = await pagemap.read(entries, 0, entries.length, (from / PAGE_BYTES) * ENTRY_BYTES);

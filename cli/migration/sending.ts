@@ -1,5 +1,5 @@
 import type { PagePipe } from '../checkpoint/page-pipe.js';
-import { readPrivateMemory } from '../checkpoint/private-memory.js';
+import { readCodePages, readPrivateMemory } from '../checkpoint/private-memory.js';
 import { Ahead } from './difference.js';
 import { encodeImages } from './image-stream.js';
 import { MAX_AHEAD_BYTES, type NodeName } from './messages.js';
@@ -22,6 +22,8 @@ export interface Load {
   readonly pages: PagePipe;
   /** What the destination has of them. */
   readonly ahead: Ahead;
+  /** Whose memory it is. */
+  readonly pid: number;
 }
 
 const CHUNK_BYTES = 1 << 20;
@@ -79,11 +81,12 @@ export class Sending {
   }
 
   private async start(road: ImageRoad): Promise<number> {
-    const { to, migration, folder, pages, ahead } = this.load;
+    const { to, migration, folder, pages, ahead, pid } = this.load;
     const { dumped } = this;
     let bytes = 0;
     const counted = async function* (): AsyncGenerator<Buffer> {
-      for await (const chunk of encodeImages(folder, { pages: pages.chunks(), ahead, dumped })) {
+      const underway = { pages: pages.chunks(), ahead, code: () => readCodePages(pid), dumped };
+      for await (const chunk of encodeImages(folder, underway)) {
         bytes += chunk.length;
         yield chunk;
       }

@@ -202,12 +202,20 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'parked', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     if (departure.reverting) throw tooLate(migration);
-    const load = { to: record.request.destination, migration, folder: record.images, pages, ahead: departure.ahead };
+    const pid = record.localPids[0] ?? 0;
+    const load = {
+      to: record.request.destination,
+      migration,
+      folder: record.images,
+      pages,
+      ahead: departure.ahead,
+      pid,
+    };
     const sending = new Sending(this.road, load);
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    await session.seized(record.localPids[0] ?? 0);
+    await session.seized(pid);
     if (departure.reverting) throw tooLate(migration);
     const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
     control?.silence();

@@ -25,16 +25,47 @@ function memory(numbers: readonly number[]): Buffer {
   return Buffer.concat(numbers.map((number) => Buffer.alloc(PAGE_BYTES, number)));
 }
 
-test('a page that was read while CRIU ran its own code there is never sent', async (context) => {
-  const caught = memory([1, 2, 3]);
-  Buffer.from(process.arch === 'arm64' ? '010000d4000020d4' : '0f05cccccccccccc', 'hex').copy(caught, PAGE_BYTES);
-  const underway: Underway = { pages: cut(caught), ahead: new Ahead(memory([1, 2, 3])), dumped };
-  let thrown: unknown;
-  await encoded(write(emptyFolder(context), SMALL), underway).catch((error: unknown) => {
-    thrown = error;
-  });
-  assert.is((thrown as UserError).code, 'CAUGHT_CODE');
+const CRIU_CODE = Buffer.from(process.arch === 'arm64' ? '010000d4000020d4' : '0f05cccccccccccc', 'hex');
+
+/** Memory whose second page was read while CRIU ran its own code there. */
+function caught(): Buffer {
+  const pages = memory([1, 2, 3]);
+  CRIU_CODE.copy(pages, PAGE_BYTES);
+  return pages;
+}
+
+test('a page that was read while CRIU ran its own code there is sent as the process has it afterwards', async (context) => {
+  let looks = 0;
+  const code = async (): Promise<Buffer[]> => [
+    memory([9]),
+    looks++ < 3 ? caught().subarray(PAGE_BYTES, -PAGE_BYTES) : memory([2]),
+  ];
+  const underway: Underway = { pages: cut(caught()), ahead: new Ahead(memory([1])), code, dumped };
+  const stream = await encoded(write(emptyFolder(context), SMALL), underway);
+  assert.ok(stream.includes(memory([2, 3])));
+  assert.not.ok(stream.includes(CRIU_CODE));
 });
+
+for (const [what, own] of [
+  ['nobody knows what was there', []],
+  ['it does not go away', [2]],
+  ['two pages differ in nothing else', [2, 2]],
+] as const) {
+  test(`and when ${what}, it is not sent`, async (context) => {
+    const pages = own.map((number, index) => {
+      const page = memory([number]);
+      if (index === 0 && own.length === 1) CRIU_CODE.copy(page);
+      page.writeUInt8(index === 0 ? (page[0] ?? 0) : 7);
+      return page;
+    });
+    const underway: Underway = { pages: cut(caught()), ahead: new Ahead(memory([1])), code: async () => pages, dumped };
+    let thrown: unknown;
+    await encoded(write(emptyFolder(context), SMALL), underway).catch((error: unknown) => {
+      thrown = error;
+    });
+    assert.is((thrown as UserError).code, 'CAUGHT_CODE');
+  });
+}
 
 test('while the dump goes on without pages, the stream gives signs of life, and they change nothing', async (context) => {
   let over: () => void = () => undefined;

@@ -97,7 +97,14 @@ class BrokenRoad extends Road {
 async function begin(context: { folder: string }, road: Road, ahead = Buffer.alloc(0)) {
   const folder = emptyFolder(context);
   const pages = await PagePipe.create(folder);
-  const sending = new Sending(road, { to: TO, migration: 'm1', folder, pages, ahead: new Ahead(ahead) });
+  const sending = new Sending(road, {
+    to: TO,
+    migration: 'm1',
+    folder,
+    pages,
+    ahead: new Ahead(ahead),
+    pid: process.pid,
+  });
   return { folder, pages, sending };
 }
 
