@@ -77,11 +77,27 @@ export function mappedFileFindings(files: readonly MappedFile[]): FileFindings {
     if (stats === undefined) continue; // unmapped meanwhile
     const { path } = file;
     if (stats.nlink === 0) verdicts.push(...ghost(path, `memory of pid ${file.pid}`, storedBytes(stats), needed));
+    else if (file.deleted) verdicts.push(lostName(file));
     else if (stats.isFile()) {
       needed.set(path, { path, use: file.written ? 'open' : 'mapped', bytes: stats.size, mode: stats.mode });
     }
   }
   return { verdicts, needed: [...needed.values()] };
+}
+
+/** CRIU would have to open it by a name that it has no more (it can, with --link-remap, where source and destination share their files). */
+function lostName({ path, pid }: MappedFile): Verdict {
+  const semaphore = /^\/dev\/shm\/sem\.[^/]+$/.test(path); // sem_open(3) of glibc: made under a passing name
+  return refused(
+    'FILE_UNREACHABLE',
+    `memory of pid ${pid}`,
+    semaphore
+      ? 'it has a named semaphore in its memory that it made itself, which has lost the name under which it was made'
+      : `it has ${path} in its memory, which has lost that name but has another`,
+    semaphore
+      ? 'let it make the semaphore, close it and open it again, or use one in memory without a name'
+      : 'let the program open its file anew (most do on a reload)',
+  );
 }
 
 /** A deleted file travels in the image; CRIU makes it at its old path for a moment, to open it. */

@@ -12,6 +12,7 @@ import { examine, objections, startInState, words } from './verdicts-subject.js'
 const test = suite('verdicts on processes, files and memory');
 const entered = enterPrivateWorld({ processes: false });
 const folder = mkdtempSync('/tmp/homeproxy-verdicts-');
+const semaphore = `homeproxy-test-${process.pid}`;
 
 interface State {
   readonly what: string;
@@ -178,6 +179,27 @@ assert libc.shmat(libc.shmget(0, 4096, 0o1600), None, 0) != 2**64 - 1`,
     what: 'a file that has lost its name and has another',
     source: `held = open('${folder}/one', 'w')\nos.rename(held.name, '${folder}/two')\nos.link('${folder}/two', '${folder}/three')\nos.unlink('${folder}/two')`,
     verdicts: ['refused FILE_UNREACHABLE'],
+  },
+  {
+    what: 'a mapped file that lost its name, and has another',
+    source: `
+held = os.open('${folder}/made', os.O_RDWR | os.O_CREAT)
+os.ftruncate(held, 4096)
+libc.mmap.restype = ctypes.c_void_p
+assert libc.mmap(None, 4096, 3, 1, held, 0) != 2**64 - 1
+os.close(held)
+os.link('${folder}/made', '${folder}/kept')
+os.unlink('${folder}/made')`,
+    verdicts: ['refused FILE_UNREACHABLE'],
+    reason: /in its memory, which has lost that name/,
+  },
+  {
+    what: 'a named semaphore that it made: glibc gives it its name when it is there',
+    source: `
+held = libc.sem_open(b'/${semaphore}', os.O_CREAT, 0o600, 0)
+assert held != 0`,
+    verdicts: ['refused FILE_UNREACHABLE'],
+    reason: /named semaphore/,
   },
   {
     what: 'an anonymous file with a name to come',
@@ -498,6 +520,7 @@ test('mappings of devices, GPUs, sockets and uprobes are told by their names', (
 test.after(() => {
   endSubjects();
   rmSync(folder, { recursive: true, force: true });
+  rmSync(`/dev/shm/sem.${semaphore}`, { force: true });
 });
 
 if (!entered) skip(test, 'verdicts on processes, files and memory', 'needs root');
