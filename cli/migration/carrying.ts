@@ -1,7 +1,7 @@
 /* Where the files of a process join its migration: one function for each place in source and destination. */
 import { statfsSync } from 'node:fs';
 import { closeDoor } from '../checkpoint/criu-door.js';
-import { BugError, UserError } from '../errors.js';
+import { UserError } from '../errors.js';
 import { type ArrivingFiles, ArrivingRoot, hasOwn } from '../files/arriving-root.js';
 import { mayTravel } from '../files/carried-path.js';
 import { DepartingFiles, hashAll, requireBytes } from '../files/departing-files.js';
@@ -26,6 +26,7 @@ import { readTree } from '../system/procfs.js';
 import type { Arrival } from './arrival.js';
 import type { Carry, NodeName } from './messages.js';
 import type { ArrivalRecord, DepartureRecord } from './records.js';
+import { outOfOrder } from './refusals.js';
 import type { Resident } from './residents.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
@@ -109,7 +110,7 @@ export function filesOf(
 ): DepartingFiles {
   const { request } = record();
   const { migration, destination, twin, carry } = request;
-  if (carry === undefined) throw new BugError(`the files of ${migration} do not travel`);
+  if (carry === undefined) throw outOfOrder(migration, 'leaves its files behind');
   const options = gathering(site, () => record().localPids, carry, resident);
   const remember = (entries: DepartingFiles): void => {
     if (resident !== undefined) return;

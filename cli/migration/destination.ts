@@ -5,12 +5,13 @@ import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
-import { BugError, UserError } from '../errors.js';
+import { UserError } from '../errors.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import { type Arrival, copyLost, gaveUp, homeNursery, refuseStale } from './arrival.js';
 import { restoreOptions } from './carried-options.js';
 import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
+import { requireCredible, requireOwnPlaces } from './credible.js';
 import { fateOf } from './decision.js';
 import { decodeImages, keepAhead } from './image-stream.js';
 import { makeRoom } from './make-room.js';
@@ -30,6 +31,7 @@ import {
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { ArrivalRecord } from './records.js';
+import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
@@ -123,10 +125,11 @@ export class LocalDestination implements DestinationParticipant {
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
     const { migration } = request;
-    if (this.arrivals.has(migration)) throw new BugError(`${migration} is prepared already`);
+    if (this.arrivals.has(migration)) throw outOfOrder(migration, 'is prepared already');
     if (this.aborted.has(migration)) throw gaveUp(migration);
     const criu = findCriu(this.site.criuPath);
     const returning = request.home.name === this.node.name;
+    if (!returning) requireCredible(this.site.nodes, request);
     if (!returning) refuseStale(this.site, request);
     const { draining } = this.site.journal;
     const welcome = returning ? [] : this.site.guests.verdicts(request.home.name, request.description);
@@ -243,8 +246,11 @@ export class LocalDestination implements DestinationParticipant {
 
   async restore({ migration, ports, flows }: RestoreRequest): Promise<RestoreResponse> {
     const { session, record, resident } = this.arrivals.get(migration) ?? {};
-    resident?.control.claim({ ports, flows });
-    if (session === undefined || record?.received !== true) throw new BugError(`${migration} has no images`);
+    if (session === undefined || record?.received !== true) throw outOfOrder(migration, 'has no images');
+    if (resident !== undefined) {
+      requireOwnPlaces(resident.home.name, resident.description.homeAddresses, { ports, flows });
+      resident.control.claim({ ports, flows });
+    }
     await session.reached('post-restore', this.site.timeouts.restoreMs);
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
@@ -336,7 +342,7 @@ export class LocalDestination implements DestinationParticipant {
   private async cleanUp(migration: string): Promise<void> {
     const arrival = this.arrivals.get(migration);
     if (arrival === undefined) return; // finished before: the answer was lost
-    if (arrival.record.outcome !== 'running') throw new BugError(`${migration} is not over`);
+    if (arrival.record.outcome !== 'running') throw outOfOrder(migration, 'is not over');
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);

@@ -5,14 +5,14 @@
 import { z } from 'zod';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
-import { descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
+import { addressSchema, descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
 
 export const migrationIdSchema = z.string().regex(/^m-[0-9a-z-]{8,40}$/);
 /** Names a bound process among all nodes: `<home node>-<home pid>-<random>`. */
 export const twinIdSchema = z.string().regex(/^[a-z0-9-]{3,80}$/);
 
-const nodeSchema = z.object({ name: z.string(), address: z.string() });
+const nodeSchema = z.object({ name: z.string(), address: addressSchema });
 export type NodeName = z.infer<typeof nodeSchema>;
 
 /** Its files travel with it; `paths` besides those that it uses. A process that left so is always moved so. */

@@ -20,6 +20,16 @@ export function alreadyThere(pid: number, node: NodeName, home: NodeName): UserE
   });
 }
 
+/** A node asked for a step before the one that must come first, or twice. */
+export function outOfOrder(migration: string, state: string): UserError {
+  return new UserError({
+    code: 'OUT_OF_ORDER',
+    message: `migration ${migration} ${state}: this step does not come now`,
+    remedy: 'start the migration again; if that happens again, run the same version of homeproxy on every node',
+    exitStatus: 6,
+  });
+}
+
 export function interrupted(): UserError {
   return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
 }

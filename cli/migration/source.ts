@@ -5,7 +5,7 @@ import { CriuSession } from '../checkpoint/criu-session.js';
 import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
-import { BugError, UserError } from '../errors.js';
+import { UserError } from '../errors.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
@@ -38,7 +38,7 @@ import type {
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { DepartureRecord } from './records.js';
-import { refuse } from './refusals.js';
+import { outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending, sendAhead } from './sending.js';
 import type { Site } from './site.js';
@@ -97,7 +97,7 @@ export class LocalSource implements SourceParticipant {
 
   async prepare(request: PrepareSourceRequest): Promise<void> {
     const { migration } = request;
-    if (this.departures.has(migration)) throw new BugError(`${migration} is prepared already`);
+    if (this.departures.has(migration)) throw outOfOrder(migration, 'is prepared already');
     if (this.aborted.has(migration)) throw tooLate(migration);
     const resident = this.site.residents.find(request.twin);
     const { localPids, description } = this.look(request.pid, resident);
@@ -197,7 +197,7 @@ export class LocalSource implements SourceParticipant {
   async freeze({ migration }: MigrationRequest): Promise<void> {
     const departure = this.require(migration);
     const { record, session, pages, resident } = departure;
-    if (session === undefined || pages === undefined) throw new BugError(`${migration} is not prepared`);
+    if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
     resident?.control.park();
     await reached('source', 'parked', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);

@@ -1,4 +1,10 @@
+import { isIP } from 'node:net';
 import { z } from 'zod';
+
+const MAX_PID = 4_194_304; // PID_MAX_LIMIT, proc(5)
+const pid = z.number().int().min(1).max(MAX_PID);
+/** IPv4 or IPv6, in any of its forms. */
+export const addressSchema = z.string().refine((text) => isIP(text) !== 0, 'must be an IP address');
 
 /** What an inspection says about one property of a process: typed, so that `--json` users can act on it. */
 export const verdictSchema = z.object({
@@ -14,44 +20,46 @@ export type Verdict = z.infer<typeof verdictSchema>;
 /** A local port that belongs to the tree, in the home's address space. */
 export const portSchema = z.object({
   protocol: z.enum(['tcp', 'udp']),
-  address: z.string(),
+  address: addressSchema,
   port: z.number().int().min(1).max(65535),
   /** No process outside the tree has a socket on it: one entry in the datapath stands for all its connections. */
   exclusive: z.boolean(),
 });
 export type BoundPort = z.infer<typeof portSchema>;
 
+const endSchema = z.object({ address: addressSchema, port: z.number().int().min(0).max(65_535) });
+
 export const flowSchema = z.object({
   protocol: z.enum(['tcp', 'udp']),
-  local: z.object({ address: z.string(), port: z.number().int() }),
-  remote: z.object({ address: z.string(), port: z.number().int() }),
+  local: endSchema,
+  remote: endSchema,
 });
 export type BoundFlow = z.infer<typeof flowSchema>;
 
 /** A process tree as the migration sees it: plain data, the same on every node. */
 export const descriptionSchema = z.object({
   /** Pid at home, by which everybody names it. */
-  homePid: z.number().int(),
+  homePid: pid,
   comm: z.string(),
   commandLine: z.string(),
   /** Pids at home, the root first. */
-  pids: z.array(z.number().int()),
+  pids: z.array(pid).min(1),
   /** What else it has of numbers that must be free for it: threads, and sessions and groups without a leader. */
-  numbers: z.array(z.number().int()).default([]),
+  numbers: z.array(z.number().int().min(0).max(MAX_PID)).default([]),
   /** Session and process group of the root, by their numbers where it is. */
   session: z.object({ id: z.number().int(), group: z.number().int() }).optional(),
   executables: z.array(z.string()),
   /** Ids of all users that a process of it is, or may become. A record of an older version has none: root's alone to move. */
-  users: z.array(z.number().int()).default([]),
-  residentBytes: z.number().int(),
+  users: z.array(z.number().int().min(0)).default([]),
+  residentBytes: z.number().int().min(0),
   /** All addresses of its home, by which correspondents may reach it, the node's own first. */
-  homeAddresses: z.array(z.string()),
+  homeAddresses: z.array(addressSchema).min(1),
   ports: z.array(portSchema),
   /** Exact flows on ports that are shared with processes that stay. */
   flows: z.array(flowSchema),
   connections: z.number().int(),
   /** Addresses at the far ends of its connections and connected sockets, each once; not all of very many. */
-  correspondents: z.array(z.string()).default([]),
+  correspondents: z.array(addressSchema).default([]),
   listeners: z.number().int(),
 });
 export type ProcessDescription = z.infer<typeof descriptionSchema>;

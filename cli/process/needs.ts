@@ -2,7 +2,10 @@ import { z } from 'zod';
 
 /** A path that a process needs where it goes. */
 export const neededFileSchema = z.object({
-  path: z.string(),
+  path: z
+    .string()
+    .max(4096)
+    .regex(/^[^\0]+$/, 'must be a path'),
   use: z.enum([
     /** It has it in its memory, code above all: the very same content. */
     'mapped',
@@ -33,15 +36,15 @@ export const needsSchema = z.object({
   /** Instruction sets of the processor where the tree runs (flags of /proc/cpuinfo). */
   cpuFeatures: z.array(z.string()),
   /** As in /proc/<pid>/status, hexadecimal: those that a process of the tree has. */
-  capabilities: z.string(),
+  capabilities: z.string().regex(/^[0-9a-f]{0,16}$/, 'must be hexadecimal'),
   seccomp: z.boolean(),
   ipv6: z.boolean(),
   /** That its sockets were told to use. */
   congestionControls: z.array(z.string()),
   /** Memory of its own, which is copied, in bytes. */
-  memoryBytes: z.number().int(),
+  memoryBytes: z.number().int().min(0),
   /** Of that in huge pages. */
-  hugeBytes: z.number().int(),
+  hugeBytes: z.number().int().min(0),
   /** Numbers of the terminals whose masters it has: each is /dev/pts/<number>, and can be no other. */
   terminals: z.array(z.number().int().nonnegative()).default([]),
   /** Version of the CRIU that would dump it. */
