@@ -1,13 +1,19 @@
 // limit: 120 s
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { upperLayer } from '../../cli/process/socket-verdicts.js';
 import { readChildren } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
-import { endSubjects, enterPrivateWorld, ip, Subject } from './private-world.js';
+import { endSubjects, enterPrivateWorld, ip } from './private-world.js';
 import { examine, HOME, objections, startInState, words } from './verdicts-subject.js';
 
 const test = suite('verdicts on sockets');
+/** For unix sockets with a path. */
+const sockets = mkdtempSync(join(tmpdir(), 'homeproxy-sockets-'));
+test.after(() => rmSync(sockets, { recursive: true }));
 const entered = enterPrivateWorld({ processes: false });
 
 interface State {
@@ -179,7 +185,7 @@ loose = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)`,
     what: 'a unix listener with a path',
     source: `
 held = socket.socket(socket.AF_UNIX)
-held.bind(f'/run/homeproxy-test-{os.getpid()}')
+held.bind(f'${sockets}/{os.getpid()}')
 held.listen()
 os.unlink(held.getsockname())`,
     verdicts: ['will-change UNIX_LISTENER'],
@@ -219,9 +225,9 @@ for (const { what, source, verdicts: expected, reason, again = /^$/ } of states)
 /** A service outside the tree: a datagram socket like /dev/log's, and a listener that accepts. */
 const SERVICE = `
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-log.bind('/run/homeproxy-test-log')
+log.bind('${sockets}/log')
 listener = socket.socket(socket.AF_UNIX)
-listener.bind('/run/homeproxy-test-stream')
+listener.bind('${sockets}/stream')
 listener.listen()
 with open('/proc/self/comm', 'w') as comm: comm.write('ready')
 held = [listener.accept() for _ in range(9)]`;
@@ -230,22 +236,21 @@ test('a socket that sends to a service, as to /dev/log, is connected again; half
   const service = await startInState(SERVICE);
   const client = await startInState(`
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-log.connect('/run/homeproxy-test-log')
+log.connect('${sockets}/log')
 stream = socket.socket(socket.AF_UNIX)
-stream.connect('/run/homeproxy-test-stream')`);
+stream.connect('${sockets}/stream')`);
   try {
     const { verdicts, needs } = await examine(client.pid);
     assert.equal(words(verdicts).sort(), ['refused FOREIGN_UNIX_SOCKET', 'will-change UNIX_DATAGRAMS']);
     const refused = verdicts.find(({ outcome }) => outcome === 'refused');
-    assert.match(refused?.reason ?? '', new RegExp(`/run/homeproxy-test-stream with pid ${service.pid} \\(ready\\)`));
+    assert.match(refused?.reason ?? '', new RegExp(`${sockets}/stream with pid ${service.pid} \\(ready\\)`));
     assert.equal(
       needs.files.filter(({ use }) => use === 'peer').map(({ path }) => path),
-      ['/run/homeproxy-test-log'],
+      [`${sockets}/log`],
     );
   } finally {
     service.kill();
     client.kill();
-    Subject.silent("os.unlink('/run/homeproxy-test-log'); os.unlink('/run/homeproxy-test-stream')");
   }
 });
 
