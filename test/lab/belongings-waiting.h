@@ -59,7 +59,7 @@ static int check_channels(void)
 /* --- timers: what is left of them, and that they still go off --- */
 
 static timer_t posix_timer;
-static int timer_fd;
+static int timer_fd, ticking;
 static time_t armed_at; /* a clock that the moves do not touch */
 
 static int open_timers(void)
@@ -68,6 +68,10 @@ static int open_timers(void)
 
 	MUST(timer_create(CLOCK_MONOTONIC, &event, &posix_timer) == 0);
 	MUST((timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK)) >= 0);
+	MUST((ticking = timerfd_create(CLOCK_MONOTONIC, 0)) >= 0);
+	struct itimerspec tick = { .it_value.tv_nsec = 50000000, .it_interval.tv_nsec = 50000000 };
+
+	MUST(timerfd_settime(ticking, 0, &tick, NULL) == 0);
 	return 0;
 }
 
@@ -93,10 +97,13 @@ static int check_timers(void)
 {
 	struct itimerval real;
 	struct itimerspec spec;
+	uint64_t ticks;
 
 	MUST(getitimer(ITIMER_REAL, &real) == 0 && is_left(real.it_value.tv_sec) && real.it_interval.tv_sec == 11);
 	MUST(timer_gettime(posix_timer, &spec) == 0 && is_left(spec.it_value.tv_sec) && spec.it_interval.tv_sec == 12);
 	MUST(timerfd_gettime(timer_fd, &spec) == 0 && is_left(spec.it_value.tv_sec) && spec.it_interval.tv_sec == 12);
+	MUST(read(ticking, &ticks, sizeof(ticks)) == sizeof(ticks) && ticks >= 1); /* those that came before the move */
+	MUST(read(ticking, &ticks, sizeof(ticks)) == sizeof(ticks) && ticks >= 1); /* and it goes on */
 	return 0;
 }
 
