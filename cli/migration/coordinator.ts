@@ -11,6 +11,7 @@ import type { MigrateOptions } from './migrate-options.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
 import { alreadyMoving, alreadyThere, reasonOf, refuse, requireOwner, rolledBack } from './refusals.js';
+import { sharedAsAtHome } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 import { Stopwatch } from './stopwatch.js';
@@ -80,7 +81,9 @@ export class Coordinator {
     const twin = this.twins.find(pid);
     const source = this.participants.source(twin?.record.location ?? this.site.node);
     const carry = twin?.record.carry ?? asked;
-    return source.inspect({ pid, twin: twin?.id, carry });
+    const found = await source.inspect({ pid, twin: twin?.id, carry });
+    if (twin === undefined) return found;
+    return { ...found, description: sharedAsAtHome(twin.record.description, found.description) };
   }
 
   /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */
@@ -251,7 +254,8 @@ export class Coordinator {
     twin.control.raise(course.epoch);
     twin.control.holdNew();
     await reached('coordinator', 'new-held', migration);
-    course.description = (await course.unlessStopped(source.drain({ migration }))).description;
+    const drained = await course.unlessStopped(source.drain({ migration }));
+    course.description = sharedAsAtHome(twin.record.description, drained.description);
     twin.control.claim(course.description);
     await reached('coordinator', 'drained', migration);
 
