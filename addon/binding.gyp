@@ -5,6 +5,7 @@
       'sources': [
         'src/addon.cc',
         'src/batch.cc',
+        'src/borrowed-task.cc',
         'src/btf.cc',
         'src/descriptor.cc',
         'src/failure.cc',
@@ -18,6 +19,7 @@
         'src/survey.cc',
         'src/system.cc',
         'src/tap.cc',
+        'src/tracker.cc',
         'src/watch.cc',
       ],
       'include_dirs': ['<!@(node -p "require(\'node-addon-api\').include_dir")'],
@@ -47,6 +49,14 @@
       'type': 'loadable_module',
       'sources': ['src/criu-hooks.c'],
       'cflags': ['-Wall', '-Wextra', '-fvisibility=hidden'],
+      'ldflags': ['-Wl,--as-needed'],
+    },
+    {
+      # Loaded into CRIU, which may be one with a C library of its own: nothing but that may be needed.
+      'target_name': 'criu-memory',
+      'type': 'loadable_module',
+      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-restore.c'],
+      'cflags': ['-fvisibility=hidden', '-Wall', '-Wextra'],
       'ldflags': ['-Wl,--as-needed'],
     },
   ],

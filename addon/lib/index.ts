@@ -48,4 +48,5 @@ export {
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
+export { criuMemoryLibrary, readMemory, scanPresent, scanWritten, trackWrites } from './tracker.js';
 export type * from './types.js';

@@ -16,6 +16,7 @@
 #include "survey.h"
 #include "system.h"
 #include "tap.h"
+#include "tracker.h"
 #include "watch.h"
 
 namespace homeproxy {
@@ -46,6 +47,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportSurvey(env, exports);
   ExportSystem(env, exports);
   ExportTap(env, exports);
+  ExportTracker(env, exports);
   ExportWatch(env, exports);
   return exports;
 }

@@ -40,11 +40,17 @@ export function parseLoaded(text: string): string[] {
 
 /**
  * Lets CRIU into a pod that has a root of its own, read-only, with the images of one run.
+ * @param preloads further libraries that are loaded into CRIU.
  * @returns the command line with which CRIU starts there, that which makes a session for it, and where it has the images.
  * @throws {UserError} `ADDON_INCOMPLETE`. {ExternalError} `NO_LOADER`.
  */
-export async function openDoor(init: number, criu: string, images: string): Promise<Door> {
-  const files = [...(await librariesOf(criu)), criu, hooks(), SETSID];
+export async function openDoor(
+  init: number,
+  criu: string,
+  images: string,
+  preloads: readonly string[] = [],
+): Promise<Door> {
+  const files = [...(await librariesOf(criu)), criu, hooks(), ...preloads, SETSID];
   const loader = files.find((path) => LOADER.test(basename(path)));
   if (loader === undefined) {
     throw new ExternalError({ code: 'NO_LOADER', message: 'CRIU names no loader', command: criu, log: files });
@@ -73,7 +79,7 @@ export async function openDoor(init: number, criu: string, images: string): Prom
   const inside = (path: string): string => `${DOOR}/${basename(path)}`;
   const load = [inside(loader), '--library-path', DOOR];
   return {
-    command: [...load, '--preload', inside(hooks()), inside(criu)],
+    command: [...load, '--preload', [hooks(), ...preloads].map(inside).join(':'), inside(criu)],
     leader: [...load, inside(SETSID), '--wait'],
     images: IMAGES,
   };

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { accessSync, constants, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { criuMemoryLibrary } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
@@ -64,7 +65,13 @@ export interface Surroundings {
   readonly cgroupProcs?: string;
 }
 
-export interface DumpOptions extends Surroundings {
+/** How CRIU leaves large memory to us (`cli/memory`); absent: it carries all. */
+export interface MemoryOptions {
+  /** Most memory that a restore takes in this way, in bytes. */
+  readonly memoryLimit?: number;
+}
+
+export interface DumpOptions extends Surroundings, MemoryOptions {
   readonly criu: string;
   /** Root of the tree, as the namespaces in which CRIU runs number it. */
   readonly pid: number;
@@ -75,7 +82,7 @@ export interface DumpOptions extends Surroundings {
   readonly outsideIpc?: boolean;
 }
 
-export interface RestoreOptions extends Surroundings {
+export interface RestoreOptions extends Surroundings, MemoryOptions {
   readonly criu: string;
   readonly images: string;
   /** The root did not lead its session: it is restored into a session and a group of CRIU's. */
@@ -128,8 +135,9 @@ async function start(
   options: DumpOptions | RestoreOptions,
   args: readonly string[],
 ): Promise<CriuSession> {
-  const { criu, images, podInit, ownRoot, shellJob } = options;
-  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images) : undefined;
+  const { criu, images, podInit, ownRoot, shellJob, memoryLimit } = options;
+  const memory = memoryLimit === undefined ? [] : [criuMemoryLibrary()];
+  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images, memory) : undefined;
   // Behind a door nothing runs the script; but a run is found again by the folder of its images, which its command line must name.
   const script = door === undefined ? projectFile('config/criu-action.sh') : images;
   const job = shellJob === true ? ['--shell-job'] : [];
@@ -137,9 +145,14 @@ async function start(
   const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', script];
   const leader = verb === 'restore' && shellJob === true ? (door?.leader ?? ['setsid', '--wait']) : [];
   const apart = 'outsideIpc' in options && options.outsideIpc === true ? ['unshare', '--ipc', '--'] : [];
-  const program = [...leader, ...apart, ...(door?.command ?? [criu])];
+  const program = [...leader, ...apart, ...(door?.command ?? [...preload(memory), criu])];
   const argv = surround([...program, verb, ...files, ...COMMON, ...job, ...args], options);
-  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/' });
+  const told =
+    memoryLimit === undefined
+      ? {}
+      : { HOMEPROXY_MEMORY: door?.images ?? images, HOMEPROXY_MEMORY_LIMIT: String(memoryLimit) };
+  const env = { ...process.env, ...told };
+  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: 'ignore', detached: true, cwd: '/', env });
   favour(child.pid); // it has a session of its own; what it restores gets back its own nice value from the images
   if (verb === 'dump') spareFromOutOfMemory(child.pid);
   const exited = new Promise<number | null>((resolve) => {
@@ -159,6 +172,11 @@ function spareFromOutOfMemory(pid: number | undefined): void {
   } catch {
     // without CAP_SYS_RESOURCE, or it has ended: it is as likely as any other then
   }
+}
+
+/** Loads libraries into CRIU, and into nothing that starts it. */
+function preload(libraries: readonly string[]): string[] {
+  return libraries.length === 0 ? [] : ['env', `LD_PRELOAD=${libraries.join(':')}`];
 }
 
 /**

@@ -1,9 +1,10 @@
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import { UserError } from '../errors.js';
+import type { ArrivingMemory } from '../memory/arriving.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { Arriving } from './carrying.js';
-import type { PrepareDestinationRequest } from './messages.js';
+import type { NodeName, PrepareDestinationRequest } from './messages.js';
 import type { ArrivalRecord } from './records.js';
 import type { Resident } from './residents.js';
 import type { Site } from './site.js';
@@ -14,6 +15,8 @@ export interface Arrival {
   /** Undefined when this node is its home: it becomes an ordinary process here. */
   resident: Resident | undefined;
   session: CriuSession | undefined;
+  /** Set when it has much memory, which does not come in images. */
+  memory: ArrivingMemory | undefined;
   receiving: boolean;
   /** Its preparation, while that goes on. */
   preparing: Promise<void> | undefined;
@@ -23,16 +26,41 @@ export interface Arrival {
   runs: boolean;
 }
 
+/** What an arrival begins with. */
+export const NEW_ARRIVAL = {
+  resident: undefined,
+  session: undefined,
+  memory: undefined,
+  receiving: false,
+  preparing: undefined,
+  files: undefined,
+  runs: false,
+};
+
 /** At home: where CRIU and the tree that it restores are members, so that all of them can be found, and ended, together. */
 export function homeNursery({ migration, cgroup = '' }: PrepareDestinationRequest): FreezerRecord {
   const origin = new Cgroup(cgroup).nearestExisting();
   return { path: origin.child(`homeproxy-${migration}`).path, origins: [[0, origin.path]] };
 }
 
+/** A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom. */
+export function limitOf({ description }: PrepareDestinationRequest): number {
+  return 2 * description.residentBytes + (256 << 20);
+}
+
 export function copyLost(log: readonly string[]): UserError {
   return new UserError({
     code: 'COPY_LOST',
     message: ['CRIU ended at the destination before the process ran there', ...log].join('\n  '),
+    exitStatus: 6,
+  });
+}
+
+export function notExpected(node: NodeName, peer: string, migration: string): UserError {
+  return new UserError({
+    code: 'NOT_EXPECTED',
+    message: `${node.name} does not expect the images of ${migration} from ${peer}`,
+    remedy: 'start the migration again',
     exitStatus: 6,
   });
 }

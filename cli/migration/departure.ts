@@ -3,6 +3,7 @@ import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
 import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
+import type { DepartingMemory } from '../memory/departing.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
 import type { ParkCounts } from './messages.js';
@@ -21,6 +22,10 @@ export interface Departure {
   ahead: Ahead;
   /** Undefined when its files stay where they are, and after a restart of the daemon. */
   files: DepartingFiles | undefined;
+  /** Large memory, which is not CRIU's. */
+  memory: DepartingMemory | undefined;
+  /** Bytes of it that were sent before the freeze. */
+  memorySent: number;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
   /** Set when it lives here for another home. */
@@ -31,9 +36,12 @@ export interface Departure {
   preparing: Promise<void> | undefined;
 }
 
+/** What a departure begins with. */
 export const IDLE = {
   ahead: new Ahead(Buffer.alloc(0)),
   files: undefined,
+  memory: undefined,
+  memorySent: 0,
   sending: undefined,
   reverting: false,
   preparing: undefined,

@@ -5,10 +5,20 @@ import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
-import { UserError } from '../errors.js';
+import type { UserError } from '../errors.js';
+import { ArrivingMemory } from '../memory/arriving.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
-import { type Arrival, copyLost, gaveUp, homeNursery, refuseStale } from './arrival.js';
+import {
+  type Arrival,
+  copyLost,
+  gaveUp,
+  homeNursery,
+  limitOf,
+  NEW_ARRIVAL,
+  notExpected,
+  refuseStale,
+} from './arrival.js';
 import { restoreOptions } from './carried-options.js';
 import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
 import { requireCredible, requireOwnPlaces } from './credible.js';
@@ -58,15 +68,7 @@ export class LocalDestination implements DestinationParticipant {
       const { criu, images, request } = record;
       const session = CriuSession.adopt({ verb: 'restore', process: criu, images });
       const resident = this.site.residents.find(request.twin);
-      this.arrivals.set(request.migration, {
-        record,
-        session,
-        resident,
-        receiving: false,
-        preparing: undefined,
-        files: undefined,
-        runs: false,
-      });
+      this.arrivals.set(request.migration, { ...NEW_ARRIVAL, record, session, resident });
       if (record.outcome === 'running') this.finish(request).catch(() => undefined); // decided: nobody needs to ask
     }
   }
@@ -144,15 +146,7 @@ export class LocalDestination implements DestinationParticipant {
       received: false,
       outcome: 'held',
     };
-    const arrival: Arrival = {
-      record,
-      resident: undefined,
-      session: undefined,
-      receiving: false,
-      preparing: undefined,
-      files: undefined,
-      runs: false,
-    };
+    const arrival: Arrival = { ...NEW_ARRIVAL, record };
     this.keep(arrival, {});
     arrival.preparing = this.makeReady(arrival, criu);
     try {
@@ -184,9 +178,19 @@ export class LocalDestination implements DestinationParticipant {
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings =
       pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
-    const session = await startRestore({ criu, images, shellJob: isShellJob(request.description), ...inside });
+    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
+    const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
+    const session = await startRestore({
+      criu,
+      images,
+      shellJob: isShellJob(request.description),
+      ...inside,
+      ...memory,
+    });
     arrival.session = session;
-    await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
+    if (arrival.memory === undefined) {
+      await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
+    }
     await reached('destination', 'criu-started', migration);
     this.keep(arrival, { criu: session.run.process });
   }
@@ -214,17 +218,19 @@ export class LocalDestination implements DestinationParticipant {
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
   }
 
+  /** Takes memory that `peer` sends before and in the freeze. @throws {UserError} as {@link receive}, `MEMORY_REFUSED` */
+  async receiveMemory(peer: string, migration: string, records: AsyncIterable<Buffer>): Promise<void> {
+    const { memory, session } = this.expect(peer, migration);
+    if (memory === undefined || session === undefined) throw notExpected(this.node, peer, migration);
+    await memory.take(records, session);
+  }
+
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {
     const arrival = this.arrivals.get(migration);
     const free = whileReceiving || arrival?.receiving === false;
     const expected = arrival?.record.request.source.name === peer && free && !this.aborted.has(migration);
     if (arrival !== undefined && expected) return arrival;
-    throw new UserError({
-      code: 'NOT_EXPECTED',
-      message: `${this.node.name} does not expect the images of ${migration} from ${peer}`,
-      remedy: 'start the migration again',
-      exitStatus: 6,
-    });
+    throw notExpected(this.node, peer, migration);
   }
 
   /** Takes the images that `peer` sends. @throws {UserError} `NOT_EXPECTED` unless it is this migration's source. */
@@ -232,11 +238,10 @@ export class LocalDestination implements DestinationParticipant {
     const arrival = this.expect(peer, migration);
     arrival.receiving = true;
     await reached('destination', 'receiving', migration);
-    // A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom.
-    const limit = 2 * arrival.record.request.description.residentBytes + (256 << 20);
-    const inventory = await decodeImages(images, arrival.record.images, limit);
+    const inventory = await decodeImages(images, arrival.record.images, limitOf(arrival.record.request));
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
     keepTimers(arrival.record.images);
+    if (arrival.session !== undefined) await arrival.memory?.complete(arrival.record.images, arrival.session);
     this.keep(arrival, { received: true });
     await filesArrived(arrival);
     await reached('destination', 'received', migration);

@@ -10,6 +10,8 @@ export interface ImageRoad {
   open(to: NodeName): Promise<void>;
   /** Sends memory before the freeze. @returns how many bytes of it the destination keeps. */
   sendAhead(to: NodeName, migration: string, pages: AsyncIterable<Buffer>): Promise<number>;
+  /** Sends large memory, from before the freeze until its end. @param signal its abort cuts the connection. */
+  sendMemory(to: NodeName, migration: string, records: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void>;
   /** @param signal its abort cuts the connection. */
   send(to: NodeName, migration: string, images: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void>;
 }

@@ -6,7 +6,9 @@ import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { UserError } from '../errors.js';
+import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
+import type { ProcessDescription } from '../process/description.js';
 import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
@@ -68,7 +70,9 @@ export class LocalSource implements SourceParticipant {
       const resident = this.site.residents.find(twin);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
+      const memory = DepartingMemory.adopt(record.images);
+      memory?.giveUp(tooLate(migration), session);
+      this.departures.set(migration, { ...IDLE, record, session, pages, memory, resident });
     }
   }
 
@@ -119,7 +123,7 @@ export class LocalSource implements SourceParticipant {
     };
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
-    departure.preparing = this.makeReady(departure, criu, isShellJob(description));
+    departure.preparing = this.makeReady(departure, criu, description);
     try {
       await departure.preparing;
     } catch (error) {
@@ -130,7 +134,7 @@ export class LocalSource implements SourceParticipant {
     departure.preparing = undefined;
   }
 
-  private async makeReady(departure: Departure, criu: string, shellJob: boolean): Promise<void> {
+  private async makeReady(departure: Departure, criu: string, description: ProcessDescription): Promise<void> {
     const { record, resident } = departure;
     const { request, images, localPids } = record;
     const { migration } = request;
@@ -145,7 +149,16 @@ export class LocalSource implements SourceParticipant {
     const inside =
       resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
     departure.pages = await PagePipe.create(images);
-    departure.session = await startDump({ criu, images, pid, shellJob, outsideIpc: usesSysv(record), ...inside });
+    departure.memory = await DepartingMemory.prepare(images, localPids, description.residentBytes);
+    departure.session = await startDump({
+      criu,
+      images,
+      pid,
+      shellJob: isShellJob(description),
+      outsideIpc: usesSysv(record),
+      ...inside,
+      ...(departure.memory === undefined ? {} : { memoryLimit: 0 }),
+    });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
     await Promise.all([
@@ -167,7 +180,16 @@ export class LocalSource implements SourceParticipant {
   async sendAhead({ migration }: MigrationRequest): Promise<TransferResponse> {
     const departure = this.require(migration);
     const { request, localPids } = departure.record;
-    departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
+    const { destination } = request;
+    const sent = await departure.memory?.sendAhead(localPids[0] ?? 0, (records, signal) =>
+      this.road.sendMemory(destination, migration, records, signal),
+    );
+    if (sent !== undefined) {
+      departure.memorySent = sent;
+      await reached('source', 'sent-ahead', migration);
+      return { bytes: sent };
+    }
+    departure.ahead = await sendAhead(this.road, destination, migration, localPids[0] ?? 0);
     departure.pages?.expect(departure.ahead.pages.length);
     await reached('source', 'sent-ahead', migration);
     return { bytes: departure.ahead.pages.length };
@@ -228,8 +250,12 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
+    const passed = departure.memory?.passGate(session, record.localPids[0] ?? 0);
+    passed?.catch(() => undefined); // heard below, when the dump has ended one way or the other
     await sending.unlessItFails(dump);
+    await passed;
     await reached('source', 'dumped', migration);
+    departure.memory?.finishDump(record.images);
     requireSamePorts(record, await noted);
     const sysv = await requireSaved(record);
     if (usesSysv({ sysv })) this.keep(departure, { sysv });
@@ -246,9 +272,9 @@ export class LocalSource implements SourceParticipant {
 
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { sending } = this.require(migration);
+    const { sending, memory, memorySent } = this.require(migration);
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
-    const bytes = await sending.delivered;
+    const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
     await reached('source', 'sent', migration);
     return { bytes };
   }
@@ -296,6 +322,7 @@ export class LocalSource implements SourceParticipant {
     const held = session?.passed('pre-dump') === true;
     sending?.giveUp(tooLate(migration));
     pages?.discard();
+    departure.memory?.giveUp(tooLate(migration), session);
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
     pages?.close();

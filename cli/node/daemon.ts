@@ -28,7 +28,14 @@ import { draineeHandlers } from './drain.js';
 import { LocalDrainee } from './drainee.js';
 import { openForwarding } from './forwarding-setup.js';
 import { logEnd, openMonitoring } from './monitoring-setup.js';
-import { aheadUpload, filesOffer, filesUpload, imagesUpload, participantHandlers } from './peer-methods.js';
+import {
+  aheadUpload,
+  filesOffer,
+  filesUpload,
+  imagesUpload,
+  memoryUpload,
+  participantHandlers,
+} from './peer-methods.js';
 import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.js';
 import { hostFactsHandler, openPolicies, type Policies, policyState } from './policy-setup.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
@@ -125,6 +132,11 @@ export class Daemon {
       sendFiles: async (to, migration, parcel) => {
         const { transferMs } = config.timeouts;
         await requireClient(clients, to).stream(filesUpload, migration, parcel, { timeoutMs: transferMs });
+      },
+      sendMemory: async (to, migration, records, signal) => {
+        const { transferMs, freezeMs } = config.timeouts;
+        const timeoutMs = 2 * transferMs + freezeMs; // before the freeze and in it
+        await requireClient(clients, to).stream(memoryUpload, migration, records, { timeoutMs, signal });
       },
       send: async (to, migration, images, signal) => {
         const { transferMs } = config.timeouts;

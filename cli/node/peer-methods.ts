@@ -91,6 +91,7 @@ export const aheadUpload = defineUpload({ name: 'ahead', response: aheadResponse
 /** The list of all files that travel, and files. */
 export const filesOffer = defineUpload({ name: 'files-offer', response: offerResponse });
 export const filesUpload = defineUpload({ name: 'files', response: nothing });
+export const memoryUpload = defineUpload({ name: 'memory', response: nothing });
 
 export interface ParticipantParts {
   readonly source: LocalSource;
@@ -243,6 +244,10 @@ export function participantHandlers({ source, destination, residents, twins, ste
   const uploads = [
     serveUpload(imagesUpload, async (migration, body, { peer }: PeerContext) => {
       await destination.receive(peer, migration, body);
+      return {};
+    }),
+    serveUpload(memoryUpload, async (migration, body, { peer }: PeerContext) => {
+      await destination.receiveMemory(peer, migration, body);
       return {};
     }),
     serveUpload(aheadUpload, async (migration, body, { peer }: PeerContext) => {

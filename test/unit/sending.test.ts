@@ -50,6 +50,8 @@ class Road implements ImageRoad {
 
   async open(): Promise<void> {}
 
+  async sendMemory(): Promise<void> {}
+
   async sendAhead(_to: unknown, _migration: string, pages: AsyncIterable<Buffer>): Promise<number> {
     for await (const chunk of pages) this.ahead.push(chunk);
     return Math.min(this.keeps, Buffer.concat(this.ahead).length);

@@ -1,0 +1,48 @@
+import { fileURLToPath } from 'node:url';
+import { native } from './native.js';
+
+/**
+ * Begins to track where a process writes (userfaultfd in asynchronous write protection, Linux 6.7). One of its threads stands
+ * still for some tenths of a millisecond; nothing of it is left in the process, and closing the descriptor ends it.
+ * @returns a descriptor for {@link scanWritten}; close it with `fs.closeSync`.
+ * @throws {BpfError} ENOTSUP on another machine than x86-64 and for a 32-bit process; EINVAL before Linux 6.7; EBUSY when it is
+ * stopped, or our own child; EPERM when it is traced, EMFILE when it has no free descriptor, ESRCH when it has ended.
+ */
+export function trackWrites(pid: number): Promise<number> {
+  return native.trackWrites(pid);
+}
+
+/**
+ * The pages of a process that were written since the last call, or not asked about before: those that are in memory or swapped
+ * out, not a file's, and not the kernel's zero page.
+ * @param mappings start and end of each, page-aligned; private, anonymous and readable ones.
+ * @param last the process stands still and this is the last call: nothing is armed again.
+ * @returns start and end of each range, in the order of the mappings.
+ * @throws {BpfError} ENOENT, ESRCH when the process has ended.
+ */
+export function scanWritten(
+  tracker: number,
+  pid: number,
+  mappings: BigUint64Array,
+  last: boolean,
+): Promise<BigUint64Array> {
+  return native.scanWritten(tracker, pid, mappings, last);
+}
+
+/** All pages of such mappings that hold something, as ranges. @throws {BpfError} as {@link scanWritten} */
+export function scanPresent(pid: number, mappings: BigUint64Array): Promise<BigUint64Array> {
+  return native.scanPresent(pid, mappings);
+}
+
+/**
+ * Copies memory of another process (process_vm_readv).
+ * @returns how many bytes: fewer than the buffer has when the rest is not mapped any more. @throws {BpfError} ESRCH, EPERM
+ */
+export function readMemory(pid: number, address: bigint, buffer: Uint8Array): number {
+  return native.readMemory(pid, address, buffer);
+}
+
+/** The object that CRIU loads to leave large memory to us (src/criu-memory.c). */
+export function criuMemoryLibrary(): string {
+  return fileURLToPath(new URL('../../../addon/build/Release/criu-memory.node', import.meta.url));
+}

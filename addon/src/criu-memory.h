@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is loaded into CRIU (criu-memory.c): its parts, and what they have in common. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define PAGE 4096ul
+#define MAX_MAPPINGS 2048
+#define GATE_MS 20000
+
+struct range {
+	uint64_t start, end;
+};
+
+/* A file in the folder of the images. -> descriptor, or -1 */
+int open_beside(const char *name, int flags);
+
+/* -> 1: all of it, 0: the end before the first byte, -1: an error, or the end in its midst */
+int read_all(int fd, void *into, size_t bytes);
+
+/* In a dump, once all tasks are seized: waits to be told what to hide. One who says nothing hides nothing. -> false: nobody came */
+bool pass_gate(void);
+
+/* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */
+bool take_memory(uint64_t room);

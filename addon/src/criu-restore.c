@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The restore's side of criu-memory.c: memory arrives in CRIU's own address space, and is moved from there. */
+#undef _FILE_OFFSET_BITS /* it would rename the functions that are defined here */
+#define _GNU_SOURCE
+#include "criu-memory.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define ADDRESS_BIT (1ul << 46)
+#define ADDRESS_END (1ul << 47)
+#define MAX_AREAS 16384
+#define MAX_KEPT (1u << 20)
+
+enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE };
+
+struct record {
+	uint32_t kind, zero;
+	uint64_t start, bytes;
+};
+
+/* Part of the address space that is there for arriving pages; a bit for each that has come. */
+struct area {
+	uint64_t start, end;
+	uint8_t *come;
+};
+
+/* What CRIU has mapped to put a mapping's content there. */
+struct premap {
+	uintptr_t address;
+	size_t length;
+	int prot, flags;
+};
+
+static uint64_t room; /* pages that may still come */
+static bool memory_came;
+static struct range mappings[MAX_MAPPINGS];
+static unsigned int mapping_count;
+static struct area areas[MAX_AREAS];
+static unsigned int area_count;
+static struct range *kept;
+static unsigned int kept_count;
+static struct premap *premaps;
+static unsigned int premap_count, premap_room;
+
+static void *place(uint64_t address)
+{
+	return (void *)(uintptr_t)(address ^ ADDRESS_BIT);
+}
+
+static struct area *area_at(uint64_t address)
+{
+	static unsigned int last;
+
+	if (last < area_count && areas[last].start <= address && address < areas[last].end)
+		return &areas[last];
+	for (unsigned int i = 0; i < area_count; i++) {
+		if (areas[i].start <= address && address < areas[i].end) {
+			last = i;
+			return &areas[i];
+		}
+	}
+	return NULL;
+}
+
+/* Makes what is not there yet of a mapping. */
+static bool make_area(uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end;) {
+		const struct area *there = area_at(at);
+		uint64_t stop = end;
+		void *made;
+
+		if (there) {
+			at = there->end;
+			continue;
+		}
+		for (unsigned int i = 0; i < area_count; i++)
+			if (areas[i].start > at && areas[i].start < stop)
+				stop = areas[i].start;
+		if (area_count == MAX_AREAS)
+			return false;
+		made = (void *)syscall(SYS_mmap, place(at), stop - at, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0ul);
+		if (made != place(at))
+			return false;
+		areas[area_count].come = calloc((stop - at) / PAGE / 8 + 1, 1);
+		if (!areas[area_count].come)
+			return false;
+		areas[area_count].start = at;
+		areas[area_count].end = stop;
+		area_count++;
+		at = stop;
+	}
+	return true;
+}
+
+/* Whether there is room for these pages: those that have come before need none. */
+static bool admit(uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end; at += PAGE) {
+		struct area *area = area_at(at);
+		uint64_t page;
+
+		if (!area)
+			return false;
+		page = (at - area->start) / PAGE;
+		if (area->come[page / 8] & (1 << page % 8))
+			continue;
+		if (room == 0)
+			return false;
+		room--;
+		area->come[page / 8] |= 1 << page % 8;
+	}
+	return true;
+}
+
+static bool forget(uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end;) {
+		const struct area *area = area_at(at);
+		uint64_t stop;
+
+		if (!area)
+			return false;
+		stop = area->end < end ? area->end : end;
+		if (madvise(place(at), stop - at, MADV_DONTNEED) != 0)
+			return false;
+		at = stop;
+	}
+	return true;
+}
+
+/* Only what is kept stays: the process may have given the rest back meanwhile, and must find zeros there. */
+static bool forget_others(void)
+{
+	unsigned int next = 0;
+
+	for (unsigned int i = 0; i < mapping_count; i++) {
+		uint64_t at = mappings[i].start;
+
+		for (; next < kept_count && kept[next].start < mappings[i].end; next++) {
+			if (kept[next].start < at || kept[next].end > mappings[i].end)
+				return false;
+			if (at < kept[next].start && !forget(at, kept[next].start))
+				return false;
+			at = kept[next].end;
+		}
+		if (at < mappings[i].end && !forget(at, mappings[i].end))
+			return false;
+	}
+	return next == kept_count;
+}
+
+static bool take_record(int fd, const struct record *record)
+{
+	const uint64_t start = be64toh(record->start), bytes = be64toh(record->bytes), end = start + bytes;
+	const uint32_t kind = be32toh(record->kind);
+
+	if (kind == LIFE)
+		return true;
+	if (start % PAGE || bytes % PAGE || bytes == 0 || bytes > ADDRESS_END || start > ADDRESS_END - bytes)
+		return false;
+	switch (kind) {
+	case AREA:
+		return make_area(start, end);
+	case PAGES:
+		return admit(start, end) && read_all(fd, place(start), bytes) == 1;
+	case ZERO:
+		return forget(start, end);
+	case MAPPING:
+		if (mapping_count == MAX_MAPPINGS || kept_count > 0)
+			return false;
+		if (mapping_count > 0 && mappings[mapping_count - 1].end > start)
+			return false;
+		mappings[mapping_count].start = start;
+		mappings[mapping_count++].end = end;
+		return make_area(start, end);
+	case KEEP:
+		if (!kept)
+			kept = malloc(MAX_KEPT * sizeof *kept);
+		if (!kept || kept_count == MAX_KEPT)
+			return false;
+		if (kept_count > 0 && kept[kept_count - 1].end > start)
+			return false;
+		kept[kept_count].start = start;
+		kept[kept_count++].end = end;
+		return true;
+	}
+	return false;
+}
+
+bool take_memory(uint64_t pages)
+{
+	int fd = open_beside("memory", O_RDONLY);
+	struct record record;
+	bool first = true, good = true;
+
+	room = pages;
+	if (fd < 0)
+		return errno == ENOENT;
+	for (;; first = false) {
+		const int got = read_all(fd, &record, sizeof record);
+
+		if (got == 0 && first)
+			break; /* there is none: CRIU carries all */
+		good = got == 1;
+		if (good && be32toh(record.kind) == END) {
+			memory_came = true;
+			good = forget_others();
+			break;
+		}
+		if (!good || !take_record(fd, &record))
+			good = false;
+		if (!good)
+			break;
+	}
+	close(fd);
+	return good;
+}
+
+EXPORT void *mmap64(void *address, size_t length, int prot, int flags, int fd, off_t offset)
+{
+	void *made = (void *)syscall(SYS_mmap, address, length, prot, flags, fd, offset);
+
+	if (memory_came && made != MAP_FAILED && (flags & MAP_FIXED) && (flags & MAP_PRIVATE) && (flags & MAP_ANONYMOUS)) {
+		if (premap_count == premap_room) {
+			premap_room += 4096;
+			premaps = realloc(premaps, premap_room * sizeof *premaps);
+			if (!premaps)
+				abort(); /* the restore fails, and is rolled back */
+		}
+		premaps[premap_count++] =
+			(struct premap){.address = (uintptr_t)made, .length = length, .prot = prot, .flags = flags};
+	}
+	return made;
+}
+
+EXPORT void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset)
+	__attribute__((alias("mmap64")));
+
+/* mremap moves one mapping at a time; what came in several pieces may be several to the kernel. */
+static void copy_kept(const struct range *mapping, char *to)
+{
+	for (unsigned int i = 0; i < kept_count; i++)
+		if (kept[i].start >= mapping->start && kept[i].end <= mapping->end)
+			memcpy(to + (kept[i].start - mapping->start), place(kept[i].start),
+			       kept[i].end - kept[i].start);
+}
+
+static bool move_mapping(const struct range *mapping, void *to)
+{
+	const size_t length = mapping->end - mapping->start;
+	const struct premap *made = NULL;
+	void *moved;
+
+	for (unsigned int i = premap_count; i-- > 0 && !made;)
+		if (premaps[i].address == (uintptr_t)to)
+			made = &premaps[i];
+	if (!made || made->length != length)
+		return false;
+	moved = mremap(place(mapping->start), length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	if (moved == MAP_FAILED) {
+		/* by then the kernel has unmapped what was there */
+		if (errno != EFAULT || (void *)syscall(SYS_mmap, to, length, made->prot | PROT_WRITE, made->flags, -1, 0ul) != to)
+			return false;
+		copy_kept(mapping, to);
+		return true;
+	}
+	if (made->prot != (PROT_READ | PROT_WRITE) && mprotect(to, length, made->prot) != 0)
+		return false;
+	return !(made->flags & MAP_LOCKED) || mlock(to, length) == 0;
+}
+
+static bool is_parents_pages(int fd)
+{
+	static const char name[] = "/parent/pages-1.img";
+	char link[64], target[4096];
+	ssize_t length;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	length = readlink(link, target, sizeof target);
+	return length >= (ssize_t)sizeof name - 1 &&
+	       memcmp(target + length - (sizeof name - 1), name, sizeof name - 1) == 0;
+}
+
+/* The parent's images name the first page of each mapping, in their order, and nothing else. */
+EXPORT ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+	ssize_t done = 0;
+
+	if (!memory_came || !is_parents_pages(fd))
+		return syscall(SYS_preadv, fd, pieces, (long)count, offset, 0l);
+	for (int i = 0; i < count; i++) {
+		for (size_t at = 0; at < pieces[i].iov_len; at += PAGE, done += PAGE) {
+			const uint64_t which = (offset + done) / PAGE;
+
+			if (which >= mapping_count || !move_mapping(&mappings[which], (char *)pieces[i].iov_base + at)) {
+				errno = EIO;
+				return -1;
+			}
+		}
+	}
+	return done;
+}
+
+EXPORT ssize_t preadv(int fd, const struct iovec *pieces, int count, off_t offset) __attribute__((alias("preadv64")));

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tracker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "borrowed-task.h"
+#include "descriptor.h"
+#include "failure.h"
+
+namespace homeproxy {
+namespace {
+
+// linux/userfaultfd.h and linux/fs.h of 6.7
+constexpr uint64_t kWriteProtectUnpopulated = 1 << 13, kWriteProtectAsync = 1 << 15;
+
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+
+struct PageScan {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, PageScan);
+constexpr uint64_t kRearm = 1 << 0, kRequireAsync = 1 << 1;
+constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwapped = 1 << 4, kZeroPage = 1 << 5;
+
+using Ranges = std::vector<uint64_t>;  // start, end, start, end ...
+
+// Runs off the main thread and answers with a promise.
+class Task : public Napi::AsyncWorker {
+ public:
+  using Work = std::function<void(Trouble*)>;
+  using Result = std::function<Napi::Value(Napi::Env)>;
+
+  static Napi::Value Start(Napi::Env env, Work work, Result result) {
+    auto* task = new Task(env, std::move(work), std::move(result));
+    const Napi::Value promise = task->deferred_.Promise();
+    task->Queue();
+    return promise;
+  }
+
+  void Execute() override { work_(&trouble_); }
+
+  void OnOK() override {
+    const Napi::Env env = Env();
+    Napi::HandleScope scope(env);
+    if (trouble_.error == 0) {
+      deferred_.Resolve(result_(env));
+      return;
+    }
+    try {
+      Fail(env, trouble_.error, trouble_.syscall);
+    } catch (const Napi::Error& error) {
+      deferred_.Reject(error.Value());
+    }
+  }
+
+ private:
+  Task(Napi::Env env, Work work, Result result)
+      : Napi::AsyncWorker(env), deferred_(env), work_(std::move(work)), result_(std::move(result)) {}
+
+  Napi::Promise::Deferred deferred_;
+  Work work_;
+  Result result_;
+  Trouble trouble_;
+};
+
+// (pid) -> descriptor of a userfaultfd that tracks writes
+Napi::Value TrackWrites(const Napi::CallbackInfo& info) {
+  const int pid = IntOf(info[0]);
+  auto fd = std::make_shared<UniqueFd>();
+  return Task::Start(
+      info.Env(),
+      [pid, fd](Trouble* trouble) {
+        UniqueFd made(BorrowUserfaultfd(pid, trouble));
+        if (trouble->error != 0) return;
+        uffdio_api api = {};
+        api.api = UFFD_API;
+        api.features = kWriteProtectAsync | kWriteProtectUnpopulated | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+        if (ioctl(made.Get(), UFFDIO_API, &api) != 0) {
+          *trouble = {errno, "UFFDIO_API"};
+          return;
+        }
+        *fd = std::move(made);
+      },
+      [fd](Napi::Env env) { return Napi::Number::New(env, fd->Release()); });
+}
+
+// The pages in a range that hold memory of the process's own; `rearm` makes the next scan with `written` tell of later writes.
+bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, Ranges* found, Trouble* trouble) {
+  std::vector<PageRegion> regions(16384), all;
+  for (uint64_t at = start; at < end;) {
+    PageScan scan = {};
+    scan.size = sizeof scan;
+    scan.flags = rearm ? kRearm | kRequireAsync : written ? kRequireAsync : 0;
+    scan.start = at;
+    scan.end = end;
+    scan.vec = reinterpret_cast<uint64_t>(regions.data());
+    scan.vec_len = regions.size();
+    scan.category_inverted = kZeroPage | kFile;
+    scan.category_mask = kZeroPage | kFile | (written ? kWritten : 0);
+    scan.category_anyof_mask = kPresent | kSwapped;
+    scan.return_mask = kPresent;
+    const int count = ioctl(pagemap, kPagemapScan, &scan);
+    if (count < 0) {
+      *trouble = {errno, "PAGEMAP_SCAN"};
+      return false;
+    }
+    all.insert(all.end(), regions.begin(), regions.begin() + count);
+    if (scan.walk_end <= at) break;
+    at = scan.walk_end;
+  }
+  // Where the answers were full, 6.18 tells of a region beyond the place where it stopped, and of it once more in the next answer.
+  std::sort(all.begin(), all.end(), [](const PageRegion& a, const PageRegion& b) { return a.start < b.start; });
+  uint64_t known = start;
+  for (const PageRegion& region : all) {
+    const uint64_t from = std::max(region.start, known);
+    if (from >= region.end) continue;
+    if (!found->empty() && found->back() == from && from != start) {
+      found->back() = region.end;
+    } else {
+      found->push_back(from);
+      found->push_back(region.end);
+    }
+    known = region.end;
+  }
+  return true;
+}
+
+Ranges RangesOf(const Napi::Value& value) {
+  const auto array = value.As<Napi::BigUint64Array>();
+  return Ranges(array.Data(), array.Data() + array.ElementLength());
+}
+
+Napi::Value ArrayOf(Napi::Env env, const Ranges& ranges) {
+  auto array = Napi::BigUint64Array::New(env, ranges.size());
+  if (!ranges.empty()) memcpy(array.Data(), ranges.data(), ranges.size() * sizeof ranges[0]);
+  return array;
+}
+
+// (userfaultfd, pid, mappings, last) -> the ranges that were written since the last scan. What is not tracked yet is written as
+// a whole, and tracked from now on unless this is the last scan.
+Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
+  const int uffd = IntOf(info[0]), pid = IntOf(info[1]);
+  const bool last = info[3].As<Napi::Boolean>().Value();
+  auto mappings = std::make_shared<Ranges>(RangesOf(info[2]));
+  auto found = std::make_shared<Ranges>();
+  return Task::Start(
+      info.Env(),
+      [=](Trouble* trouble) {
+        // opened anew each time: an exec gives the process other memory, and a descriptor goes on showing the old one
+        const UniqueFd pagemap(open(("/proc/" + std::to_string(pid) + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
+        if (pagemap.Get() < 0) {
+          *trouble = {errno, "open"};
+          return;
+        }
+        for (size_t i = 0; i + 1 < mappings->size(); i += 2) {
+          const uint64_t start = (*mappings)[i], end = (*mappings)[i + 1];
+          Ranges written;
+          Trouble refused;
+          if (Scan(pagemap.Get(), start, end, true, !last, &written, &refused)) {
+            found->insert(found->end(), written.begin(), written.end());
+            continue;
+          }
+          // Not tracked, or not all of it: all that is there counts as written. Pages that the scan had armed before it failed
+          // are among them.
+          written.clear();
+          if (!last) {
+            uffdio_register area = {};
+            area.range = {start, end - start};
+            area.mode = UFFDIO_REGISTER_MODE_WP;
+            // a mapping that went meanwhile is no loss: the next look at the maps shows it
+            if (ioctl(uffd, UFFDIO_REGISTER, &area) == 0) {
+              Trouble gone;
+              Ranges armed;
+              Scan(pagemap.Get(), start, end, false, true, &armed, &gone);
+            }
+          }
+          if (!Scan(pagemap.Get(), start, end, false, false, &written, trouble)) return;
+          found->insert(found->end(), written.begin(), written.end());
+        }
+      },
+      [found](Napi::Env env) { return ArrayOf(env, *found); });
+}
+
+// (pid, mappings) -> the ranges of pages that are there
+Napi::Value ScanPresent(const Napi::CallbackInfo& info) {
+  const int pid = IntOf(info[0]);
+  auto mappings = std::make_shared<Ranges>(RangesOf(info[1]));
+  auto found = std::make_shared<Ranges>();
+  return Task::Start(
+      info.Env(),
+      [=](Trouble* trouble) {
+        const UniqueFd pagemap(open(("/proc/" + std::to_string(pid) + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
+        if (pagemap.Get() < 0) *trouble = {errno, "open"};
+        for (size_t i = 0; i + 1 < mappings->size() && trouble->error == 0; i += 2) {
+          Scan(pagemap.Get(), (*mappings)[i], (*mappings)[i + 1], false, false, found.get(), trouble);
+        }
+      },
+      [found](Napi::Env env) { return ArrayOf(env, *found); });
+}
+
+// (pid, address, buffer) -> bytes that were read: fewer when the rest is not there any more
+Napi::Value ReadMemory(const Napi::CallbackInfo& info) {
+  const Bytes buffer = BytesOf(info[2]);
+  bool lossless = false;
+  const uint64_t address = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  const iovec local = {buffer.data, buffer.size};
+  const iovec remote = {reinterpret_cast<void*>(address), buffer.size};
+  const ssize_t length = process_vm_readv(IntOf(info[0]), &local, 1, &remote, 1, 0);
+  if (length < 0 && errno != EFAULT) Fail(info.Env(), errno, "process_vm_readv");
+  return Napi::Number::New(info.Env(), static_cast<double>(std::max<ssize_t>(length, 0)));
+}
+
+}  // namespace
+
+void ExportTracker(Napi::Env env, Napi::Object exports) {
+  exports["trackWrites"] = Napi::Function::New(env, TrackWrites, "trackWrites");
+  exports["scanWritten"] = Napi::Function::New(env, ScanWritten, "scanWritten");
+  exports["scanPresent"] = Napi::Function::New(env, ScanPresent, "scanPresent");
+  exports["readMemory"] = Napi::Function::New(env, ReadMemory, "readMemory");
+}
+
+}  // namespace homeproxy

@@ -1,0 +1,48 @@
+import type { CriuSession } from '../checkpoint/criu-session.js';
+import { BugError } from '../errors.js';
+import { MIN_MEMORY_BYTES } from './departing.js';
+import { Inlet } from './inlet.js';
+import { makeParent } from './page-map.js';
+
+/** The large memory of a process that comes: it goes straight into the CRIU that will restore it. */
+export class ArrivingMemory {
+  private offered = false;
+  private taken: Promise<void> | undefined;
+  /** CRIU did not come for it in time: it does not know of this. */
+  private unasked = false;
+
+  private constructor(private readonly inlet: Inlet) {}
+
+  /** Before CRIU's restore is started. @returns undefined when no memory will come in this way. */
+  static async prepare(folder: string, residentBytes: number): Promise<ArrivingMemory | undefined> {
+    return residentBytes < MIN_MEMORY_BYTES ? undefined : new ArrivingMemory(await Inlet.create(folder));
+  }
+
+  /** Takes the records as they come. @throws {UserError} `MEMORY_REFUSED` */
+  async take(records: AsyncIterable<Buffer>, session: CriuSession): Promise<void> {
+    if (this.offered) throw new BugError('the memory has come already');
+    this.offered = true;
+    const pipe = await this.inlet.open(endOf(session)).catch((error: unknown) => {
+      this.unasked = true; // the source lets its CRIU carry all then
+      throw error;
+    });
+    this.taken = this.inlet.take(records, pipe);
+    await this.taken;
+  }
+
+  /** All images are in the folder: CRIU shall have what belongs to them before it reads the first. */
+  async complete(folder: string, session: CriuSession): Promise<void> {
+    if (this.unasked) return;
+    if (this.taken === undefined) return await this.inlet.none(endOf(session));
+    await this.taken;
+    makeParent(folder);
+  }
+}
+
+function endOf(session: CriuSession): () => boolean {
+  let over = false;
+  session.exited.then(() => {
+    over = true;
+  });
+  return () => over;
+}

@@ -1,0 +1,206 @@
+import { closeSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import { readMemory, scanPresent, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { ExternalError } from '../errors.js';
+import { readText } from '../system/procfs.js';
+import { ownMappings } from './mappings.js';
+import {
+  bareRecords,
+  bytesOf,
+  flatten,
+  intersect,
+  PAGE_BYTES,
+  pageRecords,
+  type Range,
+  signRecord,
+  unflatten,
+} from './records.js';
+
+/** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
+interface LastLook {
+  readonly mappings: readonly Range[];
+  readonly written: readonly Range[];
+}
+
+const CHUNK_BYTES = 1 << 20;
+const MAX_ROUNDS = 12;
+/** What can be sent in about this time may wait for the freeze. */
+const GOOD_ENOUGH_MS = 10;
+/** A round that leaves more than this part of the one before gains nothing any more. */
+const WORTH_IT = 0.7;
+/** An upload in which nothing comes for longer is cut. */
+const SIGN_OF_LIFE_MS = 1000;
+
+/**
+ * Copies the large private memory of one process while it runs, round after round: first all that is there, then what was written
+ * since. When the process stands still, {@link lastLook} finds the rest.
+ */
+export class Copying {
+  /** Further rounds would not make the rest smaller. Rejects when the copying has failed. */
+  readonly ready: Promise<void>;
+  private onReady: () => void = () => undefined;
+  private onFailure: (reason: unknown) => void = () => undefined;
+  private readonly looked: Promise<LastLook>;
+  private onLook: (look: LastLook) => void = () => undefined;
+  private bytes = 0;
+  /** Could not be read, for example because they were protected in that moment: still to be sent. */
+  private missed: Range[] = [];
+  private tracker: number | undefined;
+
+  private constructor(
+    private readonly pid: number,
+    tracker: number,
+  ) {
+    this.tracker = tracker;
+    this.ready = new Promise((resolve, reject) => {
+      this.onReady = resolve;
+      this.onFailure = reject;
+    });
+    this.ready.catch(() => undefined);
+    this.looked = new Promise((resolve) => {
+      this.onLook = resolve;
+    });
+  }
+
+  /** @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it. */
+  static async begin(pid: number): Promise<Copying> {
+    return new Copying(pid, await trackWrites(pid));
+  }
+
+  /** Bytes of pages that were given out so far. */
+  get sent(): number {
+    return this.bytes;
+  }
+
+  /** All that has to be sent; it ends after {@link lastLook}. @throws {ExternalError} `MEMORY_UNREADABLE` */
+  async *records(): AsyncGenerator<Buffer> {
+    try {
+      yield* this.rounds();
+      this.onReady();
+      let look: LastLook | undefined;
+      for (;;) {
+        look = await this.within(SIGN_OF_LIFE_MS);
+        if (look !== undefined) break;
+        yield signRecord('life');
+      }
+      yield bareRecords('area', look.mappings);
+      const present = intersect(unflatten(await scanPresent(this.pid, flatten(look.mappings))), look.mappings);
+      const again = intersect(this.takeMissed(), present);
+      yield* this.pages([...again, ...look.written], false);
+      if (this.missed.length > 0) throw unreadable(this.pid);
+      yield Buffer.concat([bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')]);
+    } catch (error) {
+      this.onFailure(error);
+      throw error;
+    } finally {
+      this.stopTracking();
+    }
+  }
+
+  /**
+   * The process stands still: what was written since the last round is still to be sent. The tracking ends, because CRIU dumps no
+   * mapping that has some.
+   * @returns the mappings that are carried in this way.
+   */
+  async lastLook(): Promise<readonly Range[]> {
+    const mappings = this.mappings();
+    const written = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings), true));
+    this.stopTracking();
+    this.onLook({ mappings, written });
+    return mappings;
+  }
+
+  /** The process stands still, and CRIU carries all of it after all: what was sent is forgotten. */
+  leaveToCriu(): void {
+    this.stopTracking();
+    this.missed = [];
+    this.onLook({ mappings: [], written: [] });
+  }
+
+  /** Gives up. Whoever reads the records has to stop as well. */
+  stopTracking(): void {
+    if (this.tracker !== undefined) closeSync(this.tracker);
+    this.tracker = undefined;
+  }
+
+  private async *rounds(): AsyncGenerator<Buffer> {
+    let before = Number.POSITIVE_INFINITY;
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      const mappings = this.mappings();
+      const written = [
+        ...this.takeMissed(),
+        ...unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings), false)),
+      ];
+      const bytes = bytesOf(written);
+      yield bareRecords('area', mappings);
+      const began = performance.now();
+      yield* this.pages(written, round === 0);
+      const ms = performance.now() - began;
+      if (ms <= GOOD_ENOUGH_MS || (round > 0 && bytes > before * WORTH_IT)) return;
+      before = bytes;
+    }
+  }
+
+  private async *pages(ranges: readonly Range[], fresh: boolean): AsyncGenerator<Buffer> {
+    let records: Buffer[] = [];
+    let pending = 0;
+    for (const range of ranges) {
+      for (let start = range.start; start < range.end; ) {
+        const wanted = Math.min(CHUNK_BYTES, range.end - start);
+        const chunk = Buffer.allocUnsafe(wanted);
+        const length = readMemory(this.pid, BigInt(start), chunk);
+        const whole = length - (length % PAGE_BYTES);
+        if (whole < wanted) this.missed.push({ start: start + whole, end: range.end });
+        records.push(...pageRecords(start, chunk.subarray(0, whole), fresh));
+        pending += whole;
+        this.bytes += whole;
+        if (pending >= CHUNK_BYTES) {
+          yield* joined(records);
+          records = [];
+          pending = 0;
+        }
+        if (whole < wanted) break;
+        start += wanted;
+      }
+    }
+    yield* joined(records);
+  }
+
+  private mappings(): Range[] {
+    return ownMappings(readText(`/proc/${this.pid}/maps`) ?? '');
+  }
+
+  private takeMissed(): Range[] {
+    const missed = this.missed.sort((a, b) => a.start - b.start);
+    this.missed = [];
+    return missed;
+  }
+
+  private async within(ms: number): Promise<LastLook | undefined> {
+    const over = new AbortController();
+    const late = pause(ms, undefined, { signal: over.signal }).catch(() => undefined);
+    try {
+      return await Promise.race([this.looked, late]);
+    } finally {
+      over.abort();
+    }
+  }
+
+  private requireTracker(): number {
+    if (this.tracker === undefined) throw unreadable(this.pid);
+    return this.tracker;
+  }
+}
+
+function* joined(records: readonly Buffer[]): Generator<Buffer> {
+  if (records.length > 16) yield Buffer.concat(records);
+  else yield* records;
+}
+
+function unreadable(pid: number): ExternalError {
+  return new ExternalError({
+    code: 'MEMORY_UNREADABLE',
+    message: `the memory of process ${pid} could not be read to its end`,
+    command: 'process_vm_readv',
+  });
+}

@@ -1,0 +1,88 @@
+/*
+ * The memory of a process on the wire, as addon/src/criu-memory.c describes it, which reads it at the destination.
+ */
+export const PAGE_BYTES = 4096;
+export const HEADER_BYTES = 24;
+
+/** Part of an address space, page-aligned. User space ends below 2^53. */
+export interface Range {
+  readonly start: number;
+  readonly end: number;
+}
+
+const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7 } as const;
+export type RecordKind = keyof typeof KINDS;
+
+/** Writes a record's head into a buffer. */
+export function writeHeader(into: Buffer, at: number, kind: RecordKind, { start, end }: Range): void {
+  into.writeUInt32BE(KINDS[kind], at);
+  into.writeUInt32BE(0, at + 4);
+  into.writeBigUInt64BE(BigInt(start), at + 8);
+  into.writeBigUInt64BE(BigInt(end - start), at + 16);
+}
+
+/** Records of one kind that have no content, one for each range. */
+export function bareRecords(kind: RecordKind, ranges: readonly Range[]): Buffer {
+  const bytes = Buffer.alloc(ranges.length * HEADER_BYTES);
+  for (const [index, range] of ranges.entries()) writeHeader(bytes, index * HEADER_BYTES, kind, range);
+  return bytes;
+}
+
+/** A record that has neither content nor place. */
+export function signRecord(kind: 'end' | 'life'): Buffer {
+  return bareRecords(kind, [{ start: 0, end: 0 }]);
+}
+
+const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
+
+/**
+ * Records for pages that stand in a buffer.
+ * @param content whole pages, from `start` on.
+ * @param fresh nothing was ever sent of them: zero pages need no word.
+ */
+export function pageRecords(start: number, content: Buffer, fresh: boolean): Buffer[] {
+  const records: Buffer[] = [];
+  const isZero = (at: number): boolean => content.compare(ZERO_PAGE, 0, PAGE_BYTES, at, at + PAGE_BYTES) === 0;
+  for (let at = 0; at < content.length; ) {
+    const zero = isZero(at);
+    let end = at + PAGE_BYTES;
+    while (end < content.length && isZero(end) === zero) end += PAGE_BYTES;
+    const range = { start: start + at, end: start + end };
+    if (!zero) records.push(bareRecords('pages', [range]), content.subarray(at, end));
+    else if (!fresh) records.push(bareRecords('zero', [range]));
+    at = end;
+  }
+  return records;
+}
+
+/** As the addon takes and gives them: start, end, start, end ... */
+export function flatten(ranges: readonly Range[]): BigUint64Array {
+  return BigUint64Array.from(ranges.flatMap(({ start, end }) => [BigInt(start), BigInt(end)]));
+}
+
+export function unflatten(flat: BigUint64Array): Range[] {
+  const ranges: Range[] = [];
+  for (let at = 0; at + 1 < flat.length; at += 2) {
+    ranges.push({ start: Number(flat[at]), end: Number(flat[at + 1]) });
+  }
+  return ranges;
+}
+
+export function bytesOf(ranges: readonly Range[]): number {
+  return ranges.reduce((sum, { start, end }) => sum + end - start, 0);
+}
+
+/** What is in both; each list ascending and without overlaps. */
+export function intersect(a: readonly Range[], b: readonly Range[]): Range[] {
+  const both: Range[] = [];
+  for (let i = 0, j = 0; i < a.length && j < b.length; ) {
+    const left = a[i] as Range;
+    const right = b[j] as Range;
+    const start = Math.max(left.start, right.start);
+    const end = Math.min(left.end, right.end);
+    if (start < end) both.push({ start, end });
+    if (left.end < right.end) i++;
+    else j++;
+  }
+  return both;
+}

@@ -1,0 +1,71 @@
+// limit: 180 s
+import { setImmediate } from 'node:timers/promises';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { readProcess } from '../../cli/system/procfs.js';
+import { installProgram, startServer } from './c-program.js';
+import { downAll } from './lab-fixture.js';
+import { LineClient } from './line-client.js';
+import { errorOf, Scenario } from './scenario.js';
+import { settledTraces } from './traces.js';
+
+const PORT = 7300;
+const MEGABYTES = 300;
+/** Every 10 ms so many pages are written: about 8 MB a second. */
+const PAGES = 20;
+
+const test = suite('a process with much memory, which writes all the time, home -> host1 -> host2 -> home');
+let scenario: Scenario;
+let pid: number;
+let client: LineClient;
+
+test.before(async () => {
+  scenario = await Scenario.start('memory');
+  const { home, lab } = scenario;
+  const program = await installProgram('remembering', home, lab.node('host1'), lab.node('host2'));
+  pid = await startServer(home, [program, home.address, String(PORT), String(MEGABYTES), String(PAGES)], PORT);
+  client = await LineClient.connect(scenario.client, home.address, PORT);
+});
+test.after(downAll);
+
+test('a move that is given up in the freeze: the process goes on, whole, and can be moved afterwards', async () => {
+  const move = ['migrate', String(pid), 'host1', '--max-freeze', '1', '--json'];
+  assert.is(errorOf(await scenario.homeproxy('home', move)).code, 'ROLLED_BACK');
+  assert.match(await client.ask('whole?'), /^ok /);
+});
+
+test('the daemon is killed while CRIU holds the process at the gate: it goes on, whole', async () => {
+  const { home, lab } = scenario;
+  const subject = home.machinePid(pid) ?? 0;
+  const daemon = await scenario.daemonPid('home');
+  const move = scenario.homeproxy('home', ['migrate', String(pid), 'host1', '--json']);
+  let ended = false;
+  move.finally(() => {
+    ended = true;
+  });
+  while (readProcess(subject)?.state !== 't' && !ended) await setImmediate();
+  process.kill(daemon, 'SIGKILL');
+  assert.is(errorOf(await move).code, 'DAEMON_LOST');
+  await lab.stopDaemon('home', 'SIGKILL'); // it is awaited
+  await lab.startDaemon('home');
+  await scenario.settled('home');
+  assert.equal(await scenario.ps('home'), []);
+  assert.match(await client.ask('whole?'), /^ok /);
+});
+
+for (const to of ['host1', 'host2', 'home']) {
+  test(`move to ${to}: every page is what it was, and stays so`, async () => {
+    const summary = to === 'home' ? await scenario.recall(pid) : await scenario.migrate(pid, to);
+    assert.ok(summary.bytesMoved > MEGABYTES << 19);
+    assert.match(await client.ask('whole?'), /^ok /);
+    assert.match(await client.ask('and now?'), /^ok /);
+  });
+}
+
+test('nothing is left anywhere', async () => {
+  await client.close();
+  for (const node of ['home', 'host1', 'host2']) await scenario.settled(node);
+  assert.equal(await settledTraces(scenario.lab, scenario.untouched), scenario.untouched);
+});
+
+test.run();

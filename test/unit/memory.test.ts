@@ -1,0 +1,129 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ownMappings } from '../../cli/memory/mappings.js';
+import { makeParent, pointToParent } from '../../cli/memory/page-map.js';
+import {
+  bareRecords,
+  flatten,
+  HEADER_BYTES,
+  intersect,
+  pageRecords,
+  signRecord,
+  unflatten,
+} from '../../cli/memory/records.js';
+
+const test = suite<{ folder: string }>('large memory, which CRIU does not carry');
+
+test.before.each((context) => {
+  context.folder = mkdtempSync(join(tmpdir(), 'homeproxy-memory-'));
+});
+test.after.each(({ folder }) => rmSync(folder, { recursive: true }));
+
+test('only large mappings that are private, anonymous, readable and do not grow by themselves', () => {
+  const maps = [
+    '00400000-00900000 r-xp 00000000 fe:00 1234                               /usr/bin/large',
+    '5600a0000000-5600b0000000 rw-p 00000000 00:00 0                          [heap]',
+    '7f0000000000-7f0000100000 rw-p 00000000 00:00 0 ',
+    '7f0000200000-7f00002ff000 rw-p 00000000 00:00 0 ',
+    '7f0010000000-7f0020000000 rw-s 00000000 00:01 77                         /dev/zero (deleted)',
+    '7f0030000000-7f0040000000 ---p 00000000 00:00 0 ',
+    '7f0050000000-7f0060000000 rw-p 00000000 00:00 0                          [anon:arena]',
+    '7f0070000000-7f0080000000 rwxp 00000000 00:00 0 ',
+    '7f0090000000-7f00a0000000 rw-p 00000000 00:10 5                          /anon_hugepage (deleted)',
+    '7ffc00000000-7ffc10000000 rw-p 00000000 00:00 0                          [stack]',
+    '7ffd00000000-7ffd00200000 r--p 00000000 00:00 0                          [vvar]',
+    '',
+  ].join('\n');
+  assert.equal(
+    ownMappings(maps).map(({ start }) => start.toString(16)),
+    ['5600a0000000', '7f0000000000', '7f0050000000', '7f0070000000'],
+  );
+});
+
+test('pages of zeros are not sent, and told of only when something was there before', () => {
+  const content = Buffer.alloc(6 * 4096);
+  content[4096] = 1;
+  content[2 * 4096 + 4095] = 2;
+  content[5 * 4096] = 3;
+  const shape = (records: readonly Buffer[]): unknown[] =>
+    records.map((record) =>
+      record.length === HEADER_BYTES
+        ? [record.readUInt32BE(0), Number(record.readBigUInt64BE(8)) / 4096, Number(record.readBigUInt64BE(16)) / 4096]
+        : record.length,
+    );
+  assert.equal(shape(pageRecords(8 * 4096, content, true)), [[2, 9, 2], 8192, [2, 13, 1], 4096]);
+  assert.equal(shape(pageRecords(8 * 4096, content, false)), [
+    [3, 8, 1],
+    [2, 9, 2],
+    8192,
+    [3, 11, 2],
+    [2, 13, 1],
+    4096,
+  ]);
+  assert.is(signRecord('end').readUInt32BE(0), 6);
+  assert.is(bareRecords('keep', []).length, 0);
+});
+
+test('ranges: what two lists share, and the way to the addon and back', () => {
+  const a = [
+    { start: 0, end: 10 },
+    { start: 10, end: 20 },
+    { start: 30, end: 40 },
+  ];
+  assert.equal(intersect(a, [{ start: 5, end: 35 }]), [
+    { start: 5, end: 10 },
+    { start: 10, end: 20 },
+    { start: 30, end: 35 },
+  ]);
+  assert.equal(intersect(a, []), []);
+  const high = [{ start: 0x7fff_ffff_e000, end: 0x7fff_ffff_f000 }];
+  assert.equal(unflatten(flatten(high)), high);
+});
+
+/** As CRIU writes it: address, pages (older field), flags, pages. */
+function entry(address: number, pages: number, flags: number): Buffer {
+  const varint = (value: number): number[] =>
+    value < 128 ? [value] : [(value % 128) | 0x80, ...varint(Math.floor(value / 128))];
+  const body = [0x08, ...varint(address), 0x10, ...varint(pages), 0x20, flags, 0x28, ...varint(pages)];
+  return Buffer.from([body.length, 0, 0, 0, ...body]);
+}
+const HEAD = Buffer.from([0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56, 2, 0, 0, 0, 0x08, 0x07]);
+
+test('a page map gets one entry of the parent for each mapping, in its place; the parent has just those', ({
+  folder,
+}) => {
+  const low = entry(0x400000, 3, 4);
+  const high = entry(0x7ffc00000000, 200, 4);
+  writeFileSync(join(folder, 'pagemap-80.img'), Buffer.concat([HEAD, low, high]));
+  writeFileSync(join(folder, 'pagemap-shmem-3.img'), '');
+  pointToParent(folder, [
+    { start: 0x5600a0000000, end: 0x5600b0000000 },
+    { start: 0x7f0000000000, end: 0x7f0000100000 },
+  ]);
+  const middle = [entry(0x5600a0000000, 1, 1), entry(0x7f0000000000, 1, 1)];
+  assert.equal(readFileSync(join(folder, 'pagemap-80.img')), Buffer.concat([HEAD, low, ...middle, high]));
+  assert.is(makeParent(folder), true);
+  assert.equal(readdirSync(join(folder, 'parent')).sort(), ['pagemap-80.img', 'pages-1.img']);
+  const own = Buffer.concat([HEAD.subarray(0, 12), Buffer.from([0x08, 0x01])]);
+  const there = [entry(0x5600a0000000, 1, 4), entry(0x7f0000000000, 1, 4)];
+  assert.equal(readFileSync(join(folder, 'parent', 'pagemap-80.img')), Buffer.concat([own, ...there]));
+});
+
+test('nothing is changed or made when CRIU carries all', ({ folder }) => {
+  const image = Buffer.concat([HEAD, entry(0x400000, 3, 4)]);
+  writeFileSync(join(folder, 'pagemap-80.img'), image);
+  pointToParent(folder, []);
+  assert.is(makeParent(folder), false);
+  assert.equal(readdirSync(folder), ['pagemap-80.img']);
+  assert.equal(readFileSync(join(folder, 'pagemap-80.img')), image);
+});
+
+test('pages that CRIU has dumped of a mapping that is not its own are an error', ({ folder }) => {
+  writeFileSync(join(folder, 'pagemap-80.img'), Buffer.concat([HEAD, entry(0x7f00000ff000, 2, 4)]));
+  assert.throws(() => pointToParent(folder, [{ start: 0x7f0000000000, end: 0x7f0000100000 }]), /not its own/);
+});
+
+test.run();
