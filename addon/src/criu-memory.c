@@ -3,8 +3,9 @@
  * Keeps the large memory of a process out of CRIU's hands. CRIU loads this object (LD_PRELOAD) and is not changed; what it
  * does for a process with little memory is not touched either. HOMEPROXY_MEMORY names the folder of its images.
  *
- * Dump: before CRIU reads a task's smaps, with all tasks seized, it waits at the FIFO `gate` there. The daemon takes its last
- * look at the memory, and says through the gate which mappings it carries itself: CRIU is told that no page is in them.
+ * Dump: before CRIU reads the first task's smaps, with all tasks seized and its own code in none, it writes "gate" into hooks.log
+ * and waits at the FIFO `gate`. The daemon takes its last look at the memory, and says through the gate which mappings it carries
+ * itself: CRIU is told that no page is in them. When the daemon is gone the dump fails there, and CRIU lets the tasks go.
  *
  * Restore: before CRIU reads its inventory, the memory comes through the FIFO `memory` and is put, page by page, into CRIU's
  * own address space, each page at its later address with one bit changed. What CRIU forks inherits it. Where CRIU then would

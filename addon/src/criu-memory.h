@@ -22,7 +22,7 @@ int open_beside(const char *name, int flags);
 /* -> 1: all of it, 0: the end before the first byte, -1: an error, or the end in its midst */
 int read_all(int fd, void *into, size_t bytes);
 
-/* In a dump, once all tasks are seized: waits to be told what to hide. One who says nothing hides nothing. -> false: nobody came */
+/* In a dump, once all tasks are seized and before CRIU has changed any: waits to be told what to hide. -> false: nobody is there */
 bool pass_gate(void);
 
 /* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */

@@ -10,6 +10,9 @@ import { HookLog } from './hook-log.js';
 /** Hooks at which CRIU waits for our word (`config/criu-action.sh`). */
 export type Hook = 'pre-dump' | 'post-dump' | 'post-restore' | 'pre-resume';
 
+/** Where CRIU may stand besides: before it touches any task of a dump whose large memory is ours (`cli/memory`). */
+export type Place = Hook | 'gate';
+
 /** The image that CRIU reads first. */
 export const INVENTORY = 'inventory.img';
 export const VERDICT = 'verdict';
@@ -69,10 +72,10 @@ export class CriuSession {
   }
 
   /**
-   * Waits until CRIU stands at a hook.
+   * Waits until CRIU stands at a hook, or at the gate.
    * @throws {ExternalError} `CRIU_FAILED` with the errors in its log, if it ends before; `CRIU_SLOW` after `limitMs`.
    */
-  async reached(hook: Hook, limitMs?: number): Promise<void> {
+  async reached(hook: Place, limitMs?: number): Promise<void> {
     if (this.hooks === undefined) throw this.failure();
     const end = new AbortController();
     const outcome = await Promise.race([
@@ -100,8 +103,8 @@ export class CriuSession {
     }
   }
 
-  /** Whether CRIU has come to a hook, now or before. */
-  passed(hook: Hook): boolean {
+  /** Whether CRIU has come to a hook or to the gate, now or before. */
+  passed(hook: Place): boolean {
     return this.hooks?.seen(hook) ?? false;
   }
 
@@ -138,10 +141,16 @@ export class CriuSession {
     await this.exited;
   }
 
-  /** Waits for its end; kills it when it has not ended by then. @returns its exit status, null when that is not known. */
-  async end(limitMs: number): Promise<number | null> {
+  /**
+   * Waits for its end; kills it when it has not ended by then. A dump between its first two hooks has code inside the tasks, which
+   * would die with it: it is given more time, to come to the hook where it is told to stop.
+   * @returns its exit status, null when that is not known.
+   */
+  async end(limitMs: number, insideMs = 0): Promise<number | null> {
     const end = new AbortController();
-    const late = pause(limitMs, 'late' as const, { signal: end.signal }).catch(() => 'late' as const);
+    const inside = this.run.verb === 'dump' && this.passed('pre-dump') && !this.passed('post-dump');
+    const whole = limitMs + (inside ? insideMs : 0);
+    const late = pause(whole, 'late' as const, { signal: end.signal }).catch(() => 'late' as const);
     const status = await Promise.race([this.exited, late]);
     end.abort();
     if (status === 'late') await this.kill();
@@ -159,7 +168,7 @@ export class CriuSession {
     });
   }
 
-  private slow(hook: Hook, limitMs: number): ExternalError {
+  private slow(hook: Place, limitMs: number): ExternalError {
     return new ExternalError({
       code: 'CRIU_SLOW',
       message: `CRIU had not come to ${hook} after ${limitMs} ms`,

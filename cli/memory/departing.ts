@@ -34,12 +34,6 @@ export class DepartingMemory {
     return new DepartingMemory(await Gate.create(folder));
   }
 
-  /** After a restart of the daemon, which has lost what it had copied. */
-  static adopt(folder: string): DepartingMemory | undefined {
-    const gate = Gate.adopt(folder);
-    return gate === undefined ? undefined : new DepartingMemory(gate);
-  }
-
   /** Copies while the process runs, until what is left is small. @returns the bytes that were sent; undefined when it cannot be done */
   async sendAhead(pid: number, send: SendMemory): Promise<number | undefined> {
     try {
@@ -59,15 +53,20 @@ export class DepartingMemory {
   /**
    * While CRIU begins to dump: waits until it has seized all tasks, and tells it what is not its own.
    * @param root of the tree, which may have got children meanwhile.
+   * @param atGate CRIU stands there; it waits until this has ended.
+   * @throws {ExternalError} `CRIU_FAILED` when CRIU ends before it comes there.
    */
-  async passGate(session: CriuSession, root: number): Promise<void> {
-    const there = await this.gate.reached(() => session.passed('post-dump') || this.cut.signal.aborted);
+  async passGate(session: CriuSession, root: number, atGate: () => Promise<void>): Promise<void> {
     try {
-      if (this.copying === undefined) return;
-      if (there && readTree(root).length === 1) this.mappings = await this.copying.lastLook();
-      else this.copying.leaveToCriu();
+      await Promise.race([session.reached('gate'), session.reached('post-dump')]);
+      if (session.passed('gate')) {
+        await atGate();
+        if (this.copying !== undefined && readTree(root).length === 1) this.mappings = await this.copying.lastLook();
+        else this.copying?.leaveToCriu();
+        this.gate.pass(this.mappings);
+      } else this.copying?.leaveToCriu();
     } finally {
-      this.gate.pass(this.mappings);
+      this.gate.close(); // CRIU fails where it stands, if nothing was said to it
     }
   }
 
@@ -82,19 +81,11 @@ export class DepartingMemory {
     return Math.max((this.copying?.sent ?? 0) - before, 0);
   }
 
-  /** Nothing of this is wanted any more; a CRIU that stands at the gate, or comes to it, gets on. */
-  giveUp(reason: Error, session: CriuSession | undefined): void {
+  /** Nothing of this is wanted any more; a CRIU that stands at the gate, or comes to it, fails there and lets the process go. */
+  giveUp(reason: Error): void {
     this.cut.abort(reason);
     this.copying?.stopTracking();
-    let over = false;
-    session?.exited.then(() => {
-      over = true;
-    });
-    const letPass = async (): Promise<void> => {
-      await this.gate.reached(() => over || session === undefined);
-      this.gate.pass([]);
-    };
-    letPass().catch(() => undefined); // CRIU gives up by itself then
+    this.gate.close();
   }
 }
 

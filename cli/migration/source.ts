@@ -70,9 +70,7 @@ export class LocalSource implements SourceParticipant {
       const resident = this.site.residents.find(twin);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      const memory = DepartingMemory.adopt(record.images);
-      memory?.giveUp(tooLate(migration), session);
-      this.departures.set(migration, { ...IDLE, record, session, pages, memory, resident });
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
     }
   }
 
@@ -250,7 +248,9 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
-    const passed = departure.memory?.passGate(session, record.localPids[0] ?? 0);
+    const passed = departure.memory?.passGate(session, record.localPids[0] ?? 0, () =>
+      reached('source', 'at-gate', migration),
+    );
     passed?.catch(() => undefined); // heard below, when the dump has ended one way or the other
     await sending.unlessItFails(dump);
     await passed;
@@ -322,9 +322,9 @@ export class LocalSource implements SourceParticipant {
     const held = session?.passed('pre-dump') === true;
     sending?.giveUp(tooLate(migration));
     pages?.discard();
-    departure.memory?.giveUp(tooLate(migration), session);
+    departure.memory?.giveUp(tooLate(migration));
     session?.stop();
-    const status = (await session?.end(this.site.timeouts.freezeMs)) ?? null;
+    const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
     pages?.close();
     if (resident?.pod.root !== undefined && podAlive(resident.pod)) closeDoor(resident.pod.init.pid);
     await reached('source', 'vetoed', migration);

@@ -40,6 +40,7 @@ export const STEPS = {
     'drained',
     'parked',
     'dumping',
+    'at-gate',
     'dumped',
     'frozen',
     'files-complete',

@@ -53,9 +53,11 @@ export class FaultLab {
     return this.lab.node(name);
   }
 
-  async startDaemon(name: DaemonNode): Promise<void> {
+  /** @param step it stops there, if it comes there while it takes up what it finds. */
+  async startDaemon(name: DaemonNode, step?: StepName): Promise<void> {
     const node = this.node(name);
     for (const file of [STOP_AT, ARRIVED, GO]) rmSync(node.path(file), { force: true });
+    if (step !== undefined) this.stopAt(name, step);
     let answer: Promise<void> = Promise.resolve();
     const inside = await node.detach([process.execPath, projectFile('dist/test/fault/daemon-main.js'), 'up'], {
       cgroup: DAEMON_CGROUP,
