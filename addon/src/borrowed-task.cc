@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,14 +25,25 @@ namespace homeproxy {
 
 namespace {
 
-// One thread of another process, stopped, to run system calls in it. Gives it back as it was.
+// One thread of another process, stopped, to run system calls in it. Gives it back as it was. From Stop() on it calls nothing but
+// the kernel: see BorrowUserfaultfd.
 class BorrowedTask {
  public:
   explicit BorrowedTask(pid_t pid) : pid_(pid) {}
+
+  // Looks for all that is needed, before it is stopped.
+  bool Prepare(Trouble* trouble) {
+    // libuv waits for the children of this process, and would be told of their stops instead of us.
+    if (Status("PPid: %d") == getpid()) return Failed(trouble, "PTRACE_SEIZE", EBUSY);
+    // A filter that kills for unknown system calls must not see ours.
+    options_ = Status("Seccomp: %d") != 0 ? PTRACE_O_SUSPEND_SECCOMP : 0;
+    return FindInstruction(trouble);
+  }
+
   BorrowedTask(const BorrowedTask&) = delete;
   BorrowedTask& operator=(const BorrowedTask&) = delete;
 
-  ~BorrowedTask() {
+  void GiveBack() {
     if (!seized_) return;
     if (saved_) {
       // With the original orig_rax the kernel restarts an interrupted system call by itself, as if we had not been there.
@@ -39,14 +51,11 @@ class BorrowedTask {
       ptrace(PTRACE_SETSIGMASK, pid_, sizeof mask_, &mask_);
     }
     ptrace(PTRACE_DETACH, pid_, nullptr, reinterpret_cast<void*>(static_cast<long>(signal_)));
+    seized_ = false;
   }
 
   bool Stop(Trouble* trouble) {
-    // libuv waits for the children of this process, and would be told of their stops instead of us.
-    if (Status("PPid: %d") == getpid()) return Failed(trouble, "PTRACE_SEIZE", EBUSY);
-    // A filter that kills for unknown system calls must not see ours.
-    const long options = Status("Seccomp: %d") != 0 ? PTRACE_O_SUSPEND_SECCOMP : 0;
-    if (ptrace(PTRACE_SEIZE, pid_, nullptr, options) != 0) return Failed(trouble, "PTRACE_SEIZE");
+    if (ptrace(PTRACE_SEIZE, pid_, nullptr, options_) != 0) return Failed(trouble, "PTRACE_SEIZE");
     seized_ = true;
     if (ptrace(PTRACE_INTERRUPT, pid_, nullptr, nullptr) != 0) return Failed(trouble, "PTRACE_INTERRUPT");
     for (;;) {
@@ -66,7 +75,7 @@ class BorrowedTask {
     const uint64_t all = ~uint64_t{0};
     if (ptrace(PTRACE_SETSIGMASK, pid_, sizeof all, &all) != 0) return Failed(trouble, "PTRACE_SETSIGMASK");
     saved_ = true;
-    return FindInstruction(trouble);
+    return true;
   }
 
   // Result of a system call in the task: negative for an errno.
@@ -150,13 +159,49 @@ class BorrowedTask {
   const pid_t pid_;
   bool seized_ = false, saved_ = false;
   int signal_ = 0;
+  long options_ = 0;
   user_regs_struct registers_ = {};
   uint64_t mask_ = 0;
   uint64_t instruction_ = 0;
 };
 
+struct Loan {
+  BorrowedTask* task;
+  int pidfd;
+  Trouble* trouble;
+  int fd = -1;
+};
+
+void Borrow(Loan* loan) {
+  long theirs = 0, closed = 0;
+  Trouble* trouble = loan->trouble;
+  if (!loan->task->Stop(trouble)) return;
+  // Without UFFD_USER_MODE_ONLY (1) an ordinary user may make none; asynchronous write protection never needs more.
+  if (!loan->task->Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1, &theirs, trouble)) return;
+  if (theirs < 0) {
+    *trouble = {static_cast<int>(-theirs), "userfaultfd"};
+    return;
+  }
+  loan->fd = static_cast<int>(syscall(SYS_pidfd_getfd, loan->pidfd, theirs, 0));
+  if (loan->fd < 0) *trouble = {errno, "pidfd_getfd"};
+  loan->task->Call(SYS_close, theirs, &closed, trouble);
+}
+
+int BorrowInChild(void* argument) {
+  setsid();
+  Loan* loan = static_cast<Loan*>(argument);
+  Borrow(loan);
+  loan->task->GiveBack();
+  _exit(0);
+}
+
+constexpr size_t kStackBytes = 256 << 10;
+
 }  // namespace
 
+// A tracer that is killed leaves the task where it is, in the midst of what it was made to do, and that is its end. So a process
+// of its own does it, which goes on to the end when this one is killed: it shares memory and descriptors with us, and the thread
+// that calls waits for it, as with vfork(2). Nothing in it may wait for another thread of ours, which may be gone: no allocation.
 int BorrowUserfaultfd(pid_t pid, Trouble* trouble) {
   const UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   if (pidfd.Get() < 0) {
@@ -164,18 +209,19 @@ int BorrowUserfaultfd(pid_t pid, Trouble* trouble) {
     return -1;
   }
   BorrowedTask task(pid);
-  long theirs = 0, closed = 0;
-  if (!task.Stop(trouble)) return -1;
-  // Without UFFD_USER_MODE_ONLY (1) an ordinary user may make none; asynchronous write protection never needs more.
-  if (!task.Call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1, &theirs, trouble)) return -1;
-  if (theirs < 0) {
-    *trouble = {static_cast<int>(-theirs), "userfaultfd"};
-    return -1;
-  }
-  UniqueFd ours(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.Get(), theirs, 0)));
-  if (ours.Get() < 0) *trouble = {errno, "pidfd_getfd"};
-  if (!task.Call(SYS_close, theirs, &closed, trouble)) return -1;
-  return ours.Release();
+  if (!task.Prepare(trouble)) return -1;
+  Loan loan = {&task, pidfd.Get(), trouble};
+  std::vector<char> stack(kStackBytes);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // our handlers are not for the child
+  char* top = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(stack.data() + stack.size()) & ~uintptr_t{63});
+  const pid_t child = clone(BorrowInChild, top, CLONE_VM | CLONE_FILES | CLONE_VFORK, &loan);
+  if (child < 0) *trouble = {errno, "clone"};
+  else while (waitpid(child, nullptr, __WCLONE) < 0 && errno == EINTR) {}
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  UniqueFd ours(loan.fd);
+  return trouble->error == 0 ? ours.Release() : -1;
 }
 
 #else

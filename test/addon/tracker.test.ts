@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // limit: 60 s
 import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -171,6 +172,30 @@ for (const how of ['sleeps and polls', 'reads']) {
     pids.pop();
   });
 }
+
+/** Borrows the process again and again. */
+const BORROWER = `
+import { closeSync } from 'node:fs';
+const { trackWrites } = await import(process.argv[1]);
+for (let first = true; ; first = false) {
+  closeSync(await trackWrites(Number(process.argv[2])));
+  if (first) process.stdout.write('began');
+}
+`;
+
+test('a tracer that is killed at any moment leaves the process as it was', async () => {
+  const { pid, tell } = await subject();
+  const library = new URL('../../addon/lib/index.js', import.meta.url).href;
+  for (let time = 0; time < 12; time++) {
+    const borrower = spawn(process.execPath, ['--input-type=module', '-e', BORROWER, library, String(pid)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await once(borrower.stdout, 'data');
+    borrower.kill('SIGKILL');
+    await once(borrower, 'exit');
+    await tell('write 1');
+  }
+});
 
 test('a process under a seccomp filter that kills for unknown calls lives on', async () => {
   const { pid, input, line } = await start('python3', '-c', STRICT);
