@@ -13,7 +13,9 @@ import {
   pageRecords,
   type Range,
   signRecord,
+  subtract,
   unflatten,
+  union,
 } from './records.js';
 
 /** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
@@ -103,10 +105,13 @@ export class Copying {
    * @returns the mappings that are carried in this way.
    */
   async lastLook(): Promise<readonly Range[]> {
-    const mappings = this.mappings();
-    const written = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings), true));
+    const tracked = this.mappings();
+    const written = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(tracked), true));
     this.stopTracking();
-    this.onLook({ mappings, written });
+    // Without the tracking, neighbours that differed by it alone become one mapping: CRIU finds that one.
+    const mappings = this.mappings();
+    this.missed.push(...subtract(mappings, tracked));
+    this.onLook({ mappings, written: intersect(written, mappings) });
     return mappings;
   }
 
@@ -171,7 +176,7 @@ export class Copying {
   }
 
   private takeMissed(): Range[] {
-    const missed = this.missed.sort((a, b) => a.start - b.start);
+    const missed = union(this.missed);
     this.missed = [];
     return missed;
   }

@@ -86,3 +86,29 @@ export function intersect(a: readonly Range[], b: readonly Range[]): Range[] {
   }
   return both;
 }
+
+/** What is in any of them, ascending and without overlaps. */
+export function union(ranges: readonly Range[]): Range[] {
+  const whole: Range[] = [];
+  for (const range of [...ranges].sort((a, b) => a.start - b.start)) {
+    const last = whole.at(-1);
+    if (last === undefined || last.end < range.start) whole.push(range);
+    else if (last.end < range.end) whole[whole.length - 1] = { start: last.start, end: range.end };
+  }
+  return whole;
+}
+
+/** What is in the first and not in the second; each list ascending and without overlaps. */
+export function subtract(from: readonly Range[], what: readonly Range[]): Range[] {
+  const rest: Range[] = [];
+  for (const { start, end } of from) {
+    let at = start;
+    for (const other of what) {
+      if (other.end <= at || other.start >= end) continue;
+      if (other.start > at) rest.push({ start: at, end: other.start });
+      at = other.end;
+    }
+    if (at < end) rest.push({ start: at, end });
+  }
+  return rest;
+}

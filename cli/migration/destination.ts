@@ -178,19 +178,13 @@ export class LocalDestination implements DestinationParticipant {
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings =
       pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
-    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
+    const { residentBytes } = request.description;
+    arrival.memory = await ArrivingMemory.prepare(images, residentBytes);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
-    const session = await startRestore({
-      criu,
-      images,
-      shellJob: isShellJob(request.description),
-      ...inside,
-      ...memory,
-    });
+    const shellJob = isShellJob(request.description);
+    const session = await startRestore({ criu, images, shellJob, ...inside, ...memory });
     arrival.session = session;
-    if (arrival.memory === undefined) {
-      await reserveRoom(images, Math.min(2 * request.description.residentBytes, MAX_RESERVE_BYTES));
-    }
+    if (arrival.memory === undefined) await reserveRoom(images, Math.min(2 * residentBytes, MAX_RESERVE_BYTES));
     await reached('destination', 'criu-started', migration);
     this.keep(arrival, { criu: session.run.process });
   }

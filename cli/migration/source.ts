@@ -178,16 +178,15 @@ export class LocalSource implements SourceParticipant {
   async sendAhead({ migration }: MigrationRequest): Promise<TransferResponse> {
     const departure = this.require(migration);
     const { request, localPids } = departure.record;
-    const { destination } = request;
     const sent = await departure.memory?.sendAhead(localPids[0] ?? 0, (records, signal) =>
-      this.road.sendMemory(destination, migration, records, signal),
+      this.road.sendMemory(request.destination, migration, records, signal),
     );
     if (sent !== undefined) {
       departure.memorySent = sent;
       await reached('source', 'sent-ahead', migration);
       return { bytes: sent };
     }
-    departure.ahead = await sendAhead(this.road, destination, migration, localPids[0] ?? 0);
+    departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
     departure.pages?.expect(departure.ahead.pages.length);
     await reached('source', 'sent-ahead', migration);
     return { bytes: departure.ahead.pages.length };
@@ -216,21 +215,14 @@ export class LocalSource implements SourceParticipant {
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
   async freeze({ migration }: MigrationRequest): Promise<void> {
     const departure = this.require(migration);
-    const { record, session, pages, resident } = departure;
+    const { record, session, pages, resident, ahead } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
     resident?.control.park();
     await reached('source', 'parked', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
-    const load = {
-      to: record.request.destination,
-      migration,
-      folder: record.images,
-      pages,
-      ahead: departure.ahead,
-      pid,
-    };
+    const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
     const sending = new Sending(this.road, load);
     departure.sending = sending;
     session.go('pre-dump');
@@ -248,9 +240,7 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
-    const passed = departure.memory?.passGate(session, record.localPids[0] ?? 0, () =>
-      reached('source', 'at-gate', migration),
-    );
+    const passed = departure.memory?.passGate(session, pid, () => reached('source', 'at-gate', migration));
     passed?.catch(() => undefined); // heard below, when the dump has ended one way or the other
     await sending.unlessItFails(dump);
     await passed;

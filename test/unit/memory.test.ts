@@ -12,7 +12,9 @@ import {
   intersect,
   pageRecords,
   signRecord,
+  subtract,
   unflatten,
+  union,
 } from '../../cli/memory/records.js';
 
 const test = suite<{ folder: string }>('large memory, which CRIU does not carry');
@@ -124,6 +126,17 @@ test('nothing is changed or made when CRIU carries all', ({ folder }) => {
 test('pages that CRIU has dumped of a mapping that is not its own are an error', ({ folder }) => {
   writeFileSync(join(folder, 'pagemap-80.img'), Buffer.concat([HEAD, entry(0x7f00000ff000, 2, 4)]));
   assert.throws(() => pointToParent(folder, [{ start: 0x7f0000000000, end: 0x7f0000100000 }]), /not its own/);
+});
+
+test('parts of an address space are put together, and taken from each other', () => {
+  const range = (start: number, end: number): { start: number; end: number } => ({ start, end });
+  assert.equal(union([range(5, 7), range(1, 3), range(2, 4), range(7, 9), range(1, 2)]), [range(1, 4), range(5, 9)]);
+  assert.equal(subtract([range(0, 10), range(20, 30)], [range(2, 4), range(8, 22)]), [
+    range(0, 2),
+    range(4, 8),
+    range(22, 30),
+  ]);
+  assert.equal(subtract([range(0, 10)], [range(0, 10)]), []);
 });
 
 test.run();
