@@ -5,9 +5,10 @@
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { rmSync, writeFileSync } from 'node:fs';
+import { readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
+import { listProcesses } from '../../cli/system/procfs.js';
 
 const VARIABLE = 'HOMEPROXY_UNIT_TEST_WORLD';
 
@@ -20,6 +21,7 @@ const VARIABLE = 'HOMEPROXY_UNIT_TEST_WORLD';
 export function enterPrivateWorld({ processes }: { processes: boolean }): boolean {
   if (process.env[VARIABLE] !== undefined) {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+    process.on('exit', endStrays);
     return true;
   }
   if (process.getuid?.() !== 0) return false;
@@ -37,6 +39,28 @@ export function enterPrivateWorld({ processes }: { processes: boolean }): boolea
     env: { ...process.env, [VARIABLE]: 'private' },
   });
   process.exit(inside.status ?? 1);
+}
+
+/** Ends whoever else is in our world: what left its process group, as a new session does, is not reached by {@link Subject.kill}. */
+function endStrays(): void {
+  const ours = worldOf(process.pid);
+  for (const pid of listProcesses()) if (pid !== process.pid && worldOf(pid) === ours) killQuietly(pid);
+}
+
+function worldOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/ipc`);
+  } catch {
+    return undefined; // gone, or more privileged than we are: not one of ours
+  }
+}
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // gone
+  }
 }
 
 export function ip(...lines: readonly string[]): void {
@@ -99,11 +123,7 @@ export class Subject {
   /** With all that it has started. */
   kill(): void {
     subjects.delete(this);
-    try {
-      process.kill(-this.pid, 'SIGKILL');
-    } catch {
-      // gone
-    }
+    killQuietly(-this.pid);
   }
 
   async ended(): Promise<void> {
