@@ -1,10 +1,9 @@
 // limit: 120 s
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseMaps, readMappedFiles } from '../../cli/process/memory-map.js';
-import { isShellJob } from '../../cli/process/session-verdicts.js';
-import { readChildren, readProcess, readText } from '../../cli/system/procfs.js';
+import { readChildren, readText } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
 import { examine, objections, startInState, words } from './verdicts-subject.js';
@@ -261,89 +260,6 @@ for (const { what, source, verdicts: expected, reason } of states) {
     }
   });
 }
-
-test('one that somebody traces: refused TRACED, and he goes on tracing', async () => {
-  const subject = await startInState('');
-  const tracer = await startInState(`
-assert libc.ptrace(0x4206, ${subject.pid}, 0, 0) == 0`);
-  try {
-    const { verdicts } = await examine(subject.pid);
-    assert.equal(words(verdicts), ['refused TRACED']);
-    assert.match(
-      verdicts.find(({ code }) => code === 'TRACED')?.reason ?? '',
-      new RegExp(`pid ${tracer.pid} \\(ready\\)`),
-    );
-  } finally {
-    tracer.kill();
-    subject.kill();
-  }
-});
-
-test('a child of a session that its parent leads: it moves without it, and loses both; the parent with it keeps all', async () => {
-  const subject = await startInState('if os.fork() == 0: ready()');
-  try {
-    const [child = 0] = readChildren(subject.pid);
-    const { verdicts, description } = await examine(child);
-    assert.equal(words(verdicts), ['will-change SESSION']);
-    assert.match(objections(verdicts)[0]?.reason ?? '', new RegExp(`session of pid ${subject.pid} `));
-    const parent = verdicts.find(({ code }) => code === 'PARENT_STAYS');
-    assert.match(parent?.reason ?? '', new RegExp(`its parent, pid ${subject.pid} `));
-    assert.equal(description.session, { id: subject.pid, group: subject.pid });
-    assert.is(isShellJob(description), true);
-    const whole = await examine(subject.pid);
-    assert.equal(words(whole.verdicts), []);
-    assert.is(isShellJob(whole.description), false);
-  } finally {
-    subject.kill();
-  }
-});
-
-test('a child that was born before its parent began a session: refused FOREIGN_SESSION', async () => {
-  const subject = await startInState(`
-if os.fork(): ready()
-if os.fork() == 0: ready()
-os.setsid()`);
-  try {
-    const [leader = 0] = readChildren(subject.pid);
-    await until('it leads a session, and its child does not', () => readProcess(leader)?.session === leader);
-    const [child = 0] = readChildren(leader);
-    const { verdicts } = await examine(leader);
-    assert.ok(words(verdicts).includes('refused FOREIGN_SESSION'), words(verdicts).join());
-    assert.match(verdicts.find(({ code }) => code === 'FOREIGN_SESSION')?.subject ?? '', new RegExp(`pid ${child}`));
-  } finally {
-    subject.kill();
-  }
-});
-
-test('numbers that must be free at home: threads, and groups whose leader has ended', async () => {
-  const subject = await startInState(`
-import threading
-threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
-leader = os.fork()
-if leader == 0:
-    os.setpgid(0, 0)
-    os.execvp('sleep', ['sleep', '3600'])
-while os.getpgid(leader) != leader: time.sleep(0.01)
-if os.fork() == 0:
-    os.setpgid(0, leader)
-    time.sleep(3600)
-while not any(os.getpgid(int(pid)) == leader for pid in open('/proc/self/task/%d/children' % os.getpid()).read().split() if int(pid) != leader): time.sleep(0.01)
-os.kill(leader, 9)
-os.waitpid(leader, 0)
-os.environ['LEADER'] = str(leader)
-open('${folder}/leader', 'w').write(str(leader))`);
-  try {
-    const { description } = await examine(subject.pid);
-    const leader = Number(readFileSync(`${folder}/leader`, 'utf8'));
-    const threads = readdirSync(`/proc/${subject.pid}/task`).map(Number);
-    assert.equal(
-      new Set(description.numbers),
-      new Set([...threads.filter((thread) => thread !== subject.pid), leader]),
-    );
-  } finally {
-    subject.kill();
-  }
-});
 
 test('a terminal whose master another tree holds, while it has one of its own', async () => {
   const outside = await startInState(`
