@@ -118,11 +118,14 @@ export class ParkQueue {
     }
   }
 
-  /** Removes the TAP. What is still in it is lost, and counted with what never found room in it. */
-  close(): void {
+  /**
+   * Removes the TAP. What is still in it is lost, and counted with what never found room in it.
+   * @param unsaid it was held, and counted as that, for a copy that is given up: nobody misses it
+   */
+  close(unsaid = false): void {
     if (this.closed) return;
     this.closed = true;
-    countLost(this.datapath, this.binding);
+    if (!unsaid) countLost(this.datapath, this.binding);
     this.datapath.removeDevice(this.ifindex);
     closeSync(this.fd);
     if (stampAlive(this.record.holder)) process.kill(this.record.holder.pid, 'SIGKILL');

@@ -256,7 +256,7 @@ export class BindingControl {
     const { datapath } = this.forwarding;
     const binding = datapath.tables.bindings.get(this.id);
     datapath.tables.unbind(this.id);
-    this.closeQueue();
+    this.closeQueue(binding?.egress === Egress.hold);
     datapath.tables.removeBinding(this.id);
     if (binding !== undefined && binding.pod_ifindex !== 0) datapath.removeDevice(binding.pod_ifindex);
   }
@@ -285,8 +285,9 @@ export class BindingControl {
     return { parked, replayed, dropped: Math.max(0, parked - replayed) };
   }
 
-  private closeQueue(): void {
-    this.queue?.close();
+  /** @param unsaid what waits was said by a copy that never became the process */
+  private closeQueue(unsaid = false): void {
+    this.queue?.close(unsaid);
     this.queue = undefined;
     this.forwarding.queues.delete(String(this.id));
   }
