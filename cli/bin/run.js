@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // Plain JavaScript, because it must run in a fresh clone, before anything was compiled.
 import { existsSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -37,10 +38,20 @@ function isInstalled(name) {
 
 async function execute() {
   const { run } = await import('@oclif/core');
+  nameShell();
   try {
     await run(process.argv.slice(2), import.meta.url);
   } catch (thrown) {
     const { finish } = await import('../../dist/cli/error-report.js');
     finish(thrown, process.argv.slice(2));
+  }
+}
+
+/** Without SHELL oclif asks for the user's entry in passwd(5), and a user may have none: in a container, or where it was deleted. */
+function nameShell() {
+  try {
+    userInfo();
+  } catch {
+    process.env.SHELL ??= '/bin/sh';
   }
 }
