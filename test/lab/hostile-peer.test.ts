@@ -14,7 +14,8 @@ import { REDIS_PORT, type Redis, startRedis } from './redis.js';
 import { describe, Scenario } from './scenario.js';
 import { settledTraces } from './traces.js';
 
-const SEED = Number(process.env.HOMEPROXY_SEED ?? Date.now() % 1_000_000);
+/** Another one, and more rounds, look further: the same run finds the same. */
+const SEED = Number(process.env.HOMEPROXY_SEED ?? 20_261_122);
 /** Requests of each of the two dozen methods, to each node. */
 const ROUNDS = Number(process.env.HOMEPROXY_ROUNDS ?? 20);
 /** What a daemon may keep of all that, in bytes: caches, code that was compiled, and garbage that is not collected yet. */
