@@ -1,4 +1,4 @@
-// limit: 120 s
+// limit: 240 s
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';

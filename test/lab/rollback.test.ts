@@ -1,4 +1,4 @@
-// limit: 240 s
+// limit: 480 s
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
