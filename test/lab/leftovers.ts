@@ -28,8 +28,10 @@ export function leftovers(lab: string, namespaces: readonly string[] = [], zombi
   for (const pid of listProcesses()) {
     if (!zombies && readProcess(pid)?.state === 'Z') continue;
     const membership = readText(`/proc/${pid}/cgroup`) ?? '';
-    if (membership.includes(`/homeproxy-lab/${lab}/`)) found.push(`process ${pid}`);
-    if (wanted.size > 0) {
+    const ours = membership.includes(`/homeproxy-lab/${lab}/`);
+    if (ours) found.push(`process ${pid}`);
+    // what is in another lab is that one's: the kernel gives it the numbers of namespaces that have gone
+    if (wanted.size > 0 && (ours || !membership.includes('/homeproxy-lab/'))) {
       for (const namespace of namespacesOf(pid)) if (wanted.has(namespace)) found.push(`${namespace} of ${pid}`);
     }
   }
