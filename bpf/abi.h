@@ -76,6 +76,16 @@ struct next_hop {
 };
 
 /*
+ * What is parked whatever the action, so that queues that CRIU would lose run dry before a dump. In the end only segments of
+ * connections that had begun still go on: those that the process has closed last need them to come to their end.
+ */
+enum hold {
+	HOLD_NOTHING = 0,
+	HOLD_NEW = 1,       /* SYNs */
+	HOLD_DATAGRAMS = 2, /* SYNs, and all that is not TCP */
+};
+
+/*
  * One per bound process and node. Replaced whole, by one map update: all flows of a process flip at once.
  * The map is a hash without preallocation, so that a reader sees the old record or the new, never a mixture.
  */
@@ -84,7 +94,7 @@ struct binding {
 	__u8 action;  /* enum action */
 	__u8 egress;  /* enum egress */
 	__u8 draining; /* 1: park behind what is still parked, act only when the queue is empty */
-	__u8 hold_new; /* 1: park SYNs whatever the action, so that accept queues run dry before a dump */
+	__u8 hold;     /* enum hold */
 	__u32 park_ifindex;   /* TAP that holds its parked packets; 0: none, parking drops and counts */
 	__u32 uplink_ifindex; /* replays of ACTION_PASS re-enter the stack here; a pod's packets leave here */
 	__u32 pod_ifindex;    /* host end of the pod's veth, for ACTION_DELIVER */

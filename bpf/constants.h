@@ -30,6 +30,7 @@ const volatile __u8 fast_path = 1;
 struct abi_enums {
 	enum action action;
 	enum egress egress;
+	enum hold hold;
 	enum device_role device_role;
 	enum hook hook;
 	enum reason reason;

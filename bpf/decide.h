@@ -35,7 +35,8 @@ static __always_inline int must_wait(const struct found *found, const struct tup
 {
 	const struct binding *binding = found->binding;
 
-	if (binding->action == ACTION_PARK || (binding->hold_new && inner->syn == SYN_START))
+	if (binding->action == ACTION_PARK || (binding->hold && inner->syn == SYN_START) ||
+	    (binding->hold == HOLD_DATAGRAMS && inner->protocol != IPPROTO_TCP))
 		return 1;
 	if (!binding->draining)
 		return 0;

@@ -3,14 +3,14 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pidfdOpen, pollReadable } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
-import { type ProcessStamp, readProcess, readText, readThreads, readTree, stampAlive } from '../system/procfs.js';
+import { type ProcessStamp, readText, stampAlive } from '../system/procfs.js';
 import { criuOf, endCriuOf } from './criu-processes.js';
 import { HookLog } from './hook-log.js';
 
 /** Hooks at which CRIU waits for our word (`config/criu-action.sh`). */
 export type Hook = 'pre-dump' | 'post-dump' | 'post-restore' | 'pre-resume';
 
-/** Where CRIU may stand besides: before it touches any task of a dump whose large memory is ours (`cli/memory`). */
+/** Where CRIU stands besides in a dump: all tasks are seized, and none is touched yet (`gate.ts`). */
 export type Place = Hook | 'gate';
 
 /** The image that CRIU reads first. */
@@ -90,19 +90,6 @@ export class CriuSession {
     if (outcome === 'late') throw this.slow(hook, limitMs ?? 0);
   }
 
-  /**
-   * Waits until CRIU holds all tasks of the tree in its trace, or is further: from then on they do nothing by themselves.
-   * @param root as this node sees it.
-   * @throws {ExternalError} `CRIU_FAILED`
-   */
-  async seized(root: number): Promise<void> {
-    while (!this.passed('post-dump')) {
-      if (allTraced(root)) return;
-      if (this.over) throw this.failure();
-      await pause(1); // nobody is told of a tracing stop but the tracer
-    }
-  }
-
   /** Whether CRIU has come to a hook or to the gate, now or before. */
   passed(hook: Place): boolean {
     return this.hooks?.seen(hook) ?? false;
@@ -180,14 +167,6 @@ export class CriuSession {
   private say(line: string): void {
     if (!this.over && this.verdict !== undefined) writeSync(this.verdict, `${line}\n`);
   }
-}
-
-/** Whether every task of a tree is in a tracing stop, or has ended. None that is can make another. */
-function allTraced(root: number): boolean {
-  if (readProcess(root)?.state !== 't') return false; // most often that is the answer
-  return readTree(root).every((pid) =>
-    readThreads(pid).every((thread) => ['t', 'Z', 'X', undefined].includes(readProcess(thread)?.state)),
-  );
 }
 
 /** A FIFO opened for writing, once somebody reads it or waits to; undefined before, and when it is gone (fifo(7)). */

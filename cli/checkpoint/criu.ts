@@ -65,13 +65,7 @@ export interface Surroundings {
   readonly cgroupProcs?: string;
 }
 
-/** How CRIU leaves large memory to us (`cli/memory`); absent: it carries all. */
-export interface MemoryOptions {
-  /** Most memory that a restore takes in this way, in bytes. */
-  readonly memoryLimit?: number;
-}
-
-export interface DumpOptions extends Surroundings, MemoryOptions {
+export interface DumpOptions extends Surroundings {
   readonly criu: string;
   /** Root of the tree, as the namespaces in which CRIU runs number it. */
   readonly pid: number;
@@ -82,7 +76,9 @@ export interface DumpOptions extends Surroundings, MemoryOptions {
   readonly outsideIpc?: boolean;
 }
 
-export interface RestoreOptions extends Surroundings, MemoryOptions {
+export interface RestoreOptions extends Surroundings {
+  /** Most memory that does not come in CRIU's images (`cli/memory`), in bytes; absent: all comes in them. */
+  readonly memoryLimit?: number;
   readonly criu: string;
   readonly images: string;
   /** The root did not lead its session: it is restored into a session and a group of CRIU's. */
@@ -104,10 +100,13 @@ const COMMON = [
   '-v2',
 ];
 
-/** Starts a dump; it stops at `pre-dump` before it touches the process, and at `post-dump` with the tree seized. */
+/**
+ * Starts a dump; it stops at `pre-dump` before it touches the process, at the gate if there is one in the folder, and at
+ * `post-dump` with the tree seized.
+ */
 export async function startDump(options: DumpOptions): Promise<CriuSession> {
   await makeVerdictFifo(options.images);
-  return start('dump', options, ['-t', String(options.pid), '--ghost-limit', '16M']);
+  return start('dump', { ...options, memoryLimit: 0 }, ['-t', String(options.pid), '--ghost-limit', '16M']);
 }
 
 /**
@@ -132,7 +131,7 @@ async function makeFifo(path: string): Promise<void> {
 /** Starts CRIU; it is told where to write its log and which script to run at its hooks. */
 async function start(
   verb: 'dump' | 'restore',
-  options: DumpOptions | RestoreOptions,
+  options: (DumpOptions | RestoreOptions) & { readonly memoryLimit?: number },
   args: readonly string[],
 ): Promise<CriuSession> {
   const { criu, images, podInit, ownRoot, shellJob, memoryLimit } = options;

@@ -15,6 +15,12 @@ export const Egress = {
   tunnel: 3,
 } as const;
 
+export const Hold = {
+  nothing: 0,
+  new: 1,
+  datagrams: 2,
+} as const;
+
 export const DeviceRole = {
   pod: 0,
   park: 1,
@@ -101,7 +107,7 @@ export type BindingStruct = {
   action: number;
   egress: number;
   draining: number;
-  hold_new: number;
+  hold: number;
   park_ifindex: number;
   uplink_ifindex: number;
   pod_ifindex: number;

@@ -8,6 +8,7 @@ import {
   FastKind,
   type FastPortStruct,
   type FastRouteStruct,
+  Hold,
 } from './abi.gen.js';
 
 const ETHERNET_BYTES = 14;
@@ -147,7 +148,7 @@ function serves(binding: BindingStruct): boolean {
   return (
     binding.action === Action.tunnel &&
     binding.draining === 0 &&
-    binding.hold_new === 0 &&
+    binding.hold === Hold.nothing &&
     binding.next_hop.resolved === 1 &&
     binding.next_hop.ifindex !== 0 &&
     binding.encapsulation === Encapsulation.ip &&

@@ -9,6 +9,7 @@ import { projectFile } from '../system/project.js';
 const ENUMS = [
   'action',
   'egress',
+  'hold',
   'device_role',
   'hook',
   'reason',

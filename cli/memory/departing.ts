@@ -1,9 +1,7 @@
-import type { CriuSession } from '../checkpoint/criu-session.js';
 import { readText, readTree } from '../system/procfs.js';
 import { Copying } from './copying.js';
-import { Gate } from './gate.js';
 import { pointToParent } from './page-map.js';
-import type { Range } from './records.js';
+import { flatten, type Range } from './records.js';
 
 /** A process with less is CRIU's: it is copied in the freeze in less time than the preparations are worth. */
 export const MIN_MEMORY_BYTES = 64 << 20;
@@ -21,17 +19,13 @@ export class DepartingMemory {
   private mappings: readonly Range[] = [];
   private readonly cut = new AbortController();
 
-  private constructor(private readonly gate: Gate) {}
+  private constructor() {}
 
-  /** Before CRIU's dump is started. @returns undefined for a process whose memory is CRIU's. */
-  static async prepare(
-    folder: string,
-    pids: readonly number[],
-    residentBytes: number,
-  ): Promise<DepartingMemory | undefined> {
+  /** @returns undefined for a process whose memory is CRIU's. */
+  static of(pids: readonly number[], residentBytes: number): DepartingMemory | undefined {
     // a child may share pages with its parent, which CRIU finds out while it restores them
     if (pids.length !== 1 || residentBytes < MIN_MEMORY_BYTES || usesShadowStack(pids[0] ?? 0)) return undefined;
-    return new DepartingMemory(await Gate.create(folder));
+    return new DepartingMemory();
   }
 
   /** Copies while the process runs, until what is left is small. @returns the bytes that were sent; undefined when it cannot be done */
@@ -51,23 +45,14 @@ export class DepartingMemory {
   }
 
   /**
-   * While CRIU begins to dump: waits until it has seized all tasks, and tells it what is not its own.
+   * CRIU stands at the gate, and the process still.
    * @param root of the tree, which may have got children meanwhile.
-   * @param atGate CRIU stands there; it waits until this has ended.
-   * @throws {ExternalError} `CRIU_FAILED` when CRIU ends before it comes there.
+   * @returns the mappings that CRIU is not to carry, as {@link flatten} writes them.
    */
-  async passGate(session: CriuSession, root: number, atGate: () => Promise<void>): Promise<void> {
-    try {
-      await Promise.race([session.reached('gate'), session.reached('post-dump')]);
-      if (session.passed('gate')) {
-        await atGate();
-        if (this.copying !== undefined && readTree(root).length === 1) this.mappings = await this.copying.lastLook();
-        else this.copying?.leaveToCriu();
-        this.gate.pass(this.mappings);
-      } else this.copying?.leaveToCriu();
-    } finally {
-      this.gate.close(); // CRIU fails where it stands, if nothing was said to it
-    }
+  async lastLook(root: number): Promise<BigUint64Array> {
+    if (this.copying !== undefined && readTree(root).length === 1) this.mappings = await this.copying.lastLook();
+    else this.copying?.leaveToCriu();
+    return flatten(this.mappings);
   }
 
   /** CRIU's images are whole: they get to know where the rest is. */
@@ -81,11 +66,10 @@ export class DepartingMemory {
     return Math.max((this.copying?.sent ?? 0) - before, 0);
   }
 
-  /** Nothing of this is wanted any more; a CRIU that stands at the gate, or comes to it, fails there and lets the process go. */
+  /** Nothing of this is wanted any more. */
   giveUp(reason: Error): void {
     this.cut.abort(reason);
     this.copying?.stopTracking();
-    this.gate.close();
   }
 }
 

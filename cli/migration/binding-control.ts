@@ -1,6 +1,6 @@
 import { isIPv6 } from 'node:net';
 import { BugError, UserError } from '../errors.js';
-import { Action, type BindingStruct, Egress, type NextHopStruct } from '../forwarding/abi.gen.js';
+import { Action, type BindingStruct, Egress, Hold, type NextHopStruct } from '../forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
 import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
@@ -70,7 +70,7 @@ export class BindingControl {
       action: state === 'home' ? Action.pass : Action.park,
       egress: state === 'home' ? Egress.open : Egress.hold,
       draining: 0,
-      hold_new: 0,
+      hold: Hold.nothing,
       park_ifindex: 0,
       uplink_ifindex: forwarding.uplinkIfindex,
       pod_ifindex: 0,
@@ -143,7 +143,7 @@ export class BindingControl {
     const { tables } = this.forwarding.datapath;
     const present = tables.bindings.get(this.id);
     if (present === undefined) return;
-    const dropping = { action: Action.drop, egress: Egress.shut, draining: 0, hold_new: 0 };
+    const dropping = { action: Action.drop, egress: Egress.shut, draining: 0, hold: Hold.nothing };
     tables.putBinding(this.id, { ...present, ...dropping, epoch });
   }
 
@@ -160,12 +160,17 @@ export class BindingControl {
 
   /** Parks the starts of new connections, while those that had begun go on. */
   holdNew(): void {
-    this.change({ hold_new: 1 });
+    this.change({ hold: Hold.new });
+  }
+
+  /** Parks all that is not of a connection that had begun. */
+  holdDatagrams(): void {
+    this.change({ hold: Hold.datagrams });
   }
 
   /** Parks everything. What this node's copy still has to say may go out. */
   park(): void {
-    this.change({ action: Action.park, hold_new: 0 });
+    this.change({ action: Action.park, hold: Hold.nothing });
   }
 
   /** Connects the pod's interface. */
@@ -270,10 +275,10 @@ export class BindingControl {
     this.unwatch = undefined;
     const { queue } = this;
     if (queue === undefined) {
-      this.change({ ...change, draining: 0, hold_new: 0, park_ifindex: 0 });
+      this.change({ ...change, draining: 0, hold: Hold.nothing, park_ifindex: 0 });
       return { parked: 0, replayed: 0, dropped: 0 };
     }
-    this.change({ ...change, draining: 1, hold_new: 0 });
+    this.change({ ...change, draining: 1, hold: Hold.nothing });
     const first = await queue.replay();
     this.change({ draining: 0 });
     // A packet that was on its way into the queue at the moment of the change.

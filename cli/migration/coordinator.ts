@@ -261,10 +261,11 @@ export class Coordinator {
 
     watch.begin('dump');
     course.freezeBegins();
-    twin.control.park();
-    await reached('coordinator', 'parked', migration);
+    twin.control.holdDatagrams();
     await course.unlessStopped(source.freeze({ migration }));
     await reached('coordinator', 'frozen', migration);
+    twin.control.park();
+    await reached('coordinator', 'parked', migration);
 
     watch.begin('transfer');
     course.bytesMoved += (await course.unlessStopped(source.transfer({ migration }))).bytes;

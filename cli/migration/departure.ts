@@ -1,4 +1,5 @@
 import type { CriuSession } from '../checkpoint/criu-session.js';
+import type { Gate } from '../checkpoint/gate.js';
 import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
 import { UserError } from '../errors.js';
@@ -20,6 +21,8 @@ export interface Departure {
   pages: PagePipe | undefined;
   /** What the destination was sent of its memory before the freeze. */
   ahead: Ahead;
+  /** Where CRIU waits when it has stopped the process; undefined until CRIU was started, and after a restart of the daemon. */
+  gate: Gate | undefined;
   /** Undefined when its files stay where they are, and after a restart of the daemon. */
   files: DepartingFiles | undefined;
   /** Large memory, which is not CRIU's. */
@@ -39,6 +42,7 @@ export interface Departure {
 /** What a departure begins with. */
 export const IDLE = {
   ahead: new Ahead(Buffer.alloc(0)),
+  gate: undefined,
   files: undefined,
   memory: undefined,
   memorySent: 0,

@@ -3,6 +3,7 @@ import { criuVersion, findCriu, startDump } from '../checkpoint/criu.js';
 import { closeDoor } from '../checkpoint/criu-door.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
+import { Gate } from '../checkpoint/gate.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { UserError } from '../errors.js';
@@ -15,10 +16,12 @@ import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { removeObjects, sysvFindings } from '../process/sysv.js';
 import { Cgroup } from '../system/cgroup.js';
+import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import {
+  awaitClosed,
   emptyAcceptQueues,
   emptyDatagramQueues,
   requireNoDatagrams,
@@ -147,7 +150,8 @@ export class LocalSource implements SourceParticipant {
     const inside =
       resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
     departure.pages = await PagePipe.create(images);
-    departure.memory = await DepartingMemory.prepare(images, localPids, description.residentBytes);
+    departure.gate = await Gate.create(images);
+    departure.memory = DepartingMemory.of(localPids, description.residentBytes);
     departure.session = await startDump({
       criu,
       images,
@@ -155,7 +159,6 @@ export class LocalSource implements SourceParticipant {
       shellJob: isShellJob(description),
       outsideIpc: usesSysv(record),
       ...inside,
-      ...(departure.memory === undefined ? {} : { memoryLimit: 0 }),
     });
     await reached('source', 'criu-started', migration);
     this.keep(departure, { criu: departure.session.run.process });
@@ -215,10 +218,10 @@ export class LocalSource implements SourceParticipant {
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
   async freeze({ migration }: MigrationRequest): Promise<void> {
     const departure = this.require(migration);
-    const { record, session, pages, resident, ahead } = departure;
+    const { record, session, pages, ahead } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
-    resident?.control.park();
-    await reached('source', 'parked', migration);
+    this.controlOf(departure)?.holdDatagrams();
+    await reached('source', 'datagrams-held', migration);
     await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
@@ -227,10 +230,7 @@ export class LocalSource implements SourceParticipant {
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    await session.seized(pid);
-    if (departure.reverting) throw tooLate(migration);
-    const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
-    control?.silence();
+    await sending.unlessItFails(this.stopTraffic(departure, session));
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
     const noted = noteSockets(record);
@@ -240,10 +240,7 @@ export class LocalSource implements SourceParticipant {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
       throw error;
     });
-    const passed = departure.memory?.passGate(session, pid, () => reached('source', 'at-gate', migration));
-    passed?.catch(() => undefined); // heard below, when the dump has ended one way or the other
     await sending.unlessItFails(dump);
-    await passed;
     await reached('source', 'dumped', migration);
     departure.memory?.finishDump(record.images);
     requireSamePorts(record, await noted);
@@ -258,6 +255,28 @@ export class LocalSource implements SourceParticipant {
       await reached('source', 'files-complete', migration);
     }
     sending.complete();
+  }
+
+  /**
+   * When CRIU has stopped the process: from then on nothing comes to it and nothing is said in its name. Not before, for while it
+   * runs it closes connections, and not later, for CRIU cannot dump a socket that changes.
+   */
+  private async stopTraffic(departure: Departure, session: CriuSession): Promise<void> {
+    const { record, gate, memory } = departure;
+    const { migration } = record.request;
+    try {
+      await gate?.reachedBy(session);
+      await reached('source', 'at-gate', migration);
+      await awaitClosed(record);
+      if (departure.reverting) throw tooLate(migration);
+      const control = this.controlOf(departure);
+      control?.park();
+      control?.silence();
+      await reached('source', 'parked', migration);
+      gate?.pass((await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array());
+    } finally {
+      gate?.close(); // CRIU fails where it stands, if nothing was said to it
+    }
   }
 
   /** Ends when the destination has all images. */
@@ -313,6 +332,7 @@ export class LocalSource implements SourceParticipant {
     sending?.giveUp(tooLate(migration));
     pages?.discard();
     departure.memory?.giveUp(tooLate(migration));
+    departure.gate?.close();
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
     pages?.close();
@@ -322,8 +342,7 @@ export class LocalSource implements SourceParticipant {
       holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
     }
     await reached('source', 'repaired', migration);
-    const control = resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
-    control?.openEgress(resident?.home);
+    this.controlOf(departure)?.openEgress(resident?.home);
     if (resident === undefined) scatter(record.freezer);
     else {
       const pod = new Cgroup(record.freezer.path);
@@ -354,6 +373,11 @@ export class LocalSource implements SourceParticipant {
     cgroup.kill();
     await cgroup.empty();
     cgroup.remove();
+  }
+
+  /** Over the binding of a process of this node, or of one that lives here for another home. */
+  private controlOf({ record, resident }: Departure): BindingControl | undefined {
+    return resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
   }
 
   private keep(departure: Departure, change: Partial<DepartureRecord>): void {

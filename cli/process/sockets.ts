@@ -134,6 +134,14 @@ export function findUnreadDatagrams(pids: readonly number[]): InternetSocket | u
   return waiting.find(({ inode }) => holders.has(inode));
 }
 
+/**
+ * TCP connections that no process holds any more and that are not at their end, on the whole machine: the kernel keeps one count for
+ * all network namespaces (tcp_orphan_count_sum, since 5.16 exact when it is read).
+ */
+export function countOrphans(pid: number): number {
+  return Number(/^TCP:.* orphan (\d+)/m.exec(readText(`/proc/${pid}/net/sockstat`) ?? '')?.[1] ?? 0);
+}
+
 /** Whether an address never leaves the machine. */
 export function isLoopback(address: string): boolean {
   return address.startsWith('127.') || address === '0:0:0:0:0:0:0:1';

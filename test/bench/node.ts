@@ -161,7 +161,7 @@ const BINDING: BindingStruct = {
   action: Action.tunnel,
   egress: Egress.shut,
   draining: 0,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: TAP,
   uplink_ifindex: UPLINK,
   pod_ifindex: POD,

@@ -52,17 +52,14 @@ const GOING_BACK = new Set<string>([
   'destination:removed',
 ]);
 
-/**
- * Steps of a migration whose process takes its files along, or has much memory: `lab/carry-crash` and `lab/memory-crash` have
- * crashes of their own at them.
- */
-const WITH_MORE = /:files-|:at-gate/;
+/** Steps of a migration whose process takes its files along: `lab/carry-crash` has crashes of its own at them. */
+const WITH_FILES = /:files-/;
 
 export function allSteps(): StepName[] {
   const steps = (Object.keys(STEPS) as Role[]).flatMap((role) =>
     STEPS[role].map((step) => `${role}:${step}` as StepName),
   );
-  return steps.filter((step) => !WITH_MORE.test(step));
+  return steps.filter((step) => !WITH_FILES.test(step));
 }
 
 /** The node whose daemon comes to a step. */

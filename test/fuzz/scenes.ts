@@ -25,6 +25,7 @@ export interface Scene {
 export const PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay'];
 const ACTIONS = ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const;
 const EGRESS = ['open', 'hold', 'shut', 'tunnel'] as const;
+const HOLDS = ['nothing', 'nothing', 'nothing', 'new', 'datagrams'] as const;
 const MTUS = [1500, 1500, 1500, 1400, 1280, 576, 9000, 68];
 
 /** 0: there is no way to the care-of address. */
@@ -63,7 +64,7 @@ export function makeScene(number: number, random: () => number): Scene {
       action,
       egress,
       draining,
-      holdNew: random() < 0.3,
+      hold: pick(HOLDS, random),
       parkIfindex: random() < 0.15 ? 0 : OTHER_IFINDEX,
       careOf,
       encapsulation: random() < 0.3 ? 'udp' : 'ip',

@@ -177,7 +177,7 @@ testArrivals('IPv6', [
   {
     description: 'holds a SYN back while accept queues run dry',
     at: 'home',
-    binding: { action: 'pass', holdNew: true },
+    binding: { action: 'pass', hold: 'new' },
     input: frame(request6({ flags: 'S' })),
     ...redirect,
     reason: 'parked',

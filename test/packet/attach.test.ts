@@ -34,7 +34,7 @@ const binding: BindingStruct = {
   action: Action.pass,
   egress: Egress.open,
   draining: 0,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: 0,
   uplink_ifindex: 1,
   pod_ifindex: 0,

@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
 import type { OpenOptions } from '../../addon/lib/types.js';
-import { Action, Counters, Egress, Encapsulation, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
+import { Action, Counters, Egress, Encapsulation, Hold, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
 
@@ -41,7 +41,7 @@ export interface BindingFields {
   readonly action: keyof typeof Action;
   readonly egress?: keyof typeof Egress;
   readonly draining?: boolean;
-  readonly holdNew?: boolean;
+  readonly hold?: keyof typeof Hold;
   readonly parkIfindex?: number;
   readonly careOf?: string;
   readonly node?: string;
@@ -112,7 +112,7 @@ export class Bench {
       action: Action[fields.action],
       egress: Egress[fields.egress ?? 'open'],
       draining: fields.draining ? 1 : 0,
-      hold_new: fields.holdNew ? 1 : 0,
+      hold: Hold[fields.hold ?? 'nothing'],
       park_ifindex: fields.parkIfindex ?? OTHER_IFINDEX,
       uplink_ifindex: ARRIVAL_IFINDEX,
       pod_ifindex: OTHER_IFINDEX,

@@ -32,7 +32,7 @@ tables.putBinding(ID, {
   action: Action.deliver,
   egress: Egress.open,
   draining: 0,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: 0,
   uplink_ifindex: uplink.ifindex,
   pod_ifindex: pod.ifindex,

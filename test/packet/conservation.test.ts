@@ -122,7 +122,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
         action: Action.pass,
         egress: Egress.open,
         draining: 0,
-        hold_new: 0,
+        hold: 0,
         park_ifindex: queue.ifindex,
         uplink_ifindex: uplink.ifindex,
         pod_ifindex: pod.ifindex,

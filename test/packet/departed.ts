@@ -10,7 +10,7 @@ export function departed(uplink_ifindex: number, to: string, next_hop: NextHopSt
     action: Action.tunnel,
     egress: Egress.shut,
     draining: 0,
-    hold_new: 0,
+    hold: 0,
     park_ifindex: 0,
     uplink_ifindex,
     pod_ifindex: 0,

@@ -3,7 +3,7 @@ import '../addon/private-namespaces.js';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { Action, type BindingStruct, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
 import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
@@ -28,7 +28,7 @@ const binding: BindingStruct = {
   action: Action.tunnel,
   egress: Egress.shut,
   draining: 0,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: 11,
   uplink_ifindex: 1,
   pod_ifindex: 13,
@@ -79,7 +79,7 @@ class Home {
     this.tables.putBinding(TWICE.other, { ...binding, care_of: encodeAddress(OTHER_NODE) });
     this.tables.putBinding(PARKED.binding, { ...binding, action: Action.park });
     this.tables.putBinding(DRAINING.binding, { ...binding, draining: 1 });
-    this.tables.putBinding(HOLDING.binding, { ...binding, hold_new: 1 });
+    this.tables.putBinding(HOLDING.binding, { ...binding, hold: Hold.new });
     this.tables.putBinding(UNRESOLVED.binding, { ...binding, next_hop: { ...binding.next_hop, resolved: 0 } });
   }
 

@@ -40,7 +40,7 @@ function away(scenes: Scenes, program: ProgramName): Scene {
     action: 'tunnel',
     careOf: scene.node === HOME ? CARE_OF : OTHER_NODE,
     encapsulation: 'ip',
-    holdNew: false,
+    hold: 'nothing',
     mtu: 1500,
     nextHopIfindex: 77,
     resolved: true,

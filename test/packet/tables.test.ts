@@ -29,7 +29,7 @@ const binding: BindingStruct = {
   action: Action.tunnel,
   egress: Egress.shut,
   draining: 1,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: 11,
   uplink_ifindex: 12,
   pod_ifindex: 13,

@@ -37,7 +37,7 @@ const binding: BindingStruct = {
   action: Action.tunnel,
   egress: Egress.shut,
   draining: 0,
-  hold_new: 0,
+  hold: 0,
   park_ifindex: 0,
   uplink_ifindex: 1,
   pod_ifindex: 0,

@@ -6,6 +6,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { criuVersion, findCriu, startDump, startRestore } from '../../cli/checkpoint/criu.js';
 import { type CriuRun, CriuSession, INVENTORY } from '../../cli/checkpoint/criu-session.js';
+import { Gate } from '../../cli/checkpoint/gate.js';
 import { createImageFolder, listImages, wipeImageFolder } from '../../cli/checkpoint/image-folder.js';
 import { endRepair } from '../../cli/checkpoint/repair.js';
 import { ExternalError } from '../../cli/errors.js';
@@ -82,9 +83,11 @@ test('says its version', async ({ criu }) => {
   assert.match(await criuVersion(criu), /^\d+\.\d+/);
 });
 
-test('waits at pre-dump before it touches the process, and at post-dump with it stopped', async (world) => {
+test('waits at pre-dump before it touches the process, and at the gate and at post-dump with it stopped', async (world) => {
   const counter = await Counter.start(world);
-  const session = await startDump({ criu: world.criu, pid: counter.pid, images: images(world) });
+  const folder = images(world);
+  const gate = await Gate.create(folder);
+  const session = await startDump({ criu: world.criu, pid: counter.pid, images: folder });
   await session.reached('pre-dump');
   assert.ok(session.passed('pre-dump'));
   assert.not.ok(session.passed('post-dump'));
@@ -93,11 +96,29 @@ test('waits at pre-dump before it touches the process, and at post-dump with it 
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.not.ok(session.passed('post-dump'));
   session.go('pre-dump');
-  await session.seized(counter.pid); // from now on CRIU's parasite runs in its place, off and on
+  await gate.reachedBy(session);
+  assert.is(readProcess(counter.pid)?.state, 't');
+  assert.not.ok(session.passed('post-dump'));
+  gate.pass(new BigUint64Array());
   await session.reached('post-dump');
   assert.is(readProcess(counter.pid)?.state, 't');
   session.stop();
   assert.not.equal(await session.exited, 0);
+  await counter.answers();
+  await nothingLeft(session.run);
+  counter.end();
+});
+
+test('a gate that nobody will answer at fails the dump, and the process goes on', async (world) => {
+  const counter = await Counter.start(world);
+  const folder = images(world);
+  const gate = await Gate.create(folder);
+  const session = await startDump({ criu: world.criu, pid: counter.pid, images: folder });
+  session.go('pre-dump');
+  await gate.reachedBy(session);
+  gate.close();
+  assert.not.equal(await session.exited, 0);
+  assert.not.ok(session.passed('post-dump'));
   await counter.answers();
   await nothingLeft(session.run);
   counter.end();

@@ -1,7 +1,8 @@
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
-import { flatten, type Range } from './records.js';
+import type { CriuSession } from './criu-session.js';
 
 const GATE = 'gate';
 
@@ -22,11 +23,25 @@ export class Gate {
     return new Gate(openSync(path, constants.O_RDWR | constants.O_NONBLOCK)); // with a reader it never waits (fifo(7))
   }
 
-  /** Lets the CRIU that stands there go on. @param mappings what it is not to carry, ascending */
-  pass(mappings: readonly Range[]): void {
+  /**
+   * Waits until a dump stands there.
+   * @throws {ExternalError} `CRIU_FAILED` when it ends before. {UserError} `NO_GATE` when it went on without asking.
+   */
+  async reachedBy(session: CriuSession): Promise<void> {
+    await Promise.race([session.reached('gate'), session.reached('post-dump')]);
+    if (session.passed('gate')) return;
+    throw new UserError({
+      code: 'NO_GATE',
+      message: 'CRIU did not load what stops it between seizing the process and dumping it',
+      remedy: 'use a CRIU that is dynamically linked against the C library of this system',
+    });
+  }
+
+  /** Lets the CRIU that stands there go on. @param mappings what it is not to carry, ascending: start, end, start, end ... */
+  pass(mappings: BigUint64Array): void {
     if (this.fd === undefined) return;
     // at most 24 KiB: a FIFO takes them at once
-    writeSync(this.fd, new Uint8Array(BigUint64Array.of(BigInt(mappings.length), ...flatten(mappings)).buffer));
+    writeSync(this.fd, new Uint8Array(BigUint64Array.of(BigInt(mappings.length / 2), ...mappings).buffer));
     this.close();
   }
 
