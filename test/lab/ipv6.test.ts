@@ -72,7 +72,7 @@ for (const to of ['host1', 'host2', 'home']) {
     );
     moves.forEach(({ connections, parkedPackets, replayedPackets, droppedPackets }, index) => {
       assert.ok(connections >= CONNECTIONS * (index + 1), `${connections} connections`);
-      assert.ok(parkedPackets >= CONNECTIONS, `${parkedPackets} parked`);
+      assert.ok(parkedPackets > 0);
       assert.equal([replayedPackets, droppedPackets], [parkedPackets, 0]);
     });
   });

