@@ -16,6 +16,6 @@ observeSteps(async (step) => {
   rmSync(STOP_AT);
   writeFileSync(ARRIVED, step);
   while (!existsSync(GO)) await pause(2);
-  rmSync(ARRIVED, { force: true });
+  for (const file of [ARRIVED, GO]) rmSync(file, { force: true });
 });
 await import(projectFile('cli/bin/run.js'));

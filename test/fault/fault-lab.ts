@@ -96,8 +96,11 @@ export class FaultLab {
     return existsSync(this.node(name).path(ARRIVED));
   }
 
-  goOn(name: DaemonNode): void {
-    rmSync(this.node(name).path(STOP_AT), { force: true });
+  /** @param next where it stops again. */
+  goOn(name: DaemonNode, next?: StepName): void {
+    rmSync(this.node(name).path(ARRIVED), { force: true });
+    if (next === undefined) rmSync(this.node(name).path(STOP_AT), { force: true });
+    else writeFileSync(this.node(name).path(STOP_AT), next);
     writeFileSync(this.node(name).path(GO), '');
   }
 
