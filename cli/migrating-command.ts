@@ -59,11 +59,18 @@ export const movingFlags = {
     helpValue: 'MS',
     exclusive: ['dry-run'],
   }),
+  mode: Flags.option({
+    description:
+      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once',
+    options: ['copy-ahead', 'stop-and-copy'] as const,
+    exclusive: ['dry-run'],
+  })(),
 };
 
 export interface MovingFlags extends FileFlags {
   readonly 'dry-run': boolean;
   readonly 'max-freeze': number | undefined;
+  readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
 }
 
 /** The answer to `--dry-run` when nothing stands in the way. */
@@ -92,6 +99,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             pid,
             ...(to === undefined ? {} : { to }),
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+            ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
             ...filesAsked(flags),
           },
           (event) => {

@@ -3,6 +3,7 @@ import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 import { carrySection } from './carry-schema.js';
 import { guestsSection } from './guests-schema.js';
+import { labelsSection } from './labels.js';
 import { metricsSection } from './metrics-schema.js';
 
 export const DEFAULT_PEER_PORT = 7077;
@@ -60,6 +61,9 @@ const nodeEntry = z.strictObject({
       'What departed processes send from there goes back through their home: for a network that drops packets with ' +
         "another machine's source address. Default false: straight to the correspondent.",
     ),
+  labels: labelsSection
+    .optional()
+    .describe('What policies may ask of a host (`where.labels`): `{rack: r1, disk: ssd}`. Default: none.'),
 });
 
 const uplinkEntry = z.strictObject({

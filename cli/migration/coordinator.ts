@@ -202,6 +202,7 @@ export class Coordinator {
       epoch: twin.record.epoch + 1,
       signal: options.signal,
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
+      copyAhead: options.copyAhead,
       policy: options.policy,
     });
   }
@@ -243,6 +244,7 @@ export class Coordinator {
     for (const result of made) if (result.status === 'rejected') throw result.reason;
     await reached('coordinator', 'prepared', migration);
     if (carry !== undefined) course.bytesMoved += (await course.unlessStopped(source.carry({ migration }))).bytes;
+    if (course.copyAhead === false) return;
     course.bytesMoved += (await course.unlessStopped(source.sendAhead({ migration }))).bytes;
   }
 

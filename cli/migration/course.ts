@@ -18,6 +18,8 @@ interface CourseParts {
   /** Aborted by the user. */
   readonly signal: AbortSignal | undefined;
   readonly maxFreezeMs: number;
+  /** Its memory is copied while it runs; undefined: yes. */
+  readonly copyAhead?: boolean | undefined;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
   readonly cutShort?: boolean;
   /** The policy that asked for it; undefined: somebody did. */

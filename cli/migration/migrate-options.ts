@@ -7,6 +7,8 @@ export interface MigrateOptions {
   readonly onPhase?: (event: PhaseEvent) => void;
   /** Longest freeze before the migration is rolled back, in milliseconds. Default: as configured. */
   readonly maxFreezeMs?: number;
+  /** Memory is copied while the process runs, and only the rest in the freeze. Default true. */
+  readonly copyAhead?: boolean;
   /** The policy that asks for it. */
   readonly policy?: string;
   /** The user who asks, when it may only be about processes of his own. */

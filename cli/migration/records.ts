@@ -1,4 +1,5 @@
 import type { FreezerRecord } from '../checkpoint/freezer.js';
+import type { Labels } from '../config/labels.js';
 import type { ErrorDocument } from '../errors.js';
 import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
@@ -22,6 +23,8 @@ export interface TwinRecord {
   readonly cgroup: string;
   /** The effective user of its root when it left; absent when this node's memory was lost. */
   readonly uid?: number;
+  /** Its labels when it left; absent: it had none, or this node's memory was lost. */
+  readonly labels?: Labels;
   /** Ports of what it opens while it is away; absent: the settings want none. */
   readonly block?: PortBlock;
   /** Its files travel with it, and these paths besides. */

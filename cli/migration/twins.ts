@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { ProcessDescription } from '../process/description.js';
+import { readLabels } from '../process/labels.js';
 import { Cgroup } from '../system/cgroup.js';
 import { readUid } from '../system/procfs.js';
 import { BindingControl, type Forwarding } from './binding-control.js';
@@ -64,6 +65,7 @@ export class Twins {
     const block = this.leases.lease(id, this.departedPorts());
     const control = await this.bind(id, { description, epoch: 1, block });
     const uid = readUid(description.homePid);
+    const labels = readLabels(description.homePid);
     const record: TwinRecord = {
       twin: id,
       description,
@@ -73,6 +75,7 @@ export class Twins {
       departedAt: Date.now(),
       cgroup: Cgroup.of(description.homePid).path,
       ...(uid === undefined ? {} : { uid }),
+      ...(Object.keys(labels).length === 0 ? {} : { labels }),
       ...(block === undefined ? {} : { block }),
       ...(carry === undefined ? {} : { carry }),
     };

@@ -71,13 +71,14 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       }),
     ],
     eventMethods: [
-      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs, ...files }, { signal, caller }, emit) =>
+      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs, copyAhead, ...files }, { signal, caller }, emit) =>
         daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           signal,
           onPhase: emit,
           ...requesterOf(caller),
           carry: carryOf(files),
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+          ...(copyAhead === undefined ? {} : { copyAhead }),
         }),
       ),
       traceHandler(daemon),

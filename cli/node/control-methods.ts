@@ -121,7 +121,13 @@ export const inspectMethod = defineMethod({
 export const migrateMethod = defineEventMethod({
   name: 'migrate',
   users: 'owner',
-  request: z.object({ pid, to: z.string().optional(), maxFreezeMs: z.number().int().positive().optional(), ...files }),
+  request: z.object({
+    pid,
+    to: z.string().optional(),
+    maxFreezeMs: z.number().int().positive().optional(),
+    copyAhead: z.boolean().optional(),
+    ...files,
+  }),
   event: z.object({ phase: z.string(), atMs: z.number() }),
   response: migrationSummary,
 });

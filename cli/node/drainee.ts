@@ -149,7 +149,7 @@ export class LocalDrainee implements Drainee {
     try {
       return movedTo(
         await this.parts.coordinator.migrate(pid, to, {
-          ...(policy?.maxFreezeMs === undefined ? {} : { maxFreezeMs: policy.maxFreezeMs }),
+          ...policy?.how,
           ...(by === undefined ? {} : { policy: by }),
         }),
       );

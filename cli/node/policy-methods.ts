@@ -39,6 +39,7 @@ export const policyExplanation = z.object({
       outcome: z.enum(['move', 'return', 'wait', 'stay', 'not-chosen']),
       code: z.string().optional(),
       to: z.string().optional(),
+      how: z.string().optional(),
       why: z.string(),
       when: finding.optional(),
       until: finding.optional(),

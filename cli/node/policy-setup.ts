@@ -46,7 +46,7 @@ export function openPolicies({ config, site, clients, coordinator }: PolicyParts
     if (client === undefined) return [name, (paths) => hostReader.read(paths)];
     return [name, (paths) => client.call(hostFactsMethod, { paths: [...paths] }, { timeoutMs: HOST_FACTS_MS })];
   });
-  const book = new HostBook(new Map(asks));
+  const book = new HostBook(new Map(asks), config.nodes);
   const processes = new ProcessReader({
     home,
     twins: () => site.twins.all().map(({ record }) => record),
@@ -55,11 +55,7 @@ export function openPolicies({ config, site, clients, coordinator }: PolicyParts
   const common = { book, processes, hostReader };
   if (config.policies === undefined) return { ...common, runner: undefined };
   const own = logger.child({ part: 'policy' });
-  const source = new PolicySource(
-    config.policies,
-    config.nodes.map(({ name }) => name),
-    own,
-  );
+  const source = new PolicySource(config.policies, config.nodes, own);
   const past = pastOf(home, site.journal.migrations.all());
   const migrate: PolicyRunner['parts']['migrate'] = (pid, to, options) => coordinator().migrate(pid, to, options);
   return { ...common, runner: new PolicyRunner({ home, source, book, processes, past, logger: own, migrate }) };

@@ -1,5 +1,6 @@
+import { labelsText } from '../config/labels.js';
 import { type Facts, knownFacts, type ProcessFacts } from './facts.js';
-import { matchesGlob } from './glob.js';
+import { matchesGlob, matchesLabel } from './glob.js';
 import type { Policy } from './model.js';
 import { bytesText } from './quantity.js';
 
@@ -16,7 +17,7 @@ export interface Choice {
 }
 
 /** No rule: any node that answers, is not being drained and has room. */
-export const ANYWHERE: Policy['where'] = { not: [], apartFrom: [], prefer: 'most-free-memory' };
+export const ANYWHERE: Policy['where'] = { not: [], cpu: [], apartFrom: [], prefer: 'most-free-memory' };
 
 /**
  * The node that the rules choose for a process. Its home is none of the candidates, nor is where it runs.
@@ -51,9 +52,23 @@ function rate(
 ): string | { freeBytes: number; load: number } {
   if (where.among !== undefined && !where.among.some((pattern) => matchesGlob(pattern, host))) return 'not among those';
   if (where.not.some((pattern) => matchesGlob(pattern, host))) return 'excluded';
+  const { labels = {} } = facts.hosts[host] ?? {};
+  const lacking = Object.entries(where.labels ?? {}).filter(
+    ([label, patterns]) => !matchesLabel(labels, label, patterns),
+  );
+  if (lacking.length > 0) {
+    const wanted = lacking.map(([label, patterns]) => `${label}=${patterns.join('|')}`).join(' ');
+    return `not labelled ${wanted}${Object.keys(labels).length === 0 ? '' : `, but ${labelsText(labels)}`}`;
+  }
+  const unwanted = Object.entries(where.notLabels ?? {}).find(([label, patterns]) =>
+    matchesLabel(labels, label, patterns),
+  );
+  if (unwanted !== undefined) return `labelled ${unwanted[0]}=${labels[unwanted[0]]}`;
   const known = knownFacts(facts, host);
   if (known === undefined) return facts.hosts[host]?.reachable === true ? 'nothing is known of it yet' : 'unreachable';
   if (known.draining) return 'being drained';
+  const processor = unfitProcessor(known.cpuFeatures, where.cpu, knownFacts(facts, facts.home)?.cpuFeatures);
+  if (processor !== undefined) return processor;
   const coming = facts.processes.filter(({ pid }) => heading.some((one) => one.pid === pid && one.to === host));
   const claimed = coming.reduce((sum, { residentBytes }) => sum + residentBytes, 0);
   const available = known.memory?.availableBytes;
@@ -68,9 +83,26 @@ function rate(
     if (load > where.maxLoadPerCpu) return `load per CPU ${load.toFixed(2)}`;
   }
   const there = facts.processes.filter(({ pid, location }) => location === host && pid !== process.pid);
-  const unwanted = [...there, ...coming].find(
+  const neighbour = [...there, ...coming].find(
     ({ pid, name }) => pid !== process.pid && where.apartFrom.some((pattern) => matchesGlob(pattern, name)),
   );
-  if (unwanted !== undefined) return `${unwanted.name} (${unwanted.pid}) is there`;
+  if (neighbour !== undefined) return `${neighbour.name} (${neighbour.pid}) is there`;
   return { freeBytes: available === undefined ? 0 : freeBytes, load: load ?? Number.POSITIVE_INFINITY };
+}
+
+/**
+ * What the processors of a host lack: of what the rules ask for, and of what the process's home has. A program finds out at its
+ * start what its processor can do; the host would refuse it for that (`CPU_FEATURES`), and be asked again and again.
+ */
+function unfitProcessor(
+  there: readonly string[] | undefined,
+  wanted: readonly string[],
+  atHome: readonly string[] = [],
+): string | undefined {
+  if (there === undefined) return wanted.length === 0 ? undefined : 'its processors are not known';
+  const has = new Set(there);
+  const asked = wanted.filter((feature) => !has.has(feature));
+  if (asked.length > 0) return `its processors lack ${asked.join(', ')}`;
+  const used = atHome.filter((feature) => !has.has(feature));
+  return used.length === 0 ? undefined : `its processors lack ${used.join(', ')}, which those of its home have`;
 }

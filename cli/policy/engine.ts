@@ -2,7 +2,7 @@ import { evaluate, type Finding, type Holding, reasonText } from './conditions.j
 import { type Choice, chooseHost, type Heading } from './destinations.js';
 import { type Facts, knownFacts, type ProcessFacts } from './facts.js';
 import { backOffEnd, type History, lastArrival, underway } from './history.js';
-import type { Policy } from './model.js';
+import type { How, Policy } from './model.js';
 import { durationText } from './quantity.js';
 import { chosen } from './selection.js';
 
@@ -27,8 +27,8 @@ export type Verdict = {
   /** In words. */
   readonly why: string;
 } & (
-  | { readonly outcome: 'move'; readonly to: string; readonly maxFreezeMs: number | undefined }
-  | { readonly outcome: 'return'; readonly to: string; readonly maxFreezeMs: number | undefined }
+  | { readonly outcome: 'move'; readonly to: string; readonly how: How }
+  | { readonly outcome: 'return'; readonly to: string; readonly how: How }
   | { readonly outcome: 'wait'; readonly code: WaitCode; readonly hosts?: Choice['rejected'] }
   | { readonly outcome: 'stay' }
 );
@@ -102,8 +102,7 @@ class Tick {
     if (wish.kind === 'wait') return { ...common, outcome: 'wait', code: wish.code, why: wish.why };
     const limited = this.limit(policy, process);
     if (limited !== undefined) return { ...common, outcome: 'wait', ...limited };
-    const { maxFreezeMs } = policy;
-    const go = { ...common, why: wish.why, maxFreezeMs };
+    const go = { ...common, why: wish.why, how: policy.how };
     if (wish.kind === 'return') {
       this.begun.push({ pid: process.pid, to: this.facts.home, policy: policy.name });
       return { ...go, outcome: 'return', to: this.facts.home };

@@ -15,6 +15,8 @@ export const hostFacts = z.object({
   /** File systems by the paths that policies name. */
   disks: z.record(z.string(), z.object({ totalBytes: bytes, freeBytes: bytes })).default({}),
   draining: z.boolean().default(false),
+  /** Instruction sets of its processors, as /proc/cpuinfo names them; absent from an older version. */
+  cpuFeatures: z.array(z.string().max(64)).max(1000).optional(),
 });
 export type HostFacts = z.output<typeof hostFacts>;
 
@@ -22,6 +24,8 @@ export const hostState = z.object({
   reachable: z.boolean(),
   /** When `facts` were read, on our clock; absent: just now. */
   readAt: z.number().optional(),
+  /** Of our configuration: what a host says of itself could be anything. */
+  labels: z.record(z.string(), z.string()).optional(),
   facts: hostFacts.optional(),
 });
 export type HostState = z.output<typeof hostState>;
@@ -34,6 +38,7 @@ export const processFacts = z.object({
   user: z.string().default(''),
   uid: z.int().nonnegative().optional(),
   cgroup: z.string().default(''),
+  labels: z.record(z.string(), z.string()).default({}),
   /** On which it listens, or has UDP sockets. */
   ports: z.array(z.int()).default([]),
   residentBytes: bytes.default(0),

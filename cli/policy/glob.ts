@@ -1,3 +1,5 @@
+import type { Labels } from '../config/labels.js';
+
 /**
  * Whether a whole text matches a pattern in which `*` stands for any characters and `?` for one. No regular expression: the
  * time is at most the product of both lengths, whatever the pattern, so that no policy can make the daemon stand still.
@@ -26,6 +28,12 @@ export function matchesGlob(pattern: string, text: string): boolean {
 /** Whether a pattern says anything: one of wildcards alone would choose every process. */
 export function isSelective(pattern: string): boolean {
   return /[^*?]/.test(pattern);
+}
+
+/** Whether a label is there, with a value that one of the patterns matches. */
+export function matchesLabel(labels: Labels, label: string, patterns: readonly string[]): boolean {
+  const value = Object.hasOwn(labels, label) ? labels[label] : undefined;
+  return value !== undefined && patterns.some((pattern) => matchesGlob(pattern, value));
 }
 
 /** Whether a text has wildcards at all. */

@@ -1,3 +1,4 @@
+import type { Labels } from '../config/labels.js';
 import type { HostFacts, HostState } from './facts.js';
 
 /** Asks a node what it is like. @param paths in file systems @throws when it does not answer in time */
@@ -5,11 +6,17 @@ export type AskHost = (paths: readonly string[]) => Promise<HostFacts>;
 
 /** What the nodes have said of themselves last, and when. */
 export class HostBook {
-  private readonly known = new Map<string, HostState>();
+  private readonly said = new Map<string, HostState>();
   private readonly asked = new Set<string>();
 
-  /** @param nodes in the order of the configuration, this one included */
-  constructor(private readonly nodes: ReadonlyMap<string, AskHost>) {}
+  /**
+   * @param nodes in the order of the configuration, this one included
+   * @param known what the configuration says of them
+   */
+  constructor(
+    private readonly nodes: ReadonlyMap<string, AskHost>,
+    private readonly known: readonly { readonly name: string; readonly labels?: Labels | undefined }[] = [],
+  ) {}
 
   /** Asks every node that is not being asked already; returns when all have answered or failed. */
   async refresh(paths: readonly string[]): Promise<void> {
@@ -18,8 +25,14 @@ export class HostBook {
 
   /** In the order of the configuration; a node that was never asked to the end is left out. */
   states(): Record<string, HostState> {
-    const entries = [...this.nodes.keys()].map((name) => [name, this.known.get(name)] as const);
+    const entries = [...this.nodes.keys()].map((name) => [name, this.stateOf(name)] as const);
     return Object.fromEntries(entries.flatMap(([name, state]) => (state === undefined ? [] : [[name, state]])));
+  }
+
+  private stateOf(name: string): HostState | undefined {
+    const state = this.said.get(name);
+    const labels = this.known.find((node) => node.name === name)?.labels;
+    return state === undefined || labels === undefined ? state : { ...state, labels };
   }
 
   private async ask(name: string, ask: AskHost, paths: readonly string[]): Promise<void> {
@@ -27,9 +40,9 @@ export class HostBook {
     this.asked.add(name);
     try {
       const facts = await ask(paths);
-      this.known.set(name, { reachable: true, readAt: Date.now(), facts });
+      this.said.set(name, { reachable: true, readAt: Date.now(), facts });
     } catch {
-      this.known.set(name, { ...this.known.get(name), reachable: false });
+      this.said.set(name, { ...this.said.get(name), reachable: false });
     } finally {
       this.asked.delete(name);
     }

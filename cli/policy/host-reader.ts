@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
+import { readProcessorFeatures } from '../system/processor.js';
 import { readText } from '../system/procfs.js';
 import type { HostFacts } from './facts.js';
 
@@ -34,6 +35,7 @@ export class HostReader {
       ...(pressure === undefined ? {} : { pressure }),
       disks: Object.fromEntries(disks.flatMap(([path, disk]) => (disk === undefined ? [] : [[path, disk]]))),
       draining: this.isDraining(),
+      cpuFeatures: readProcessorFeatures(),
     };
   }
 

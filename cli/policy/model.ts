@@ -1,4 +1,5 @@
 /* Policies as the engine sees them: checked, with every default, in milliseconds and bytes. */
+import type { MigrateOptions } from '../migration/migrate-options.js';
 import type { Amount } from './quantity.js';
 import type { DAYS, Selector, WrittenPolicy } from './schema.js';
 
@@ -43,6 +44,9 @@ export type Condition = { readonly path: string; readonly forMs: number } & (
   | { readonly kind: 'promql'; readonly query: PromqlQuery; readonly bound: Bound }
 );
 
+/** What the coordinator is told of a move. */
+export type How = Pick<MigrateOptions, 'maxFreezeMs' | 'copyAhead' | 'carry'>;
+
 export interface Policy {
   readonly name: string;
   readonly processes: readonly Selector[];
@@ -50,7 +54,7 @@ export interface Policy {
   readonly when: Condition;
   readonly until: Condition | undefined;
   readonly where: WrittenPolicy['where'];
-  readonly maxFreezeMs: number | undefined;
+  readonly how: How;
   readonly limits: {
     readonly cooldownMs: number;
     readonly atOnce: number;

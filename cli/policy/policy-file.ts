@@ -1,8 +1,9 @@
 import type { z } from 'zod';
+import type { Labels } from '../config/labels.js';
 import { readSettings } from '../config/load.js';
 import { parseSettings } from '../config/parse.js';
-import { isGlob, matchesGlob } from './glob.js';
-import type { Bound, Condition, Policy, PolicySet } from './model.js';
+import { isGlob, matchesGlob, matchesLabel } from './glob.js';
+import type { Bound, Condition, How, Policy, PolicySet } from './model.js';
 import {
   policyFileSchema,
   type Selector,
@@ -22,14 +23,20 @@ const BOUNDED = ['pressure', 'loadPerCpu', 'availableMemory', 'diskFree', 'promq
 const KINDS = ['all', 'any', 'not', ...BOUNDED, 'time', 'draining', 'host'] as const;
 
 type Path = (string | number)[];
+
+/** A node of the configuration, as far as policies name it. */
+export interface KnownNode {
+  readonly name: string;
+  readonly labels?: Labels | undefined;
+}
 type Complain = (path: Path, message: string) => void;
 
 /**
  * Reads and checks a policy file.
- * @param nodes the names of the configuration's nodes; undefined: names of nodes are not checked
+ * @param nodes those of the configuration; undefined: what policies say of nodes is not checked
  * @throws {UserError} `POLICY_INVALID` with one line per problem, `CONFIG_MISSING` or `CONFIG_UNREADABLE`; exit 2
  */
-export async function loadPolicies(path: string, nodes?: readonly string[]): Promise<PolicySet> {
+export async function loadPolicies(path: string, nodes?: readonly KnownNode[]): Promise<PolicySet> {
   return parsePolicies(await readSettings(path), path, nodes);
 }
 
@@ -38,7 +45,7 @@ export async function loadPolicies(path: string, nodes?: readonly string[]): Pro
  * @param file the name that problems begin with
  * @throws {UserError} `POLICY_INVALID`: one line per problem, `file:line:column: path: message`
  */
-export function parsePolicies(text: string, file: string, nodes?: readonly string[]): PolicySet {
+export function parsePolicies(text: string, file: string, nodes?: readonly KnownNode[]): PolicySet {
   const schema = policyFileSchema.superRefine((written, context) => {
     checkWhole(written, nodes, (path, message) => context.addIssue({ code: 'custom', path, message }));
   });
@@ -48,7 +55,7 @@ export function parsePolicies(text: string, file: string, nodes?: readonly strin
 }
 
 /** What one setting says about another, and what the shape alone cannot tell. */
-function checkWhole({ policies }: WrittenFile, nodes: readonly string[] | undefined, complain: Complain): void {
+function checkWhole({ policies }: WrittenFile, nodes: readonly KnownNode[] | undefined, complain: Complain): void {
   const names = new Set<string>();
   const disks = new Set<string>();
   const queries = new Set<string>();
@@ -60,6 +67,7 @@ function checkWhole({ policies }: WrittenFile, nodes: readonly string[] | undefi
       if (isEmpty(selector)) {
         complain([...at, 'processes', place], 'must say something about the process: no policy is about every process');
       }
+      checkSelector(selector, [...at, 'processes', place], complain);
     });
     let count = 0;
     const visit = (condition: WrittenCondition, path: Path, depth: number): void => {
@@ -82,6 +90,9 @@ function checkWhole({ policies }: WrittenFile, nodes: readonly string[] | undefi
     if (policy.until !== undefined) visit(policy.until, [...at, 'until'], 1);
     if (count > MAX_CONDITIONS) complain([...at, 'when'], `has more than ${MAX_CONDITIONS} conditions`);
     checkWhere(policy, at, nodes, complain);
+    if (policy.how.files === 'shared' && policy.how.carry.length > 0) {
+      complain([...at, 'how', 'carry'], 'needs `files: carry` beside it');
+    }
   });
   if (disks.size > MAX_DISK_PATHS) complain(['policies'], `name more than ${MAX_DISK_PATHS} different paths`);
   if (queries.size > MAX_QUERIES) complain(['policies'], `hold more than ${MAX_QUERIES} different queries`);
@@ -90,7 +101,7 @@ function checkWhole({ policies }: WrittenFile, nodes: readonly string[] | undefi
 function checkCondition(
   condition: WrittenCondition,
   path: Path,
-  nodes: readonly string[] | undefined,
+  nodes: readonly KnownNode[] | undefined,
   complain: Complain,
 ): void {
   const kinds = KINDS.filter((kind) => condition[kind] !== undefined);
@@ -111,29 +122,49 @@ function checkCondition(
     complain([...path, 'time', 'to'], 'must differ from `from`');
   }
   const { host } = condition;
-  if (host !== undefined && nodes !== undefined && !nodes.includes(host.name)) {
+  if (host !== undefined && nodes !== undefined && !nodes.some(({ name }) => name === host.name)) {
     complain([...path, 'host', 'name'], unknownNode(host.name, nodes));
   }
+}
+
+/** Who starts a process labels it as he likes, but chooses neither its user nor the unit or cgroup that root puts it into. */
+function checkSelector({ labels, user, unit, cgroup }: Selector, path: Path, complain: Complain): void {
+  if (labels === undefined || user !== undefined || unit !== undefined || cgroup !== undefined) return;
+  complain([...path, 'labels'], 'needs user, unit or cgroup beside it: anybody can label what he starts');
 }
 
 function checkWhere(
   { where }: WrittenPolicy,
   at: Path,
-  nodes: readonly string[] | undefined,
+  nodes: readonly KnownNode[] | undefined,
   complain: Complain,
 ): void {
   if (nodes === undefined) return;
   for (const key of ['among', 'not'] as const) {
     where[key]?.forEach((pattern, place) => {
-      if (nodes.some((name) => matchesGlob(pattern, name))) return;
-      const message = isGlob(pattern) ? `matches no node: ${nodes.join(', ')}` : unknownNode(pattern, nodes);
+      if (nodes.some(({ name }) => matchesGlob(pattern, name))) return;
+      const message = isGlob(pattern) ? `matches no node: ${namesOf(nodes)}` : unknownNode(pattern, nodes);
       complain([...at, 'where', key, place], message);
     });
   }
+  for (const key of ['labels', 'notLabels'] as const) {
+    for (const [label, patterns] of Object.entries(where[key] ?? {})) {
+      if (nodes.some(({ labels = {} }) => matchesLabel(labels, label, patterns))) continue;
+      const said = nodes.flatMap(({ name, labels }) =>
+        labels?.[label] === undefined ? [] : [`${labels[label]} (${name})`],
+      );
+      const have = said.length === 0 ? 'none has it' : `they have ${said.join(', ')}`;
+      complain([...at, 'where', key, label], `matches no node of the configuration: ${have}`);
+    }
+  }
 }
 
-function unknownNode(name: string, nodes: readonly string[]): string {
-  return `"${name}" is not one of the nodes: ${nodes.join(', ')}`;
+function unknownNode(name: string, nodes: readonly KnownNode[]): string {
+  return `"${name}" is not one of the nodes: ${namesOf(nodes)}`;
+}
+
+function namesOf(nodes: readonly KnownNode[]): string {
+  return nodes.map(({ name }) => name).join(', ');
 }
 
 function isEmpty(selector: Selector): boolean {
@@ -148,8 +179,16 @@ function policyOf({ name, processes, from, when, until, where, how, limits }: Wr
     when: conditionOf(when, 'when'),
     until: until === undefined ? undefined : conditionOf(until, 'until'),
     where,
-    maxFreezeMs: how.maxFreeze,
+    how: howOf(how),
     limits: { cooldownMs: limits.cooldown, atOnce: limits.atOnce, moves: limits.moves, perMs: limits.per },
+  };
+}
+
+function howOf({ maxFreeze, mode, files, carry }: WrittenPolicy['how']): How {
+  return {
+    ...(maxFreeze === undefined ? {} : { maxFreezeMs: maxFreeze }),
+    ...(mode === 'copy-ahead' ? {} : { copyAhead: false }),
+    ...(files === 'shared' ? {} : { carry: { paths: carry } }),
   };
 }
 

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { UserError } from '../errors.js';
 import { NO_POLICIES, type PolicySet } from './model.js';
-import { loadPolicies } from './policy-file.js';
+import { type KnownNode, loadPolicies } from './policy-file.js';
 
 /** The policies of a file that may change: the last good version of it. */
 export class PolicySource {
@@ -11,10 +11,10 @@ export class PolicySource {
   private seen = '';
   private fault: string | undefined;
 
-  /** @param nodes names of the configuration's nodes */
+  /** @param nodes those of the configuration */
   constructor(
     readonly file: string,
-    private readonly nodes: readonly string[],
+    private readonly nodes: readonly KnownNode[],
     private readonly logger: Logger,
   ) {}
 

@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { setImmediate as breathe } from 'node:timers/promises';
+import type { Labels } from '../config/labels.js';
 import type { TwinRecord } from '../migration/records.js';
+import { readLabels } from '../process/labels.js';
 import { readInternetSockets, readSocketHolders } from '../process/sockets.js';
 import { unifiedMount } from '../system/cgroup.js';
 import {
@@ -62,7 +64,7 @@ export class ProcessReader {
   }
 
   private whole(process: LocalProcess, moving: ReadonlySet<number>): ProcessFacts {
-    const { pid, name, commandLine, user, uid, cgroup, ports, residentBytes } = process;
+    const { pid, name, commandLine, user, uid, cgroup, labels, ports, residentBytes } = process;
     return {
       pid,
       name,
@@ -70,6 +72,7 @@ export class ProcessReader {
       user,
       uid,
       cgroup,
+      labels,
       ports,
       residentBytes,
       ancestors: ancestorsOf(pid),
@@ -83,13 +86,14 @@ export class ProcessReader {
     return this.knowledge
       .twins()
       .filter(({ location }) => location.name !== this.knowledge.home)
-      .map(({ description, location, cgroup, uid }) => ({
+      .map(({ description, location, cgroup, uid, labels = {} }) => ({
         pid: description.homePid,
         name: description.comm,
         commandLine: description.commandLine,
         user: uid === undefined ? '' : look.userName(uid),
         uid,
         cgroup: cgroup.startsWith(mount) ? cgroup.slice(mount.length) : cgroup,
+        labels,
         ports: [...new Set(description.ports.map(({ port }) => port))],
         residentBytes: description.residentBytes,
         ancestors: [],
@@ -153,6 +157,9 @@ class LocalProcess implements Omit<ProcessFacts, 'location' | 'ancestors' | 'mov
   }
   get cgroup(): string {
     return readCgroup(this.pid) ?? '';
+  }
+  get labels(): Labels {
+    return readLabels(this.pid);
   }
   get ports(): number[] {
     const ports = this.look.portsByInode();

@@ -7,10 +7,11 @@ import { decide, type Verdict } from './engine.js';
 import { type Facts, type ProcessFacts, queryKey } from './facts.js';
 import { Chronicle, type Move } from './history.js';
 import type { HostBook } from './host-book.js';
-import { conditionsOf, type Policy } from './model.js';
+import { conditionsOf, type How, type Policy } from './model.js';
 import type { PolicySource } from './policy-source.js';
 import type { ProcessReader } from './process-reader.js';
 import { queryPrometheus } from './prometheus.js';
+import { durationText } from './quantity.js';
 import { chosen, exclusion } from './selection.js';
 
 const QUERY_MS = 2000;
@@ -35,6 +36,8 @@ export interface Explanation {
   readonly outcome: Verdict['outcome'] | 'not-chosen';
   readonly code?: string;
   readonly to?: string;
+  /** How it would move, in words, where that is not as usual. */
+  readonly how?: string;
   readonly why: string;
   readonly when?: Finding;
   readonly until?: Finding;
@@ -48,7 +51,7 @@ export interface RunnerParts {
   /** What has been moved before, the oldest first. */
   readonly past: readonly Move[];
   readonly logger: Logger;
-  migrate(pid: number, to: string, options: { policy: string; maxFreezeMs?: number }): Promise<unknown>;
+  migrate(pid: number, to: string, options: How & { policy: string }): Promise<unknown>;
 }
 
 /** Decides every few seconds, and has carried out what was decided. One tick ends before the next begins; moves go on meanwhile. */
@@ -182,7 +185,7 @@ export class PolicyRunner {
   }
 
   private carryOut(verdict: Extract<Verdict, { outcome: 'move' | 'return' }>, at: number): void {
-    const { policy, process, to, why, maxFreezeMs } = verdict;
+    const { policy, process, to, why, how } = verdict;
     const { pid, location: from } = process;
     this.chronicle.begin({
       pid,
@@ -197,7 +200,7 @@ export class PolicyRunner {
       { ...fields, why },
       verdict.outcome === 'move' ? 'a policy moves a process' : 'a policy brings a process home',
     );
-    this.parts.migrate(pid, to, { policy, ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }) }).then(
+    this.parts.migrate(pid, to, { ...how, policy }).then(
       () => this.settled({ at: Date.now(), policy, pid, outcome: 'moved', to, why }),
       (thrown: unknown) => {
         const error = asHomeproxyError(thrown);
@@ -249,9 +252,18 @@ function explanationOf(verdict: Verdict): Explanation {
     policy,
     outcome,
     ...(verdict.outcome === 'wait' ? { code: verdict.code } : {}),
-    ...('to' in verdict ? { to: verdict.to } : {}),
+    ...('to' in verdict ? { to: verdict.to, ...howWords(verdict.how) } : {}),
     why,
     when,
     ...(until === undefined ? {} : { until }),
   };
+}
+
+function howWords({ maxFreezeMs, copyAhead, carry }: How): { how?: string } {
+  const words = [
+    ...(copyAhead === false ? ['its memory in the freeze'] : []),
+    ...(carry === undefined ? [] : [['with its files', ...carry.paths].join(' ')]),
+    ...(maxFreezeMs === undefined ? [] : [`frozen for ${durationText(maxFreezeMs)} at most`]),
+  ];
+  return words.length === 0 ? {} : { how: words.join(', ') };
 }

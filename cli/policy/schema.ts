@@ -1,5 +1,7 @@
 /* What may stand in a policy file. Each kind of condition is a key of its own, so that a fault is found where it stands. */
 import { z } from 'zod';
+import { byLabel } from '../config/labels.js';
+import { isProcessorFeature } from '../system/processor.js';
 import { isSelective } from './glob.js';
 import { amount, byteCount, duration } from './quantity.js';
 
@@ -12,6 +14,13 @@ const pattern = z
   .min(1, 'must not be empty')
   .max(256, 'must be at most 256 characters')
   .refine(isSelective, 'must hold more than wildcards');
+
+/** A label must be one of these; `*` alone asks for any value. */
+const labelPatterns = byLabel(
+  z
+    .union([z.string().max(256), z.array(z.string().max(256)).min(1).max(64)], 'must be text, or a list of texts')
+    .transform((value) => (typeof value === 'string' ? [value] : value)),
+);
 
 function limit(description: string) {
   return z.number('must be a number').optional().describe(description);
@@ -30,6 +39,12 @@ const selector = z
       .max(65_535, 'must be between 1 and 65535')
       .optional()
       .describe('A port on which it listens, or has a UDP socket.'),
+    labels: labelPatterns
+      .optional()
+      .describe(
+        'Its labels: `{tier: cache}`, `{tier: [web, app-*]}`, `{tier: "*"}`. They come from the variable HOMEPROXY_LABELS ' +
+          '(`tier=cache,app=shop`) of its environment. Needs `user`, `unit` or `cgroup` beside it: anybody can label what he starts.',
+      ),
   })
   .describe('A process must be all that is said here. `*` stands for any characters, `?` for one.');
 
@@ -158,6 +173,27 @@ const policy = z.strictObject({
     .strictObject({
       among: z.array(pattern).max(64).optional().describe('Names of nodes (`rack2-*`). Default: every node.'),
       not: z.array(pattern).max(64).default([]).describe('And not these. Default: none.'),
+      labels: labelPatterns
+        .optional()
+        .describe(
+          'Labels that a node must have (`nodes[].labels` of the configuration): `{disk: ssd, rack: [r1, r2]}`.',
+        ),
+      notLabels: labelPatterns.optional().describe('A node that has one of these labels is none of them.'),
+      cpu: z
+        .array(
+          z
+            .string()
+            .max(64)
+            .refine(
+              isProcessorFeature,
+              'must be an instruction set as /proc/cpuinfo names it, for example avx2 or sve',
+            ),
+        )
+        .max(64)
+        .default([])
+        .describe(
+          'Instruction sets that it must have, besides those of this node, which it always must. Default: none.',
+        ),
       minAvailableMemory: byteCount()
         .optional()
         .describe("What must be available there, besides the process's own size. Default: nothing."),
@@ -184,6 +220,27 @@ const policy = z.strictObject({
         .refine((ms) => ms >= 1, 'must be at least 1ms')
         .optional()
         .describe('Roll back when the process would stand still for longer. Default: timeouts.maxFreezeMs.'),
+      mode: z
+        .enum(['copy-ahead', 'stop-and-copy'], 'must be copy-ahead or stop-and-copy')
+        .default('copy-ahead')
+        .describe(
+          'copy-ahead: memory is copied while the process runs, what it changes meanwhile again. stop-and-copy: nothing before ' +
+            'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. Default copy-ahead.',
+        ),
+      files: z
+        .enum(['shared', 'carry'], 'must be shared or carry')
+        .default('shared')
+        .describe('shared: its files are there too. carry: they go with it, into a root of its own. Default shared.'),
+      carry: z
+        .array(
+          z
+            .string()
+            .regex(/^\/[^\0]*$/, 'must be an absolute path')
+            .max(4095),
+        )
+        .max(1000)
+        .default([])
+        .describe('With `files: carry`: files and folders that go with it besides those that it uses. Default: none.'),
     })
     .prefault({})
     .describe('How they move.'),

@@ -1,5 +1,5 @@
 import type { Facts, ProcessFacts } from './facts.js';
-import { matchesGlob } from './glob.js';
+import { matchesGlob, matchesLabel } from './glob.js';
 import type { Policy, Selector } from './model.js';
 
 /** What a process is not that a selector asks for, in words; undefined when it is all of it. */
@@ -21,7 +21,14 @@ export function mismatch(selector: Selector, process: Omit<ProcessFacts, 'locati
   if (user !== undefined && user !== process.user && user !== String(process.uid ?? '')) {
     return `its user is "${process.user || (process.uid ?? 'unknown')}", not "${user}"`;
   }
-  return port === undefined || process.ports.includes(port) ? undefined : `it does not listen on port ${port}`;
+  if (port !== undefined && !process.ports.includes(port)) return `it does not listen on port ${port}`;
+  for (const [label, patterns] of Object.entries(selector.labels ?? {})) {
+    const { labels } = process;
+    if (matchesLabel(labels, label, patterns)) continue;
+    if (!Object.hasOwn(labels, label)) return `it has no label "${label}"`;
+    return `its label ${label} is "${labels[label]}", not ${patterns.map((pattern) => `"${pattern}"`).join(' or ')}`;
+  }
+  return undefined;
 }
 
 /** Why a policy is not about a process; undefined when it is. */
@@ -37,10 +44,10 @@ export function chosen(policy: Policy, processes: Facts['processes']): ProcessFa
   return matching.filter(({ ancestors }) => !ancestors.some((pid) => pids.has(pid)));
 }
 
-/** The systemd unit that a cgroup belongs to: the last part that names one. */
+/**
+ * The systemd unit that a cgroup belongs to: the first part that names one, as sd_pid_get_unit(3) sees it. What is below belongs
+ * to whom the unit was delegated, who may give it any name: a user's own manager is `user@1000.service` with all it contains.
+ */
 function unitOf(cgroup: string): string | undefined {
-  return cgroup
-    .split('/')
-    .reverse()
-    .find((part) => /\.(service|scope)$/.test(part));
+  return cgroup.split('/').find((part) => /\.(service|scope)$/.test(part));
 }

@@ -7,6 +7,11 @@ import { readText } from './procfs.js';
 const USED_BY_PROGRAMS =
   /^(fpu|cx8|cx16|cmov|mmx|mmxext|3dnow\w*|fxsr|fxsr_opt|sse\w*|ssse3|pni|fma|fma4|f16c|movbe|popcnt|aes|vaes|pclmulqdq|vpclmulqdq|xsave\w*|avx\w*|amx_\w+|rdrand|rdseed|bmi[12]|abm|lahf_lm|adx|sha_ni|sha512|sm[34]|gfni|rtm|hle|erms|fsrm|clflush\w*|clwb|cldemote|movdiri|movdir64b|enqcmd|waitpkg|serialize|fsgsbase|rdtscp|rdpid|tbm|xop|misalignsse|prefetchw\w*|3dnowprefetch|ospke|user_shstk|ptwrite|hreset|cmpccxadd|lam|apx\w*|fp|asimd\w*|neon|crc32|atomics|sha[123]|sha512|sve\w*|sme\w*|pmull|paca|pacg|bti|mte\w*|lrcpc|ilrcpc|dcpop|dcpodp|jscvt|fcma|uscat|flagm\w*|frint|i8mm|bf16|bti|dgh|rng)$/;
 
+/** Whether programs may use what has this name in /proc/cpuinfo. */
+export function isProcessorFeature(name: string): boolean {
+  return USED_BY_PROGRAMS.test(name);
+}
+
 let known: readonly string[] | undefined;
 
 /** The instruction sets of this machine's processors, sorted: those that all of them have. Read once: they do not change. */

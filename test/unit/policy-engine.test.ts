@@ -201,6 +201,15 @@ engine('chooses by name, command line, user, cgroup, unit and port, all of them'
   }
 });
 
+engine('the unit is the one that the service manager made, not one that somebody has put below his own', () => {
+  const own = '/user.slice/user-1000.slice/user@1000.service/app.slice/redis.service';
+  const chosenBy = (unit: string) => {
+    const p = policies(`policies: [{name: p, processes: [{unit: ${unit}}], when: {draining: true}}]`);
+    return decide(p, facts({ processes: [{ pid: 7, cgroup: own }] }), NO_HISTORY, NOTHING).verdicts.length;
+  };
+  assert.equal([chosenBy('redis.service'), chosenBy('user@1000.service')], [0, 1]);
+});
+
 engine('moves a tree by its root', () => {
   const given = facts({
     ...DRAINED,

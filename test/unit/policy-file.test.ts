@@ -11,7 +11,7 @@ import { amountText, bytesText, durationText } from '../../cli/policy/quantity.j
 
 const root = new URL('../../../', import.meta.url);
 const EXAMPLE = fileURLToPath(new URL('config/policy.example.yaml', root));
-const NODES = ['home', 'host1', 'host2'];
+const NODES = [{ name: 'home' }, { name: 'host1', labels: { rack: 'r1' } }, { name: 'host2', labels: { rack: 'r2' } }];
 
 const test = suite('policy file');
 
@@ -43,12 +43,23 @@ test('what a small file does not say has its default, in milliseconds and bytes'
         from: 'home',
         when: { path: 'when', forMs: 90_000, kind: 'loadPerCpu', bound: { side: 'above', value: 2 } },
         until: undefined,
-        where: { not: [], apartFrom: [], prefer: 'most-free-memory' },
-        maxFreezeMs: undefined,
+        where: { not: [], cpu: [], apartFrom: [], prefer: 'most-free-memory' },
+        how: {},
         limits: { cooldownMs: 600_000, atOnce: 1, moves: 10, perMs: 3_600_000 },
       },
     ],
   });
+});
+
+test('how they move is what the coordinator is told', () => {
+  const how = (text: string) => parsePolicies(policy('when: {draining: true}', `how: ${text}`), 'p').policies[0]?.how;
+  assert.equal(how('{maxFreeze: 2s, mode: stop-and-copy, files: carry, carry: [/srv/a]}'), {
+    maxFreezeMs: 2000,
+    copyAhead: false,
+    carry: { paths: ['/srv/a'] },
+  });
+  assert.equal(how('{mode: copy-ahead, files: shared}'), {});
+  assert.equal(how('{files: carry}'), { carry: { paths: [] } });
 });
 
 test('the example is right and shows every setting', async () => {
@@ -107,6 +118,51 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'a condition that says nothing',
     policy('when:', '  all:', '    - {for: 3s}'),
     [/^p\.yaml:6:11: policies\[0\]\.when\.all\[0\]: must be exactly one of .*; it is nothing$/],
+  ],
+  [
+    'labels alone',
+    'policies:\n  - name: p\n    processes: [{labels: {tier: cache}}]\n    when: {draining: true}\n',
+    [
+      'p.yaml:3:26: policies[0].processes[0].labels: needs user, unit or cgroup beside it: anybody can label what he starts',
+    ],
+  ],
+  [
+    'names of labels, and values',
+    'policies:\n  - name: p\n    processes: [{user: a, labels: {-t: x, u: [], v: 1}}]\n    when: {draining: true}\n',
+    [
+      /^p\.yaml:3:40: policies\[0\]\.processes\[0\]\.labels\.-t: names a label that must be letters, digits and /,
+      /^p\.yaml:3:46: policies\[0\]\.processes\[0\]\.labels\.u: /,
+      'p.yaml:3:53: policies[0].processes[0].labels.v: must be text, or a list of texts',
+    ],
+  ],
+  [
+    'labels that no node has',
+    policy('when: {draining: true}', 'where: {labels: {rack: [r1, r3], disk: ssd}, notLabels: {rack: r4}}'),
+    [
+      'p.yaml:5:44: policies[0].where.labels.disk: matches no node of the configuration: none has it',
+      'p.yaml:5:68: policies[0].where.notLabels.rack: matches no node of the configuration: they have r1 (host1), r2 (host2)',
+    ],
+  ],
+  [
+    'an instruction set that nobody has',
+    policy('when: {draining: true}', 'where: {cpu: [avx2, svm]}'),
+    [
+      'p.yaml:5:25: policies[0].where.cpu[1]: must be an instruction set as /proc/cpuinfo names it, for example avx2 or sve',
+    ],
+  ],
+  [
+    'files and modes that there are not',
+    policy('when: {draining: true}', 'how: {mode: live, files: copy, carry: [srv]}'),
+    [
+      'p.yaml:5:17: policies[0].how.mode: must be copy-ahead or stop-and-copy',
+      'p.yaml:5:30: policies[0].how.files: must be shared or carry',
+      'p.yaml:5:44: policies[0].how.carry[0]: must be an absolute path',
+    ],
+  ],
+  [
+    'paths to carry, and no files that are',
+    policy('when: {draining: true}', 'how: {carry: [/srv]}'),
+    ['p.yaml:5:18: policies[0].how.carry: needs `files: carry` beside it'],
   ],
   ['an empty list', policy('when: {any: []}'), ['p.yaml:4:17: policies[0].when.any: must list at least one condition']],
   [

@@ -8,6 +8,7 @@ import { UserError } from '../../cli/errors.js';
 import { type ProcessFacts, processFacts } from '../../cli/policy/facts.js';
 import type { Move } from '../../cli/policy/history.js';
 import { HostBook } from '../../cli/policy/host-book.js';
+import type { How } from '../../cli/policy/model.js';
 import { PolicySource } from '../../cli/policy/policy-source.js';
 import { PolicyRunner } from '../../cli/policy/runner.js';
 
@@ -17,6 +18,7 @@ policies:
     processes: [{name: a}]
     when: {draining: false}
     until: {draining: true}
+    how: {maxFreeze: 2s, mode: stop-and-copy, files: carry, carry: [/srv]}
     limits: {cooldown: ${cooldown}}
   - name: others
     processes: [{name: b}]
@@ -27,8 +29,9 @@ policies:
 class World {
   readonly folder = mkdtempSync(join(tmpdir(), 'hp-runner-'));
   readonly lines: Record<string, unknown>[] = [];
-  readonly asked: { pid: number; to: string; policy: string; done(error?: Error): void }[] = [];
+  readonly asked: { pid: number; to: string; policy: string; how: How; done(error?: Error): void }[] = [];
   readonly process: ProcessFacts = processFacts.parse({ pid: 7, name: 'a', location: 'home' });
+  readonly source: PolicySource;
   readonly runner: PolicyRunner;
   private readonly waiting = new Set<() => void>();
 
@@ -41,9 +44,10 @@ class World {
     };
     const logger = pino({}, { write });
     const calm = async () => ({ draining: false, disks: {} });
+    this.source = new PolicySource(file, [{ name: 'home' }, { name: 'host1' }], logger);
     this.runner = new PolicyRunner({
       home: 'home',
-      source: new PolicySource(file, ['home', 'host1'], logger),
+      source: this.source,
       book: new HostBook(
         new Map([
           ['home', calm],
@@ -53,10 +57,10 @@ class World {
       processes: { read: async () => [this.process], find: (pid) => (pid === 7 ? this.process : undefined) },
       past,
       logger,
-      migrate: (pid, to, { policy }) =>
+      migrate: (pid, to, { policy, ...how }) =>
         new Promise<void>((resolve, reject) => {
           const done = (error?: Error): void => (error === undefined ? resolve() : reject(error));
-          this.asked.push({ pid, to, policy, done });
+          this.asked.push({ pid, to, policy, how, done });
           this.wake();
         }),
     });
@@ -86,6 +90,7 @@ test('ask the coordinator once, say so in the log, and can be asked why', async 
   await world.until(() => world.asked.length > 0);
   const [asked] = world.asked;
   assert.equal([asked?.pid, asked?.to, asked?.policy], [7, 'host1', 'leaves']);
+  assert.equal(asked?.how, { maxFreezeMs: 2000, copyAhead: false, carry: { paths: ['/srv'] } });
   const line = world.lines.find(({ msg }) => msg === 'a policy moves a process');
   assert.equal([line?.policy, line?.pid, line?.why], ['leaves', 7, 'home is not being drained: not draining']);
   const during = await world.runner.explain(7);
@@ -161,6 +166,17 @@ test('hear of migrations that others have begun', async () => {
   world.runner.ended({ ...end, direction: 'back', from: 'host1', to: 'home' });
   world.runner.ended({ ...end, direction: 'away', from: 'home', to: 'host1' });
   assert.match((await world.runner.explain(7)).policies[0]?.why ?? '', /this policy did not send it/);
+  await world.close();
+});
+
+test('say how a process would move, where that is not as usual', async () => {
+  const world = new World(POLICY('1h'));
+  await world.source.refresh(); // no tick: nothing moves
+  const [first] = (await world.runner.explain(7)).policies;
+  assert.equal(
+    [first?.outcome, first?.how],
+    ['move', 'its memory in the freeze, with its files /srv, frozen for 2s at most'],
+  );
   await world.close();
 });
 

@@ -21,7 +21,7 @@ test.before.each((world) => {
   world.file = join(world.folder, 'policies.yaml');
   world.lines = [];
   const logger = pino({}, { write: (line: string) => void world.lines.push(JSON.parse(line)) });
-  world.source = new PolicySource(world.file, ['home', 'host1'], logger);
+  world.source = new PolicySource(world.file, [{ name: 'home' }, { name: 'host1' }], logger);
 });
 test.after.each(({ folder }) => rmSync(folder, { recursive: true, force: true }));
 

@@ -6,15 +6,15 @@ import { loadPolicies } from '../../policy/policy-file.js';
 interface PolicyCheckResult {
   readonly file: string;
   readonly policies: readonly string[];
-  /** Whether the names of nodes were compared with the configuration. */
+  /** Whether the names and labels of nodes were compared with the configuration. */
   readonly nodesChecked: boolean;
 }
 
 export default class PolicyCheck extends ConfiguredCommand {
   static override summary = 'Check a policy file.';
   static override description =
-    `Every problem on a line of its own: file:line:column: setting: what it must be. Names of nodes are compared with the
-configuration, if there is one. Needs no daemon.
+    `Every problem on a line of its own: file:line:column: setting: what it must be. Names and labels of nodes are compared
+with the configuration, if there is one. Needs no daemon.
 
 Exit status: 0 it is right; 2 it is not, or cannot be read.`;
   static override examples = [
@@ -26,12 +26,10 @@ Exit status: 0 it is right; 2 it is not, or cannot be read.`;
   async run(): Promise<PolicyCheckResult> {
     const { args, flags } = await this.parse(PolicyCheck);
     const config = existsSync(flags.config) ? await this.loadConfig() : undefined;
-    const { policies } = await loadPolicies(
-      args.file,
-      config?.nodes.map(({ name }) => name),
-    );
+    const { policies } = await loadPolicies(args.file, config?.nodes);
     const names = policies.map(({ name }) => name);
-    const beside = config === undefined ? `; names of nodes were not checked: there is no ${flags.config}` : '';
+    const beside =
+      config === undefined ? `; names and labels of nodes were not checked: there is no ${flags.config}` : '';
     this.log(
       `${args.file} is right: ${count(names.length)}${names.length === 0 ? '' : ` (${names.join(', ')})`}${beside}`,
     );

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { ConfiguredCommand } from '../../base-command.js';
+import { labelsText } from '../../config/labels.js';
 import { pidArgument } from '../../migrating-command.js';
 import { callControl } from '../../node/control-transport.js';
 import { explainMethod, type PolicyExplanation } from '../../node/policy-methods.js';
@@ -24,10 +25,19 @@ Exit status: 0; 3 there is no such process, or this node has no policies; 7 no d
     const config = await this.loadConfig();
     const answer = await callControl(join(config.paths.run, 'control.sock'), explainMethod, { pid: args.pid });
     const { process, policies, decisions, problem } = answer;
-    this.log(`process ${process.pid} (${process.name}) runs on ${process.location}`);
+    const labels = labelsText(process.labels);
+    this.log(
+      `process ${process.pid} (${process.name}) runs on ${process.location}${labels === '' ? '' : `, labelled ${labels}`}`,
+    );
     if (problem !== undefined) this.log(`the policy file has faults, an older version is in force:\n${problem}`);
-    for (const { policy, outcome, code, to, why, when, until } of policies) {
-      const what = { move: `moves it to ${to}`, return: 'brings it home', wait: `waits (${code})`, stay: 'leaves it' };
+    for (const { policy, outcome, code, to, how, why, when, until } of policies) {
+      const ways = how === undefined ? '' : ` (${how})`;
+      const what = {
+        move: `moves it to ${to}${ways}`,
+        return: `brings it home${ways}`,
+        wait: `waits (${code})`,
+        stay: 'leaves it',
+      };
       this.log(`${policy}: ${outcome === 'not-chosen' ? 'is not about it' : what[outcome]}: ${why}`);
       if (when !== undefined) this.tree('when', when, 1);
       if (until !== undefined) this.tree('until', until, 1);

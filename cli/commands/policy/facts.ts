@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Args } from '@oclif/core';
 import { ConfiguredCommand } from '../../base-command.js';
+import { labelsText } from '../../config/labels.js';
 import { readSettings } from '../../config/load.js';
 import { callControl } from '../../node/control-transport.js';
 import { factsMethod } from '../../node/policy-methods.js';
@@ -28,8 +29,7 @@ Exit status: 0; 2 the file has faults; 3 this node has no policies; 7 no daemon.
     const config = await this.loadConfig();
     const policies = args.file === undefined ? undefined : await readSettings(args.file);
     if (policies !== undefined) {
-      const names = config.nodes.map(({ name }) => name);
-      parsePolicies(policies, args.file ?? '', names); // its faults, with the file's name
+      parsePolicies(policies, args.file ?? '', config.nodes); // its faults, with the file's name
     }
     const request = policies === undefined ? {} : { policies };
     const facts = await callControl(join(config.paths.run, 'control.sock'), factsMethod, request);
@@ -38,7 +38,7 @@ Exit status: 0; 2 the file has faults; 3 this node has no policies; 7 no daemon.
   }
 
   private render({ hosts, queries, processes }: Facts): void {
-    const nodes = Object.entries(hosts).map(([name, { reachable, facts }]) => [
+    const nodes = Object.entries(hosts).map(([name, { reachable, facts, labels = {} }]) => [
       name,
       reachable ? (facts?.draining === true ? 'being drained' : 'answers') : 'unreachable',
       facts?.load1 === undefined ? '' : `${facts.load1} on ${facts.cpus ?? '?'} CPUs`,
@@ -47,22 +47,24 @@ Exit status: 0; 2 the file has faults; 3 this node has no policies; 7 no daemon.
       Object.entries(facts?.disks ?? {})
         .map(([path, { freeBytes }]) => `${path} ${bytesText(freeBytes)}`)
         .join(', '),
+      labelsText(labels),
     ]);
-    this.log(textTable(['node', 'state', 'load', 'available', 'cpu memory io', 'free'], nodes));
+    this.log(textTable(['node', 'state', 'load', 'available', 'cpu memory io', 'free', 'labels'], nodes));
     for (const [query, answer] of Object.entries(queries)) {
       this.log(`${query}: ${'error' in answer ? answer.error : answer.values.join(' ')}`);
     }
     if (processes.length === 0) this.log('no policy chooses a process');
     else {
-      const rows = processes.map(({ pid, name, user, uid, location, ports, residentBytes }) => [
+      const rows = processes.map(({ pid, name, user, uid, location, ports, residentBytes, labels }) => [
         pid,
         name,
         user || (uid ?? ''),
         location,
         ports.join(' '),
         bytesText(residentBytes),
+        labelsText(labels),
       ]);
-      this.log(textTable(['pid', 'name', 'user', 'runs on', 'ports', 'memory'], rows));
+      this.log(textTable(['pid', 'name', 'user', 'runs on', 'ports', 'memory', 'labels'], rows));
     }
   }
 }
