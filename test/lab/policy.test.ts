@@ -5,7 +5,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
-import { migrateMethod } from '../../cli/node/control-methods.js';
+import { journalMethod, migrateMethod } from '../../cli/node/control-methods.js';
 import { callControl, streamControl } from '../../cli/node/control-transport.js';
 import { drainMethod, drainReport, explainMethod, undrainMethod } from '../../cli/node/policy-methods.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -37,7 +37,10 @@ test.before(async () => {
   const { home, client, lab } = scenario;
   const config = home.path(CONFIG);
   const settings = parse(readFileSync(config, 'utf8')) as Record<string, unknown>;
-  writeFileSync(config, stringify({ ...settings, policies: POLICIES }));
+  const nodes = (settings.nodes as { name: string }[]).map((node) =>
+    node.name === 'host2' ? { ...node, labels: { for: 'batch' } } : node,
+  );
+  writeFileSync(config, stringify({ ...settings, nodes, policies: POLICIES }));
   writePolicies(policyOfReadme());
   // the nodes of a lab share one kernel, its memory and its processors; a file system is really a node's own
   await home.run(['mount', '-o', 'remount,size=64m', '/var']);
@@ -244,6 +247,52 @@ test('somebody who cannot leave is in the table, and the exit status says so', a
   await undrain(...DAEMONS);
   await comesTo(redis.pid, (at) => at === 'home');
   await move(ticker, 'home');
+});
+
+test('what its labels choose goes to the host that is labelled for it, as the policy says how', async () => {
+  const { home } = scenario;
+  const program = '/var/only-at-home';
+  await home.run(['cp', TICKER, program]);
+  const start = (port: number, labels: string) =>
+    startServer(home, ['env', `HOMEPROXY_LABELS=${labels}`, program, String(port)], port);
+  const [batch, other] = await Promise.all([start(7001, 'kind=batch,owner=us'), start(7002, 'kind=web')]);
+  const client = await LineClient.connect(scenario.client, home.address, 7001);
+  const asked = `every: 500ms
+policies:
+  - name: batch-goes
+    processes: [{labels: {kind: batch}, user: root}]
+    when: {draining: false}
+    where: {labels: {for: batch}, cpu: CPU}
+    how: {files: carry, mode: stop-and-copy, maxFreeze: 20s}
+    limits: {cooldown: 1s}
+`;
+  const unfit = process.arch === 'x64' ? 'sve' : 'avx2';
+  writePolicies(asked.replace('CPU', `[${unfit}]`));
+  const waiting = await until('no host has such a processor', async () => {
+    const [only] = (await explain(batch)).policies;
+    return only?.code === 'no-host' ? only : undefined;
+  });
+  assert.match(waiting.why, /host1 \(not labelled for=batch\), host2 \(its processors lack (sve|avx2)\)$/);
+  writePolicies(asked.replace('CPU', '[]'));
+  await comesTo(batch, (place) => place === 'host2');
+  assert.ok((await askTicker(client)).awakenings > 0);
+  const { process: away, policies } = await explain(batch);
+  assert.equal([away.labels, policies[0]?.outcome], [{ kind: 'batch', owner: 'us' }, 'stay']);
+  assert.match((await explain(other)).policies[0]?.why ?? '', /^its label kind is "web", not "batch"$/);
+  const { processes } = await scenario.ask('home');
+  assert.is(processes.find(({ pid }) => pid === batch)?.files, 'carried');
+  const { migrations } = await callControl(socketOf('home'), journalMethod, { last: 1 });
+  const steps = migrations[0]?.steps.map(({ step }) => step) ?? [];
+  assert.equal([migrations[0]?.policy, steps.includes('source:frozen')], ['batch-goes', true], steps.join(' '));
+  assert.not(
+    steps.some((step) => step.endsWith(':sent-ahead')),
+    steps.join(' '),
+  );
+  writePolicies('policies: []\n');
+  await move(batch, 'home');
+  assert.equal((await explain(batch)).process.labels, { kind: 'batch', owner: 'us' });
+  await client.close();
+  await home.run(['kill', String(batch), String(other)]);
 });
 
 test('real pressure on the processors moves a process, and so does a real Prometheus', async () => {
