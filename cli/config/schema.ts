@@ -164,6 +164,13 @@ export const configSchema = z
           .describe(
             'Group whose members may see what is away and move processes of their own. Default: none, root only.',
           ),
+        drainFrom: z
+          .array(z.string())
+          .max(1024)
+          .optional()
+          .describe(
+            'Nodes whose root may empty this one and open it again (`homeproxy drain`); itself need not be here. []: no other. Default: every node.',
+          ),
       })
       .prefault({})
       .describe('Who may command the daemon of this machine.'),
@@ -217,16 +224,15 @@ export const configSchema = z
     duplicates(config.uplinks, (uplink) => uplink.interface).forEach(([index, name]) => {
       context.addIssue({ code: 'custom', path: ['uplinks', index, 'interface'], message: `is used twice: "${name}"` });
     });
-    config.guests.accept.forEach(({ from = [] }, rule) => {
-      from.forEach((name, index) => {
+    const known = (names: readonly string[] = [], ...path: (string | number)[]): void =>
+      names.forEach((name, index) => {
         if (config.nodes.some((node) => node.name === name)) return;
-        context.addIssue({
-          code: 'custom',
-          path: ['guests', 'accept', rule, 'from', index],
-          message: `"${name}" is not one of the nodes`,
-        });
+        context.addIssue({ code: 'custom', path: [...path, index], message: `"${name}" is not one of the nodes` });
       });
+    config.guests.accept.forEach(({ from }, rule) => {
+      known(from, 'guests', 'accept', rule, 'from');
     });
+    known(config.control.drainFrom, 'control', 'drainFrom');
     if (!config.nodes.some((node) => node.name === config.node)) {
       context.addIssue({ code: 'custom', path: ['node'], message: `"${config.node}" is not one of the nodes` });
     }

@@ -179,7 +179,7 @@ export class Daemon {
       address: self.address,
       port: self.port,
       logger: transportLogger,
-      methods: [...methods, hostFactsHandler(policies), ...draineeHandlers(daemon.drainee)],
+      methods: [...methods, hostFactsHandler(policies), ...draineeHandlers(daemon.drainee, config.control.drainFrom)],
       uploads: [...uploads, ...rehearsalHandlers(node.name, site.imageRoot)],
     });
     const control = await createControlServer({

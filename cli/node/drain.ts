@@ -95,11 +95,32 @@ export function drainHandlers(daemon: Daemon): {
   };
 }
 
-/** What other nodes may ask: to empty this one, or to take processes of ours back from them. */
-export function draineeHandlers(drainee: LocalDrainee): PeerMethodHandler<PeerContext>[] {
+/**
+ * What other nodes may ask: to empty this one, or to take processes of ours back from them.
+ * @param masters the nodes that may empty it; undefined: all.
+ */
+export function draineeHandlers(
+  drainee: LocalDrainee,
+  masters: readonly string[] | undefined,
+): PeerMethodHandler<PeerContext>[] {
+  const requireMaster = (peer: string): void => {
+    if (masters === undefined || masters.includes(peer)) return;
+    throw new UserError({
+      code: 'NOT_YOURS',
+      message: `${drainee.name} is not emptied or opened from ${peer}`,
+      remedy: `run the command on ${drainee.name}, or name ${peer} in its configuration: control.drainFrom`,
+      exitStatus: 3,
+    });
+  };
   return [
-    serve(drainMarkMethod, async ({ draining }) => drainee.mark(draining)),
-    serve(drainMoveMethod, async (item) => drainee.move(item)),
+    serve(drainMarkMethod, async ({ draining }, { peer }: PeerContext) => {
+      requireMaster(peer);
+      return drainee.mark(draining);
+    }),
+    serve(drainMoveMethod, async (item, { peer }: PeerContext) => {
+      requireMaster(peer);
+      return drainee.move(item);
+    }),
     serve(evacuateMethod, async ({ twin }, { peer }: PeerContext) => drainee.evacuate(twin, peer)),
   ];
 }

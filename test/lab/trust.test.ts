@@ -29,6 +29,7 @@ test.before(async () => {
     if (role !== 'client') setSection(lab, name, 'control', { group: String(MEMBER.gid) });
   }
   setSection(lab, 'host2', 'guests', { accept: [{ from: ['home'], users: [MEMBER.uid] }] });
+  setSection(lab, 'host2', 'control', { drainFrom: ['host1'] });
   const files = new LabFiles(lab.name);
   mkdirSync(lab.node('home').path(AUTHORITY), { mode: 0o700 });
   copyFileSync(files.authorityCertificate, lab.node('home').path(`${AUTHORITY}/ca.pem`));
@@ -111,6 +112,22 @@ test('a host takes only the processes that its own configuration lets in, and sa
   await scenario.migrate(pid, 'host1');
   assert.match(errorOf(await homeproxy('migrate', String(pid), 'host2')).message, 'GUEST_REFUSED');
   await scenario.recall(pid);
+});
+
+test('a host is emptied and opened only from the nodes that its own configuration names, and by itself', async () => {
+  for (const verb of ['drain', 'undrain']) {
+    const refused = errorOf(await homeproxy(verb, 'host2'));
+    assert.is(refused.code, 'NOT_YOURS', refused.message);
+    assert.match(refused.remedy ?? '', 'control.drainFrom');
+  }
+  for (const node of ['host1', 'host2']) {
+    for (const verb of ['drain', 'undrain']) {
+      const outcome = await new NodeCommand(scenario.lab.node(node), ['homeproxy', verb, 'host2', '--json']).ended;
+      assert.is(outcome.status, 0, describe(outcome));
+      const row = (await scenario.hosts('home')).find(({ name }) => name === 'host2');
+      assert.is(row?.draining, verb === 'drain', `${verb} on ${node}`);
+    }
+  }
 });
 
 test('who is not in the group does not reach the daemon', async () => {

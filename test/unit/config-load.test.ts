@@ -213,6 +213,11 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     ['f.yaml:1:7: node: "b" is not one of the nodes'],
   ],
   [
+    'a node that may empty this one and is not listed',
+    'node: a\nnodes: [{name: a, address: 10.0.0.1}]\ncontrol: {drainFrom: [a, b]}\n',
+    ['f.yaml:3:26: control.drainFrom[1]: "b" is not one of the nodes'],
+  ],
+  [
     'a name twice',
     'node: a\nnodes:\n  - {name: a, address: 10.0.0.1}\n  - {name: a, address: 10.0.0.2}\n',
     ['f.yaml:4:12: nodes[1].name: is used twice: "a"'],
