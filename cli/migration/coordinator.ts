@@ -11,7 +11,7 @@ import type { MigrateOptions } from './migrate-options.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
 import { alreadyMoving, alreadyThere, reasonOf, refuse, requireOwner, rolledBack } from './refusals.js';
-import { sharedAsAtHome } from './shared-ports.js';
+import { portsAway, sharedAsAtHome } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 import { Stopwatch } from './stopwatch.js';
@@ -82,8 +82,9 @@ export class Coordinator {
     const source = this.participants.source(twin?.record.location ?? this.site.node);
     const carry = twin?.record.carry ?? asked;
     const found = await source.inspect({ pid, twin: twin?.id, carry });
-    if (twin === undefined) return found;
-    return { ...found, description: sharedAsAtHome(twin.record.description, found.description) };
+    if (twin !== undefined)
+      return { ...found, description: sharedAsAtHome(twin.record.description, found.description) };
+    return { ...found, verdicts: [...found.verdicts, ...portsAway(found.description, this.twins.all())] };
   }
 
   /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */

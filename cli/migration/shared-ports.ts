@@ -1,4 +1,6 @@
-import type { ProcessDescription } from '../process/description.js';
+import type { ProcessDescription, Verdict } from '../process/description.js';
+import { refused } from '../process/verdicts.js';
+import type { TwinRecord } from './records.js';
 
 /**
  * What a host sees of a process that is away, as its home must take it: alone in its pod it seems to have its ports for itself, and
@@ -12,4 +14,31 @@ export function sharedAsAtHome(atHome: ProcessDescription, seen: ProcessDescript
   if (!seen.ports.some(isShared)) return seen;
   const ports = seen.ports.map((port) => (isShared(port) ? { ...port, exclusive: false } : port));
   return { ...seen, ports, flows: [...seen.flows, ...atHome.flows] };
+}
+
+/**
+ * Whether processes that are away hold ports that one which is about to leave has for itself at home, as a child does that has
+ * left its parent. The datapath knows one owner of a port, or an owner of each of its connections; not one of all the others.
+ * @param away the twins of this home
+ */
+export function portsAway(
+  leaving: Pick<ProcessDescription, 'ports'>,
+  away: readonly { readonly record: Pick<TwinRecord, 'description'> }[],
+): Verdict[] {
+  return leaving.ports.flatMap(({ protocol, address, port, exclusive }) => {
+    const holder = away.find(({ record: { description } }) =>
+      description.ports.some(
+        (held) =>
+          held.protocol === protocol && held.address === address && held.port === port && (exclusive || held.exclusive),
+      ),
+    );
+    if (holder === undefined) return [];
+    const { homePid, comm } = holder.record.description;
+    return refused(
+      'PORT_AWAY',
+      `${protocol} ${address} ${port}`,
+      `process ${homePid} (${comm}), which is away, has connections or a socket of that port too`,
+      `bring it back first: homeproxy recall ${homePid}`,
+    );
+  });
 }

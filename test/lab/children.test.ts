@@ -14,6 +14,7 @@ const PORT = 7304;
 const test = suite('a child that leaves its parent and the listener at home');
 let scenario: Scenario;
 let migsock: string;
+let parent: number;
 let child: number;
 const numbers: Clients<NumbersResult>[] = [];
 
@@ -26,7 +27,7 @@ test.before(async () => {
   scenario = await Scenario.start('children');
   const { home, lab } = scenario;
   migsock = await installProgram('migsock', home, lab.node('host1'), lab.node('host2'));
-  const parent = await startServer(home, [migsock, 'processes', '::', String(PORT)], PORT);
+  parent = await startServer(home, [migsock, 'processes', '::', String(PORT)], PORT);
   await connect(1);
   child = readChildren(home.machinePid(parent) ?? 0).map((pid) => readNamespacePids(pid).at(-1) ?? 0)[0] ?? 0;
   await connect(2); // with children who stay
@@ -43,6 +44,21 @@ for (const to of ['host1', 'host2', 'home']) {
     await connect(1);
   });
 }
+
+test('while a child is away, its parent is told to wait for it before it leaves', async () => {
+  await scenario.migrate(child, 'host1');
+  for (const args of [
+    ['check', String(parent), 'host2'],
+    ['migrate', String(parent), 'host2'],
+  ]) {
+    const outcome = await scenario.homeproxy('home', args);
+    assert.is.not(outcome.status, 0);
+    assert.match(outcome.stdout + outcome.stderr, /PORT_AWAY/);
+    assert.match(outcome.stdout + outcome.stderr, `homeproxy recall ${child}`);
+  }
+  await scenario.recall(child);
+  for (const some of numbers) await some.goesOn(20);
+});
 
 test('every number came once and in order', async () => {
   const results = await Promise.all(numbers.map((some) => some.stop()));
