@@ -16,6 +16,8 @@
         'src/object.cc',
         'src/program.cc',
         'src/ring.cc',
+        'src/socket-walk.cc',
+        'src/streams.cc',
         'src/survey.cc',
         'src/system.cc',
         'src/tap.cc',

@@ -126,6 +126,7 @@ export interface Native {
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
   newSocket(domain: number, type: number): number;
   surveySockets(pids: Int32Array, questions: Int32Array, defaults: Uint8Array): Promise<Buffer>;
+  surveyStreams(pids: Int32Array, limit: number): Promise<Buffer>;
   setSocketsOption(pid: number, fds: Int32Array, level: number, name: number, value: Uint8Array): number[];
   setsockopt(fd: number, level: number, name: number, value: Uint8Array): void;
   tcpRepair(fd: number, mode: number): void;
@@ -173,7 +174,7 @@ function load(): Native {
     const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
     throw new Error(`${what}; run: npm run build:addon`, { cause });
   }
-  if (addon.surveySockets === undefined || addon.openBeneath === undefined) {
+  if (addon.surveyStreams === undefined || addon.openBeneath === undefined) {
     throw new Error('the native addon is older than this library; run: npm run build:addon');
   }
   addon.setErrorClass(BpfError);

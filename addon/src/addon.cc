@@ -13,6 +13,7 @@
 #include "object.h"
 #include "program.h"
 #include "ring.h"
+#include "streams.h"
 #include "survey.h"
 #include "system.h"
 #include "tap.h"
@@ -44,6 +45,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportNetwork(env, exports);
   ExportObject(env, exports);
   ExportRing(env, exports);
+  ExportStreams(env, exports);
   ExportSurvey(env, exports);
   ExportSystem(env, exports);
   ExportTap(env, exports);

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "survey.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <memory>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "arguments.h"
 #include "descriptor.h"
 #include "failure.h"
+#include "socket-walk.h"
 
 namespace homeproxy {
 namespace {
@@ -63,19 +60,20 @@ class Survey : public Napi::AsyncWorker {
 
  protected:
   void Execute() override {
-    for (const int pid : pids_) {
-      if (!AskProcess(pid)) return;
-    }
+    walk_.Go(pids_, [this](int pid, int number, int fd) {
+      AskSocket(pid, number, fd);
+      return true;
+    });
   }
 
   void OnOK() override {
     Napi::HandleScope scope(Env());
-    if (error_ == 0) {
+    if (walk_.error() == 0) {
       promise_.Resolve(Napi::Buffer<uint8_t>::Copy(Env(), records_.data(), records_.size()));
       return;
     }
     try {
-      Fail(Env(), error_, call_, subject_);
+      Fail(Env(), walk_.error(), walk_.call(), walk_.subject());
     } catch (const Napi::Error& error) {
       promise_.Reject(error.Value());
     }
@@ -84,34 +82,6 @@ class Survey : public Napi::AsyncWorker {
   void OnError(const Napi::Error& error) override { promise_.Reject(error.Value()); }
 
  private:
-  bool Failed(const char* call, int pid) {
-    if (errno == ESRCH || errno == ENOENT) return true;  // it has ended, and holds nothing
-    error_ = errno;
-    call_ = call;
-    subject_ = "process " + std::to_string(pid);
-    return false;
-  }
-
-  bool AskProcess(int pid) {
-    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-    if (process.Get() < 0) return Failed("pidfd_open", pid);
-    const std::string path = "/proc/" + std::to_string(pid) + "/fd";
-    const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(path.c_str()), closedir);
-    if (folder == nullptr) return Failed("opendir", pid);
-    while (const dirent* entry = readdir(folder.get())) {
-      char target[64];
-      const ssize_t length = readlinkat(dirfd(folder.get()), entry->d_name, target, sizeof target - 1);
-      if (length < 0 || strncmp(target, "socket:[", 8) != 0) continue;
-      target[length] = '\0';
-      if (!known_.insert(strtoull(target + 8, nullptr, 10)).second) continue;
-      const int number = atoi(entry->d_name);
-      const UniqueFd socket(static_cast<int>(syscall(SYS_pidfd_getfd, process.Get(), number, 0)));
-      if (socket.Get() >= 0) AskSocket(pid, number, socket.Get());
-      else if (errno != EBADF && !Failed("pidfd_getfd", pid)) return false;
-    }
-    return true;
-  }
-
   void AskSocket(int pid, int number, int fd) {
     sockaddr_storage name = {};
     socklen_t size = sizeof name;
@@ -164,11 +134,8 @@ class Survey : public Napi::AsyncWorker {
   const std::vector<int> pids_;
   const std::vector<Question> questions_;
   const std::vector<uint8_t> defaults_;
-  std::unordered_set<unsigned long long> known_;
+  SocketWalk walk_;
   std::vector<uint8_t> records_;
-  int error_ = 0;
-  const char* call_ = "";
-  std::string subject_;
 };
 
 std::vector<int> IntsOf(const Napi::Value& value) {

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { encodedVarint, type Field, fieldsOf } from './protobuf.js';
 
 const IMAGE = 'files.img';
 /** Two magic numbers before the entries (criu/include/magic.h). */
@@ -90,52 +91,4 @@ function replaced(
     copied = end;
   }
   return Buffer.concat([...parts, image.subarray(copied, message.end)]);
-}
-
-interface Field {
-  /** Of a number: itself. */
-  readonly value: number;
-  /** Where it begins after its tag: at its content, or at the length of that. */
-  readonly from: number;
-  /** Where its content begins and ends. */
-  readonly at: number;
-  readonly end: number;
-}
-
-/** The fields of a protobuf message (protobuf.dev/programming-guides/encoding); of repeated ones the last. */
-function fieldsOf(image: Buffer, start: number, end: number): Map<number, Field> {
-  const fields = new Map<number, Field>();
-  for (let at = start; at < end; ) {
-    const tag = varint(image, at, end);
-    const kind = tag.value & 7;
-    let field: Field = { value: 0, from: tag.end, at: tag.end, end: tag.end };
-    if (kind === 0) field = varint(image, tag.end, end);
-    else if (kind === 1) field = { ...field, end: tag.end + 8 };
-    else if (kind === 5) field = { ...field, end: tag.end + 4 };
-    else if (kind === 2) {
-      const length = varint(image, tag.end, end);
-      field = { value: 0, from: tag.end, at: length.end, end: length.end + length.value };
-    } else return fields; // groups: nothing of CRIU's
-    fields.set(tag.value >>> 3, field);
-    at = field.end;
-  }
-  return fields;
-}
-
-/** Exact up to 2^53: more than any number that is looked at here. */
-function varint(image: Buffer, start: number, end: number): Field {
-  let [value, scale, at] = [0, 1, start];
-  for (; at < end; scale *= 128) {
-    const byte = image[at++] ?? 0;
-    value += (byte & 0x7f) * scale;
-    if (byte < 0x80) break;
-  }
-  return { value, from: start, at: start, end: at };
-}
-
-/** Of numbers up to 2^53. */
-function encodedVarint(value: number): Buffer {
-  const bytes: number[] = [];
-  for (; value >= 0x80; value = Math.floor(value / 128)) bytes.push((value % 128) | 0x80);
-  return Buffer.from([...bytes, value]);
 }

@@ -10,9 +10,10 @@ import { reportPage } from '../report/page.js';
 export default class Report extends ConfiguredCommand {
   static override summary = 'Write what happened in one migration to one HTML file that needs nothing else.';
   static override description =
-    `Outcome, figures, phases and steps of every node that took part, and what became of the packets. Run it on the home node of the
-process: it asks the others for their steps; one that cannot be reached is named in the page. The file has no script and loads
-nothing, so that it can be kept or sent.
+    `Outcome, figures, phases and steps of every node that took part, what became of the packets, and the sequence numbers of its TCP
+connections (of up to 200) before and after. Run it on the home node of the process: it asks the others for their steps; one that
+cannot be reached is named in the page. The file has no script and loads nothing, so that it can be kept or sent. Only its owner may
+read it at first: while a connection lives, its sequence numbers are nobody else's business.
 
 Exit status: 0; 2 the file cannot be written; 3 there is no such migration; 7 no daemon.`;
   static override examples = [
@@ -45,7 +46,7 @@ Exit status: 0; 2 the file cannot be written; 3 there is no such migration; 7 no
 
 function write(file: string, page: string, force: boolean): void {
   try {
-    writeFileSync(file, page, { flag: force ? 'w' : 'wx' });
+    writeFileSync(file, page, { flag: force ? 'w' : 'wx', mode: 0o600 });
   } catch (cause) {
     const exists = (cause as NodeJS.ErrnoException).code === 'EEXIST';
     throw new UserError({

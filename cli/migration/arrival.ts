@@ -2,6 +2,7 @@ import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import { UserError } from '../errors.js';
 import type { ArrivingMemory } from '../memory/arriving.js';
+import type { ConnectionState } from '../process/connection-state.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { Arriving } from './carrying.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
@@ -22,6 +23,8 @@ export interface Arrival {
   preparing: Promise<void> | undefined;
   /** What comes of its files; undefined when none travel, and after a restart of the daemon. */
   files: Arriving | undefined;
+  /** How its connections are restored; undefined until they are, and after a restart of the daemon. */
+  connections: Promise<ConnectionState[] | undefined> | undefined;
   /** CRIU has let it go, and it is heard. */
   runs: boolean;
 }
@@ -34,6 +37,7 @@ export const NEW_ARRIVAL = {
   receiving: false,
   preparing: undefined,
   files: undefined,
+  connections: undefined,
   runs: false,
 };
 
@@ -46,6 +50,14 @@ export function homeNursery({ migration, cgroup = '' }: PrepareDestinationReques
 /** A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom. */
 export function limitOf({ description }: PrepareDestinationRequest): number {
   return 2 * description.residentBytes + (256 << 20);
+}
+
+/** Room for its images and as much again, which becomes its memory: beyond this a freeze is long anyway. In bytes. */
+const MAX_RESERVE_BYTES = 128 << 20;
+
+/** How much room to take for its images before they come. In bytes. */
+export function roomOf({ description }: PrepareDestinationRequest): number {
+  return Math.min(2 * description.residentBytes, MAX_RESERVE_BYTES);
 }
 
 export function copyLost(log: readonly string[]): UserError {

@@ -18,9 +18,11 @@ import {
   NEW_ARRIVAL,
   notExpected,
   refuseStale,
+  roomOf,
 } from './arrival.js';
 import { restoreOptions } from './carried-options.js';
 import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
+import { askRestored, noteRestored } from './connection-notes.js';
 import { requireCredible, requireOwnPlaces } from './credible.js';
 import { fateOf } from './decision.js';
 import { decodeImages, keepAhead } from './image-stream.js';
@@ -45,9 +47,6 @@ import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
-
-/** Room for its images and as much again, which becomes its memory: beyond this a freeze is long anyway. */
-const MAX_RESERVE_BYTES = 128 << 20;
 
 /** The destination's part of a migration, on the node that the process goes to. */
 export class LocalDestination implements DestinationParticipant {
@@ -133,9 +132,8 @@ export class LocalDestination implements DestinationParticipant {
     const returning = request.home.name === this.node.name;
     if (!returning) requireCredible(this.site.nodes, request);
     if (!returning) refuseStale(this.site, request);
-    const { draining } = this.site.journal;
     const welcome = returning ? [] : this.site.guests.verdicts(request.home.name, request.description);
-    const room = { returning, draining, carried: request.carry === true };
+    const room = { returning, draining: this.site.journal.draining, carried: request.carry === true };
     const verdicts = [...welcome, ...roomVerdicts(request.description, room)];
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
@@ -178,13 +176,12 @@ export class LocalDestination implements DestinationParticipant {
     const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
     const inside: Surroundings =
       pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
-    const { residentBytes } = request.description;
-    arrival.memory = await ArrivingMemory.prepare(images, residentBytes);
+    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
     const shellJob = isShellJob(request.description);
     const session = await startRestore({ criu, images, shellJob, ...inside, ...memory });
     arrival.session = session;
-    if (arrival.memory === undefined) await reserveRoom(images, Math.min(2 * residentBytes, MAX_RESERVE_BYTES));
+    if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
     await reached('destination', 'criu-started', migration);
     this.keep(arrival, { criu: session.run.process });
   }
@@ -244,8 +241,9 @@ export class LocalDestination implements DestinationParticipant {
   }
 
   async restore({ migration, ports, flows }: RestoreRequest): Promise<RestoreResponse> {
-    const { session, record, resident } = this.arrivals.get(migration) ?? {};
-    if (session === undefined || record?.received !== true) throw outOfOrder(migration, 'has no images');
+    const arrival = this.arrivals.get(migration);
+    if (arrival?.session === undefined || !arrival.record.received) throw outOfOrder(migration, 'has no images');
+    const { session, record, resident } = arrival;
     if (resident !== undefined) {
       requireOwnPlaces(resident.home.name, resident.description.homeAddresses, { ports, flows });
       resident.control.claim({ ports, flows });
@@ -253,6 +251,7 @@ export class LocalDestination implements DestinationParticipant {
     await session.reached('post-restore', this.site.timeouts.restoreMs);
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
+    askRestored(arrival, tasks);
     const notKept = restoreOptions(record.images, tasks);
     await reached('destination', 'restored', migration);
     return { notKept };
@@ -304,6 +303,7 @@ export class LocalDestination implements DestinationParticipant {
   private async release(arrival: Arrival): Promise<void> {
     const { session, record } = arrival;
     const { migration } = record.request;
+    await arrival.connections; // they can be asked until CRIU goes on
     session?.go('post-restore');
     await reached('destination', 'released', migration);
     try {
@@ -345,6 +345,7 @@ export class LocalDestination implements DestinationParticipant {
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);
+    await noteRestored(this.site, arrival);
     wipeImageFolder(arrival.record.images);
     await reached('destination', 'wiped', migration);
     this.forget(migration);

@@ -5,6 +5,7 @@ import { UserError } from '../errors.js';
 import type { CarriedRecord } from '../files/homecoming.js';
 import type { ParkQueueRecord } from '../forwarding/park-queue.js';
 import { readDescriptors } from '../system/procfs.js';
+import { ConnectionTable } from './connection-table.js';
 import type { PortLease } from './port-leases.js';
 import type { ArrivalRecord, DepartureRecord, MigrationRecord, ResidentRecord, TwinRecord } from './records.js';
 import type { StepName } from './steps.js';
@@ -31,6 +32,7 @@ export class Journal {
   /** Of each process that was ever here for another home: the highest epoch that this node has heard of. */
   readonly epochs: Table<number>;
   readonly steps: StepTable;
+  readonly connections: ConnectionTable;
   /** Of processes that left with their files: what these were, by twin. */
   readonly carried: Table<CarriedRecord>;
   private readonly facts: Table<boolean>;
@@ -60,6 +62,7 @@ export class Journal {
     this.portLeases = new Table(this.root.openDB({ name: 'port-leases' }));
     this.epochs = new Table(this.root.openDB({ name: 'epochs' }));
     this.steps = new StepTable(this.root.openDB({ name: 'steps' }));
+    this.connections = new ConnectionTable(this.root.openDB({ name: 'connections' }));
     this.carried = new Table(this.root.openDB({ name: 'carried' }));
     this.facts = new Table(this.root.openDB({ name: 'facts' }));
     this.forgetOldest();

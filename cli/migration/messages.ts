@@ -7,6 +7,7 @@ import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
 import { addressSchema, descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
+import { connectionNoteSchema } from './connection-table.js';
 
 export const migrationIdSchema = z.string().regex(/^m-[0-9a-z-]{8,40}$/);
 /** Names a bound process among all nodes: `<home node>-<home pid>-<random>`. */
@@ -115,7 +116,11 @@ export const migrationRequest = z.object({ migration: migrationIdSchema });
 export type MigrationRequest = z.infer<typeof migrationRequest>;
 
 /** When a migration came to each step on a node; milliseconds since the epoch, by that node's clock. */
-export const stepsResponse = z.object({ steps: z.array(z.object({ step: z.string(), at: z.number() })) });
+export const stepsResponse = z.object({
+  steps: z.array(z.object({ step: z.string(), at: z.number() })),
+  /** How its connections stood there: for its home alone. Absent: not noted. */
+  connections: connectionNoteSchema.optional(),
+});
 
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });

@@ -19,6 +19,7 @@ import { Cgroup } from '../system/cgroup.js';
 import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
+import { noteStopped } from './connection-notes.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import {
   awaitClosed,
@@ -311,6 +312,7 @@ export class LocalSource implements SourceParticipant {
     if (resident !== undefined) await destroyPod(resident.pod);
     else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
     if (record.sysv !== undefined) await removeObjects(record.sysv.own);
+    await noteStopped(this.site, record);
     wipeImageFolder(record.images);
     await reached('source', 'wiped', migration);
     return counts;

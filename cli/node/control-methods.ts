@@ -1,6 +1,7 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
 import { stepsResponse } from '../migration/messages.js';
+import { connectionStateSchema } from '../process/connection-state.js';
 import { verdictSchema } from '../process/description.js';
 import { movingSchema } from '../process/needs.js';
 import { defineEventMethod, defineMethod } from './control-transport.js';
@@ -171,10 +172,30 @@ export const journalMethod = defineMethod({
   request: z.object({ last: z.number().int().positive().max(200).default(20), migration: z.string().optional() }),
   response: journalReport,
 });
+const connectionNumbers = connectionStateSchema.omit({ local: true, remote: true });
 /** One migration, with the steps of every node that took part in it. */
 export const migrationReport = z.object({
   node: z.string(),
   row: journalRow,
+  /** How its TCP connections stood at both ends; absent: neither has noted any. */
+  connections: z
+    .object({
+      /** Of all that it had; `moved` has the first of them. */
+      total: z.number().int(),
+      moved: z.array(
+        z.object({
+          local: z.string(),
+          remote: z.string(),
+          /** When it had stopped. */
+          atSource: connectionNumbers.optional(),
+          /** Before it ran. */
+          atDestination: connectionNumbers.optional(),
+          /** Whether they are the same; absent when one end has not noted it. */
+          same: z.boolean().optional(),
+        }),
+      ),
+    })
+    .optional(),
   others: z.array(
     z.object({
       node: z.string(),

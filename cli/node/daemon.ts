@@ -172,6 +172,7 @@ export class Daemon {
       residents,
       twins,
       steps: journal.steps,
+      connections: journal.connections,
     });
     const peer = await createPeerServer({
       credentials,

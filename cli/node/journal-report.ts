@@ -1,4 +1,8 @@
+import type { z } from 'zod';
 import { asHomeproxyError, UserError } from '../errors.js';
+import { matchConnections } from '../migration/connection-notes.js';
+import type { ConnectionNote } from '../migration/connection-table.js';
+import type { stepsResponse } from '../migration/messages.js';
 import type { Site } from '../migration/site.js';
 import type { JournalReport, JournalRow, MigrationReport } from './control-methods.js';
 import { migrationSteps } from './peer-methods.js';
@@ -41,17 +45,33 @@ export async function reportOn(
 ): Promise<MigrationReport> {
   const [row = rowOf(site, migration)] = journalOf(site, { migration, last: 1 }).migrations;
   const names = [row.from, row.to].filter((name) => name !== undefined && name !== site.node.name);
-  const others = names.map(async (name = '') => {
+  const asked = await Promise.all(names.map(async (name = '') => ({ node: name, ...(await ask(name)) })));
+  const own = site.journal.connections.of(migration);
+  const noteOf = (name: string | undefined): ConnectionNote | undefined =>
+    name === site.node.name ? own : asked.find(({ node }) => node === name)?.connections;
+  const connections = matchConnections(noteOf(row.from), noteOf(row.to));
+  return {
+    node: site.node.name,
+    row,
+    ...(connections === undefined ? {} : { connections }),
+    others: asked.map(({ connections: _, ...other }) => other),
+  };
+
+  async function ask(name: string): Promise<z.infer<typeof stepsResponse> & { error?: ErrorText }> {
     const client = clients.get(name);
-    if (client === undefined) return { node: name, steps: [], error: { code: 'UNKNOWN_HOST', message: GONE } };
+    if (client === undefined) return { steps: [], error: { code: 'UNKNOWN_HOST', message: GONE } };
     try {
-      return { node: name, ...(await client.call(migrationSteps, { migration })) };
+      return await client.call(migrationSteps, { migration });
     } catch (error) {
       const { code, message } = asHomeproxyError(error);
-      return { node: name, steps: [], error: { code, message } };
+      return { steps: [], error: { code, message } };
     }
-  });
-  return { node: site.node.name, row, others: await Promise.all(others) };
+  }
+}
+
+interface ErrorText {
+  readonly code: string;
+  readonly message: string;
 }
 
 const GONE = 'it is not in the configuration any more';

@@ -1,4 +1,5 @@
 import { UserError } from '../errors.js';
+import type { ConnectionNote, ConnectionTable } from '../migration/connection-table.js';
 import type { LocalDestination } from '../migration/destination.js';
 import type { StepTable } from '../migration/journal.js';
 import {
@@ -99,6 +100,7 @@ export interface ParticipantParts {
   readonly residents: Residents;
   readonly twins: Twins;
   readonly steps: StepTable;
+  readonly connections: ConnectionTable;
 }
 
 export interface PeerHandlers {
@@ -110,7 +112,14 @@ export interface PeerHandlers {
  * This node's participants, as other nodes may call them. A node can move only its own processes: it must be the home that
  * it names, and only the home that prepared a migration may go on with it.
  */
-export function participantHandlers({ source, destination, residents, twins, steps }: ParticipantParts): PeerHandlers {
+export function participantHandlers({
+  source,
+  destination,
+  residents,
+  twins,
+  steps,
+  connections,
+}: ParticipantParts): PeerHandlers {
   type Named = { readonly migration: string };
   /** The participants' journal knows whose migration it is, also after a restart; of an unknown one they say what that means. */
   const owned = <Request extends Named, Result>(
@@ -199,7 +208,10 @@ export function participantHandlers({ source, destination, residents, twins, ste
         return [{ twin: id, epoch: record.epoch, location }];
       }),
     })),
-    serve(migrationSteps, async ({ migration }) => ({ steps: steps.of(migration) })),
+    serve(migrationSteps, async ({ migration }, { peer }: PeerContext) => ({
+      steps: steps.of(migration),
+      ...noted(connections.of(migration, peer)),
+    })),
     serve(destinationMethods.fence, async (request, { peer }: PeerContext) => {
       const resident = residents.find(request.twin);
       if (resident !== undefined) requireHome(request.twin, peer);
@@ -262,6 +274,10 @@ export function participantHandlers({ source, destination, residents, twins, ste
     }),
   ];
   return { methods, uploads };
+}
+
+function noted(connections: ConnectionNote | undefined): { connections?: ConnectionNote } {
+  return connections === undefined ? {} : { connections };
 }
 
 function notYours(peer: string, what: string): UserError {

@@ -1,5 +1,6 @@
 import type { JournalRow, MigrationReport } from '../node/control-methods.js';
 import { xmlText } from '../svg-text.js';
+import { connectionsSection } from './connections.js';
 import { type Mark, migrationTimeline, type Span } from './timeline.js';
 
 /** The card brings its own colours for light and dark pages, and loads nothing. */
@@ -21,6 +22,7 @@ svg .inside { fill: #fff; } .grid { stroke: var(--grid); } .rule { stroke: var(-
 .coordinator { fill: var(--coordinator); background: var(--coordinator); } .source { fill: var(--source); background: var(--source); } .destination { fill: var(--destination); background: var(--destination); }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin: 0 5px 0 14px; } .band { display: inline-block; width: 16px; height: 10px; margin: 0 5px 0 14px; background: var(--freeze); opacity: .4; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; } td, th { text-align: left; padding: 2px 14px 2px 0; border-bottom: 1px solid var(--grid); } td.number, th.number { text-align: right; }
+.connections { display: block; overflow-x: auto; white-space: nowrap; } td.bad { white-space: nowrap; }
 `;
 
 /** A margin around the freeze in the closer view, as a share of it. */
@@ -32,7 +34,7 @@ interface Step extends Mark {
 
 /**
  * One migration as a self-contained HTML page: outcome, figures, phases and steps of every node over time, what became of its
- * packets. Nothing in it is loaded from elsewhere, and it has no script.
+ * packets and its connections. Nothing in it is loaded from elsewhere, and it has no script.
  */
 export function reportPage(report: MigrationReport): string {
   const { row } = report;
@@ -47,7 +49,7 @@ export function reportPage(report: MigrationReport): string {
 </head>
 <body>
 <main>
-${[header(title, row), timelines(report), packets(row), steps(report)].join('\n')}
+${[header(title, row), timelines(report), packets(row), connectionsSection(report.connections), steps(report)].filter((part) => part !== '').join('\n')}
 </main>
 </body>
 </html>

@@ -1,16 +1,19 @@
 // limit: 180 s
 import { setTimeout as sleep } from 'node:timers/promises';
+import ipaddr from 'ipaddr.js';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { SocketKind } from '../../addon/lib/index.js';
+import { type MigrationReport, migrationReport } from '../../cli/node/control-methods.js';
 import { FORGOTTEN_OPTIONS } from '../../cli/process/socket-options.js';
 import { Capture } from './capture.js';
 import { downAll } from './lab-fixture.js';
 import { failuresOf, NewConnections } from './new-connections.js';
-import { readIpv4, readIpv6, readTcp } from './pcap.js';
-import { Scenario, type Summary } from './scenario.js';
+import { type Frame, readIpv4, readIpv6, readTcp } from './pcap.js';
+import { describe, oneLine, Scenario, type Summary } from './scenario.js';
 import { SocketAgent } from './socket-agent.js';
 import { settledTraces } from './traces.js';
+import { ahead, segmentsByConnection, wireNumbersAt } from './wire-numbers.js';
 
 const PORTS = { control: 7300, served: 7301, udp4: 7302, udp6: 7303, plain: 7304, reuse: 7305, peer: 7310 };
 const ROUTE = ['host1', 'host2', 'home'] as const;
@@ -58,6 +61,11 @@ const KINDS: Record<string, SocketKind> = {
   udp6: 'udp6',
 };
 
+/** What is not acknowledged of these has a FIN at its end, which is no byte. */
+const FIN_ON_ITS_WAY = new Set(['FIN_WAIT1', 'LAST_ACK', 'CLOSING']);
+/** Longer than an acknowledgement may wait (RFC 9293, 3.8.6.3). */
+const QUIET_MS = 600;
+
 /** A SYN without an answer is sent again after a second (RFC 6298); a busy machine needs some of it after the freeze. */
 const SYN_TIMER_MS = 900;
 
@@ -69,6 +77,8 @@ let client: SocketAgent;
 let capture: Capture;
 let opening: NewConnections[];
 const moves: Summary[] = [];
+const reports: MigrationReport[] = [];
+let frames: Frame[];
 
 /** What every socket of the process answers to every option that CRIU forgets. */
 async function optionsNow(): Promise<Record<string, (string | number)[]>> {
@@ -115,6 +125,27 @@ async function closingConnections(family: string, address: string): Promise<void
   }
 }
 
+async function reportOn(migration: string): Promise<MigrationReport> {
+  const outcome = await scenario.homeproxy('home', [
+    'report',
+    migration,
+    '--output',
+    `/tmp/${migration}.html`,
+    '--json',
+  ]);
+  assert.is(outcome.status, 0, describe(outcome));
+  return migrationReport.parse(oneLine(outcome));
+}
+
+/** A moment at which nobody spoke for the process: its source was silent, its destination not yet heard. */
+function silenceOf({ row, others }: MigrationReport): number {
+  const steps = [row, ...others].flatMap((node) => node.steps);
+  const [parked = 0, speaks = 0] = ['source:parked', 'destination:speaks'].map(
+    (name) => steps.find(({ step }) => step === name)?.at,
+  );
+  return (parked + speaks) / 2;
+}
+
 /** How long a stream is that an end has to receive: `<end> <connection>`. */
 const expected = new Map<string, number>();
 
@@ -123,6 +154,7 @@ let before: Record<string, (string | number)[]>;
 test.before(async () => {
   scenario = await Scenario.start('sockets');
   const { home } = scenario;
+  capture = await Capture.start(scenario.client);
   client = SocketAgent.start(scenario.client);
   server = await SocketAgent.serve(home, scenario.client, PORTS.control);
   await server.do('listen', 'served', '::', PORTS.served);
@@ -167,7 +199,6 @@ test.before(async () => {
     await server.do('listen', name, '::', PORTS.reuse, [[1, 15, 1]]); // SO_REUSEPORT
     await server.do('begin_pong', name);
   }
-  capture = await Capture.start(scenario.client);
   opening = [
     await NewConnections.start(scenario.client, home.address, PORTS.reuse),
     await NewConnections.start(scenario.client, home.address6, PORTS.reuse),
@@ -179,6 +210,7 @@ for (const to of ROUTE) {
   test(`move to ${to}: every option that CRIU forgets is what it was, as the process itself is told`, async () => {
     moves.push(to === 'home' ? await scenario.recall(server.pid) : await scenario.migrate(server.pid, to));
     assert.equal(moves.at(-1)?.notKept, []);
+    reports.push(await reportOn(moves.at(-1)?.migration ?? ''));
     const after = await optionsNow();
     for (const [name, kind] of Object.entries(KINDS)) {
       for (const [index, { name: option, kinds }] of FORGOTTEN_OPTIONS.entries()) {
@@ -227,7 +259,7 @@ for (const family of ['4', '6']) {
 test('a group of SO_REUSEPORT listeners: all connections were answered, those that began in a freeze by their first SYN', async () => {
   const results = [];
   for (const one of opening) results.push(await one.stop());
-  const frames = await capture.stop();
+  frames = await capture.stop();
   for (const result of results) assert.equal(failuresOf(result), []);
   for (const name of ['reuse1', 'reuse2']) assert.ok((await server.do<number>('pongs', name)) > 20);
   const syns = new Map<string, number[]>();
@@ -249,6 +281,56 @@ test('a group of SO_REUSEPORT listeners: all connections were answered, those th
       [],
     );
   }
+});
+
+test('the report of each move has every connection, at both ends at the same sequence numbers', () => {
+  for (const { connections } of reports) {
+    const { total = 0, moved = [] } = connections ?? {};
+    assert.ok(total >= 2 * (Object.keys(STATES).length + 4), `${total} connections`);
+    assert.is(moved.length, total);
+    assert.equal(
+      moved.filter(({ same }) => same !== true),
+      [],
+    );
+  }
+});
+
+test('these are the sequence numbers on the wire, with the bytes that nobody has read and those that were not sent', () => {
+  const server = [scenario.home.address, scenario.home.address6].map((text) => ipaddr.parse(text).toString());
+  const segments = segmentsByConnection(frames, server);
+  for (const report of reports) {
+    const silence = silenceOf(report);
+    let quiet = 0;
+    for (const { local, remote, atSource } of report.connections?.moved ?? []) {
+      const seen = segments.get(`${local} ${remote}`) ?? [];
+      const wire = wireNumbersAt(seen, server, silence);
+      if (wire === undefined || atSource === undefined) throw new Error(`${local} ${remote} is not on the wire`);
+      const { state, sent, received, unacknowledged, unsent = 0 } = atSource;
+      const fin = FIN_ON_ITS_WAY.has(state) ? 1 : 0;
+      const name = `${local} ${remote} (${state}) of ${report.row.migration}`;
+      assert.ok(ahead(sent, wire.sent) >= 0, `${name}: ${wire.sent} was sent, beyond ${sent}`);
+      assert.ok(ahead(received, wire.received) >= 0, `${name}: ${wire.received} was acknowledged, beyond ${received}`);
+      const mayCome = ahead(wire.acknowledged, sent - unacknowledged - fin); // parked meanwhile
+      assert.ok(mayCome >= 0, `${name}: the client has acknowledged ${wire.acknowledged} only`);
+      if (silence - wire.lastAt < QUIET_MS) continue;
+      quiet++;
+      assert.is(wire.received, received, `received of ${name}`);
+      assert.is(wire.acknowledged, (sent - unacknowledged - fin) >>> 0, `acknowledged of ${name}`);
+      const said = (sent - unsent - (unsent > 0 ? fin : 0)) >>> 0;
+      if (report === reports[0]) assert.is(wire.sent, said, `sent of ${name}`);
+      else assert.ok(ahead(said, wire.sent) >= 0, `sent of ${name}`); // a restored socket has spoken to nobody
+    }
+    assert.ok(quiet >= 5, `${quiet} connections that were quiet before ${report.row.migration}`);
+  }
+  const noted = reports[0]?.connections?.moved ?? [];
+  assert.ok(
+    noted.filter(({ atDestination }) => (atDestination?.unread ?? 0) > 1000).length >= 2,
+    'unread bytes of both families',
+  );
+  assert.ok(
+    noted.filter(({ atSource }) => (atSource?.unsent ?? 0) > 1000).length >= 2,
+    'unsent bytes of both families',
+  );
 });
 
 test('and nothing is left over on any node', async () => {

@@ -110,6 +110,44 @@ test('a name or an error that looks like HTML stays text; nothing is loaded and 
   assert.match(page, '&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;amp;');
 });
 
+const NUMBERS = { state: 'ESTABLISHED' as const, sent: 4_294_967_295, received: 70, unread: 0, unacknowledged: 12 };
+
+test('shows where each connection stood before and after, and says when all went on there', () => {
+  const ends = { local: '10.77.0.2:6379', remote: '10.77.0.1:40000' };
+  const moved = [{ ...ends, atSource: { ...NUMBERS, unsent: 5 }, atDestination: NUMBERS, same: true }];
+  const page = reportPage({ ...report(), connections: { total: 51, moved } });
+  assert.match(page, '1 connection went on exactly where it had stopped.');
+  assert.match(page, 'There were 50 more, of which nothing was noted.');
+  assert.match(page, /10\.77\.0\.2:6379<\/td>.*10\.77\.0\.1:40000<\/td><td>source<\/td><td>ESTABLISHED<\/td>/);
+  const numbers = [...page.matchAll(/<td>(source|destination)<\/td><td>ESTABLISHED<\/td>(.*)/g)].map(
+    ([, end, cells]) => [end, [...(cells ?? '').matchAll(/<td class="number">(\d*)</g)].map(([, number]) => number)],
+  );
+  assert.equal(numbers, [
+    ['source', ['4294967295', '70', '0', '12', '5']],
+    ['destination', ['4294967295', '70', '0', '12', '']],
+  ]);
+});
+
+test('a connection that went on elsewhere comes first, and the page says so', () => {
+  const pair = (port: number, sent: number) => ({
+    local: '10.77.0.2:6379',
+    remote: `10.77.0.1:${port}`,
+    atSource: NUMBERS,
+    atDestination: { ...NUMBERS, sent },
+    same: sent === NUMBERS.sent,
+  });
+  const alone = { local: '10.77.0.2:6379', remote: '10.77.0.1:3', atSource: NUMBERS };
+  const moved = [pair(1, NUMBERS.sent), alone, pair(2, 3)];
+  const page = reportPage({ ...report(), connections: { total: 3, moved } });
+  assert.match(page, '<span class="bad">1 of 2 connections did not go on where they had stopped.</span>');
+  assert.match(page, 'Of 1 connection only one end is known.');
+  assert.equal(
+    [...page.matchAll(/rowspan="2">10\.77\.0\.1:(\d)</g)].map(([, port]) => port),
+    ['2', '3', '1'],
+  );
+  assert.not.match(reportPage(report()), 'Connections before and after');
+});
+
 test('a node that only took part gives a page too', () => {
   const steps = [{ step: 'destination:runs', at: START }];
   const page = reportPage({ node: 'host1', row: { migration: 'm-1', state: 'taken-part', steps }, others: [] });

@@ -1,0 +1,86 @@
+import { readStreams } from '../checkpoint/stream-images.js';
+import { askConnections, type ConnectionState } from '../process/connection-state.js';
+import type { Arrival } from './arrival.js';
+import { type ConnectionNote, NOTED_CONNECTIONS } from './connection-table.js';
+import type { DepartureRecord } from './records.js';
+import type { Site } from './site.js';
+
+/** Notes, from CRIU's images, how the connections of a process that has left stood when it was stopped. */
+export async function noteStopped(
+  { journal, report }: Site,
+  { request, home, images }: DepartureRecord,
+): Promise<void> {
+  const { migration } = request;
+  try {
+    const stopped = await readStreams(images, NOTED_CONNECTIONS);
+    if (stopped === undefined || stopped.total === 0) return;
+    void journal.connections.put(migration, { home, total: stopped.total, connections: [...stopped.connections] });
+  } catch (error) {
+    report({ migration, err: error }, 'how its connections stood could not be noted');
+  }
+}
+
+/** Begins to ask the restored connections of a process that does not run yet; {@link noteRestored} ends it. */
+export function askRestored(arrival: Arrival, tasks: readonly number[]): void {
+  const inOrder = [...tasks].sort((a, b) => a - b); // as CRIU went through them: children after their parents
+  arrival.connections = askConnections(inOrder, NOTED_CONNECTIONS).catch(() => undefined);
+}
+
+/** Notes how the connections of a process stood before it ran here. */
+export async function noteRestored({ journal }: Site, { record, connections }: Arrival): Promise<void> {
+  const found = await connections;
+  if (found === undefined || found.length === 0) return;
+  const { migration, home } = record.request;
+  void journal.connections.put(migration, { home: home.name, total: found.length, connections: found });
+}
+
+/** A connection at both ends of a migration. */
+export interface MovedConnection {
+  readonly local: string;
+  readonly remote: string;
+  readonly atSource?: ConnectionNumbers;
+  readonly atDestination?: ConnectionNumbers;
+  /** Whether it went on where it had stopped; absent when one end has not noted it. */
+  readonly same?: boolean;
+}
+type ConnectionNumbers = Omit<ConnectionState, 'local' | 'remote'>;
+
+/** Puts together what both ends have noted. */
+export function matchConnections(
+  source: ConnectionNote | undefined,
+  destination: ConnectionNote | undefined,
+): { total: number; moved: MovedConnection[] } | undefined {
+  if (source === undefined && destination === undefined) return undefined;
+  const there = new Map((destination?.connections ?? []).map((found) => [keyOf(found), found]));
+  const moved: MovedConnection[] = (source?.connections ?? []).map((found) => {
+    const other = there.get(keyOf(found));
+    there.delete(keyOf(found));
+    return both(found, other);
+  });
+  for (const found of there.values()) moved.push(both(undefined, found));
+  return { total: Math.max(source?.total ?? 0, destination?.total ?? 0), moved };
+}
+
+function both(before: ConnectionState | undefined, after: ConnectionState | undefined): MovedConnection {
+  const { local = '', remote = '' } = before ?? after ?? {};
+  return {
+    local,
+    remote,
+    ...(before === undefined ? {} : { atSource: numbersOf(before) }),
+    ...(after === undefined ? {} : { atDestination: numbersOf(after) }),
+    ...(before === undefined || after === undefined ? {} : { same: isSame(before, after) }),
+  };
+}
+
+function isSame(before: ConnectionState, after: ConnectionState): boolean {
+  const compared = ['state', 'sent', 'received', 'unread', 'unacknowledged'] as const;
+  return compared.every((name) => before[name] === after[name]);
+}
+
+function numbersOf({ local: _, remote: __, ...numbers }: ConnectionState): ConnectionNumbers {
+  return numbers;
+}
+
+function keyOf({ local, remote }: ConnectionState): string {
+  return `${local} ${remote}`;
+}

@@ -1,0 +1,56 @@
+import ipaddr from 'ipaddr.js';
+import { z } from 'zod';
+import { surveyStreams } from '../../addon/lib/index.js';
+import { TCP_STATES } from './sockets.js';
+
+const sequence = z.number().int().min(0).max(0xffff_ffff);
+const bytes = z.number().int().min(0).max(0xffff_ffff);
+
+/** Where a TCP connection stands, which must be the same before and after a move. */
+export const connectionStateSchema = z.object({
+  /** "10.77.0.2:6379", "[fd77::2]:6379". */
+  local: z.string().max(64),
+  remote: z.string().max(64),
+  state: z.enum(TCP_STATES),
+  /** The sequence number after the last byte (or FIN) that the process has sent, acknowledged or not. */
+  sent: sequence,
+  /** The sequence number after the last byte (or FIN) that has come to it, read or not. */
+  received: sequence,
+  /** Bytes that have come and were not read. */
+  unread: bytes,
+  /** Bytes of the process that its correspondent has not acknowledged, or was not even sent. */
+  unacknowledged: bytes,
+  /** Those of them that were not sent; absent where nobody looks. */
+  unsent: bytes.optional(),
+});
+export type ConnectionState = z.infer<typeof connectionStateSchema>;
+
+/** Their FIN is sent, and has a sequence number that is not a byte's. */
+const FIN_WAITS = new Set(['FIN_WAIT1', 'LAST_ACK', 'CLOSING']);
+
+/**
+ * Asks connections that are restored and do not run yet, on another thread: some microseconds for each.
+ * @param pids in the order in which they are asked
+ * @param limit how many are asked at most
+ */
+export async function askConnections(pids: readonly number[], limit: number): Promise<ConnectionState[]> {
+  const streams = await surveyStreams(pids, limit);
+  return streams.map(({ localAddress, localPort, remoteAddress, remotePort, unacknowledged, ...stream }) => {
+    const state = TCP_STATES[stream.state] ?? 'NONE';
+    return {
+      local: endpointText(localAddress, localPort),
+      remote: endpointText(remoteAddress, remotePort),
+      state,
+      sent: stream.sent,
+      received: stream.received,
+      unread: stream.unread,
+      unacknowledged: FIN_WAITS.has(state) ? Math.max(0, unacknowledged - 1) : unacknowledged,
+    };
+  });
+}
+
+/** @param address 4 or 16 bytes in network order; a mapped one is written as IPv4 */
+export function endpointText(address: Buffer, port: number): string {
+  const parsed = ipaddr.process(ipaddr.fromByteArray([...address]).toString());
+  return parsed.kind() === 'ipv6' ? `[${parsed.toString()}]:${port}` : `${parsed.toString()}:${port}`;
+}
