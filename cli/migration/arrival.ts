@@ -1,8 +1,8 @@
+import type { SurveyedStream } from '../../addon/lib/index.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import { UserError } from '../errors.js';
 import type { ArrivingMemory } from '../memory/arriving.js';
-import type { ConnectionState } from '../process/connection-state.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { Arriving } from './carrying.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
@@ -24,7 +24,7 @@ export interface Arrival {
   /** What comes of its files; undefined when none travel, and after a restart of the daemon. */
   files: Arriving | undefined;
   /** How its connections are restored; undefined until they are, and after a restart of the daemon. */
-  connections: Promise<ConnectionState[] | undefined> | undefined;
+  streams: Promise<SurveyedStream[] | undefined> | undefined;
   /** CRIU has let it go, and it is heard. */
   runs: boolean;
 }
@@ -37,7 +37,7 @@ export const NEW_ARRIVAL = {
   receiving: false,
   preparing: undefined,
   files: undefined,
-  connections: undefined,
+  streams: undefined,
   runs: false,
 };
 

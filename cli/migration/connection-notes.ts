@@ -1,5 +1,6 @@
+import { surveyStreams } from '../../addon/lib/index.js';
 import { readStreams } from '../checkpoint/stream-images.js';
-import { askConnections, type ConnectionState } from '../process/connection-state.js';
+import { type ConnectionState, connectionsIn } from '../process/connection-state.js';
 import type { Arrival } from './arrival.js';
 import { type ConnectionNote, NOTED_CONNECTIONS } from './connection-table.js';
 import type { DepartureRecord } from './records.js';
@@ -20,16 +21,19 @@ export async function noteStopped(
   }
 }
 
-/** Begins to ask the restored connections of a process that does not run yet; {@link noteRestored} ends it. */
+/**
+ * Begins to ask the restored connections of a process that does not run yet, on another thread: the freeze goes on meanwhile, and
+ * what they answer is looked at after it, by {@link noteRestored}.
+ */
 export function askRestored(arrival: Arrival, tasks: readonly number[]): void {
   const inOrder = [...tasks].sort((a, b) => a - b); // as CRIU went through them: children after their parents
-  arrival.connections = askConnections(inOrder, NOTED_CONNECTIONS).catch(() => undefined);
+  arrival.streams = surveyStreams(inOrder, NOTED_CONNECTIONS).catch(() => undefined);
 }
 
 /** Notes how the connections of a process stood before it ran here. */
-export async function noteRestored({ journal }: Site, { record, connections }: Arrival): Promise<void> {
-  const found = await connections;
-  if (found === undefined || found.length === 0) return;
+export async function noteRestored({ journal }: Site, { record, streams }: Arrival): Promise<void> {
+  const found = connectionsIn((await streams) ?? []);
+  if (found.length === 0) return;
   const { migration, home } = record.request;
   void journal.connections.put(migration, { home: home.name, total: found.length, connections: found });
 }

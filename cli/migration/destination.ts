@@ -178,8 +178,13 @@ export class LocalDestination implements DestinationParticipant {
       pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
     arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
-    const shellJob = isShellJob(request.description);
-    const session = await startRestore({ criu, images, shellJob, ...inside, ...memory });
+    const session = await startRestore({
+      criu,
+      images,
+      shellJob: isShellJob(request.description),
+      ...inside,
+      ...memory,
+    });
     arrival.session = session;
     if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
     await reached('destination', 'criu-started', migration);
@@ -303,7 +308,7 @@ export class LocalDestination implements DestinationParticipant {
   private async release(arrival: Arrival): Promise<void> {
     const { session, record } = arrival;
     const { migration } = record.request;
-    await arrival.connections; // they can be asked until CRIU goes on
+    await arrival.streams; // they can be asked until CRIU goes on
     session?.go('post-restore');
     await reached('destination', 'released', migration);
     try {

@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
-import { surveyStreams } from '../../addon/lib/index.js';
+import type { SurveyedStream } from '../../addon/lib/index.js';
 import { TCP_STATES } from './sockets.js';
 
 const sequence = z.number().int().min(0).max(0xffff_ffff);
@@ -28,13 +28,8 @@ export type ConnectionState = z.infer<typeof connectionStateSchema>;
 /** Their FIN is sent, and has a sequence number that is not a byte's. */
 const FIN_WAITS = new Set(['FIN_WAIT1', 'LAST_ACK', 'CLOSING']);
 
-/**
- * Asks connections that are restored and do not run yet, on another thread: some microseconds for each.
- * @param pids in the order in which they are asked
- * @param limit how many are asked at most
- */
-export async function askConnections(pids: readonly number[], limit: number): Promise<ConnectionState[]> {
-  const streams = await surveyStreams(pids, limit);
+/** What connections in repair mode have answered. */
+export function connectionsIn(streams: readonly SurveyedStream[]): ConnectionState[] {
   return streams.map(({ localAddress, localPort, remoteAddress, remotePort, unacknowledged, ...stream }) => {
     const state = TCP_STATES[stream.state] ?? 'NONE';
     return {
