@@ -185,7 +185,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       const { packets: sent } = await sender.next('sent');
       assert.ok(first.replayed >= 500);
       assert.is(first.lost + last.lost, 0);
-      listener.finish();
+      listener.finish(String(sent));
       const counted = await listener.next('counted');
       assert.equal(
         { received: counted.received, distinct: counted.distinct, late: counted.late },

@@ -132,8 +132,9 @@ export class Traffic {
   }
 
   /** Tells it to end. */
-  finish(): void {
-    this.child.stdin?.end();
+  /** @param lastWord for a role that is told something at the end. */
+  finish(lastWord = ''): void {
+    this.child.stdin?.end(lastWord);
   }
 
   close(): void {

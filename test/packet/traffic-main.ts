@@ -83,16 +83,34 @@ function datagram(): void {
   });
 }
 
-/** Takes numbered datagrams; says at the end how many came, how many were missing below the last, and out of order. */
+/** What is on its way comes within that. */
+const LAST_MS = 10_000;
+
+/**
+ * Takes numbered datagrams; says how many came, how many of them were different, and how many out of order: when as many have come
+ * as its standard input has said at its end, or when no more come.
+ */
 function count(): void {
   const socket = createSocket({ type: 'udp4', recvBufferSize: 8 << 20 });
   const seen: number[] = [];
-  socket.on('message', (message) => seen.push(message.readUInt32BE(0)));
-  socket.bind(port, address, () => say({ event: 'ready' }));
-  process.stdin.on('end', () => {
+  let sent = Number.POSITIVE_INFINITY;
+  let limit: NodeJS.Timeout | undefined;
+  const tell = (): void => {
+    clearTimeout(limit);
     const late = seen.filter((number, index) => index > 0 && number < (seen[index - 1] ?? 0)).length;
     say({ event: 'counted', received: seen.length, distinct: new Set(seen).size, late });
     socket.close();
+  };
+  socket.on('message', (message) => {
+    if (seen.push(message.readUInt32BE(0)) === sent) tell();
+  });
+  socket.bind(port, address, () => say({ event: 'ready' }));
+  process.stdin.setEncoding('utf8').on('data', (text) => {
+    sent = Number(text);
+  });
+  process.stdin.on('end', () => {
+    if (seen.length >= sent) tell();
+    else limit = setTimeout(tell, LAST_MS);
   });
 }
 
@@ -106,13 +124,13 @@ async function stream(): Promise<void> {
     ended = true;
   });
   while (!ended && next < Number(more)) {
+    const out: Promise<void>[] = [];
     for (let burst = 0; burst < 10; burst++) {
       payload.writeUInt32BE(next++, 0);
-      socket.send(Buffer.from(payload), port, address);
+      out.push(new Promise((resolve) => socket.send(Buffer.from(payload), port, address, () => resolve())));
     }
-    await pause(1);
+    await Promise.all([...out, pause(1)]);
   }
-  await pause(50); // what is still in the socket's hands
   socket.close();
   say({ event: 'sent', packets: next });
 }

@@ -123,7 +123,7 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
     sender.finish();
     const { packets: sent } = (await sender.next('sent', 60_000)) as unknown as { packets: number };
     while (tunnelled(datapath) < sent) await new Promise((resolve) => setTimeout(resolve, 5));
-    listener.finish();
+    listener.finish(String(sent));
     const counted = await listener.next('counted', 60_000);
     assert.is(seen.size, UPGRADES + 1, 'the programs were others each time');
     assert.ok(sent >= 200 * UPGRADES);
