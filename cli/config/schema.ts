@@ -64,6 +64,13 @@ const nodeEntry = z.strictObject({
   labels: labelsSection
     .optional()
     .describe('What policies may ask of a host (`where.labels`): `{rack: r1, disk: ssd}`. Default: none.'),
+  near: z
+    .array(z.string().refine(ipaddr.isValidCIDR, 'must be a network such as 192.0.2.0/24'))
+    .max(64)
+    .optional()
+    .describe(
+      'Networks whose correspondents are near it, besides those that it is in: for `where.prefer: near-correspondents`. Default: none.',
+    ),
 });
 
 const uplinkEntry = z.strictObject({

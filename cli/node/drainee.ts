@@ -114,7 +114,7 @@ export class LocalDrainee implements Drainee {
   ): Promise<DrainMoved> {
     const { book } = this.parts.policies;
     await book.refresh([]);
-    const where = policy?.where ?? ANYWHERE;
+    const where = { ...(policy?.where ?? ANYWHERE), home: 'never' as const };
     const tried: string[] = [];
     let refusal: unknown;
     while (tried.length < MOST_ATTEMPTS) {

@@ -1,6 +1,6 @@
 import { type Facts, knownFacts, queryKey } from './facts.js';
-import type { Bound, Condition } from './model.js';
-import { type Amount, amountText, bytesText } from './quantity.js';
+import { type Bound, type Condition, everyPart } from './model.js';
+import { type Amount, amountText, bytesText, durationText } from './quantity.js';
 import { inWindow, localTime } from './time-window.js';
 
 /** `unknown`: it cannot be measured now; neither it nor its opposite holds. */
@@ -33,13 +33,15 @@ export interface Scope {
   readonly before: Holding;
   /** What holds now, for the next time; written to. */
   readonly after: Map<string, number>;
+  /** What holds counts at once, however long it must hold. */
+  readonly impatient?: boolean;
 }
 
 /** Evaluates a condition with all its parts: nothing is left out, so that each part's time goes on. */
 export function evaluate(condition: Condition, scope: Scope): Finding {
   const { path, forMs } = condition;
   const measured = measure(condition, scope);
-  if (forMs === 0) return { path, ...measured, truth: measured.now };
+  if (forMs === 0 || scope.impatient === true) return { path, ...measured, truth: measured.now };
   if (measured.now !== 'yes') return { path, ...measured, truth: measured.now, heldMs: 0, forMs };
   const key = `${scope.policy}\n${path}\n${scope.node}`;
   const { at } = scope.facts;
@@ -48,6 +50,36 @@ export function evaluate(condition: Condition, scope: Scope): Finding {
   const heldMs = at - since;
   return { path, ...measured, truth: heldMs >= forMs ? 'yes' : 'no', heldMs, forMs };
 }
+
+/**
+ * Whether a condition that holds now would not hold, or need not, on another node: something that it measures of the node makes it
+ * hold. A time or a query is the same wherever the process runs.
+ */
+export function isAboutNode(condition: Condition, { parts = [] }: Finding): boolean {
+  const within = (list: readonly Condition[]): boolean =>
+    list.some((part, index) => {
+      const found = parts[index];
+      return found?.truth === 'yes' && isAboutNode(part, found);
+    });
+  switch (condition.kind) {
+    case 'all':
+    case 'any':
+      return within(condition.parts);
+    case 'not':
+      return [...everyPart(condition.part)].some(({ kind }) => MEASURED.has(kind));
+    default:
+      return MEASURED.has(condition.kind);
+  }
+}
+
+const MEASURED: ReadonlySet<Condition['kind']> = new Set([
+  'pressure',
+  'loadPerCpu',
+  'availableMemory',
+  'diskFree',
+  'draining',
+  'owner',
+]);
 
 type Measured = Pick<Finding, 'text' | 'now' | 'value' | 'parts'>;
 
@@ -84,6 +116,15 @@ function measure(condition: Condition, scope: Scope): Measured {
       const text = `${node} is ${condition.wanted ? '' : 'not '}being drained`;
       if (draining === undefined) return { text, now: 'unknown' };
       return { text, now: draining === condition.wanted ? 'yes' : 'no', value: draining ? 'draining' : 'not draining' };
+    }
+    case 'owner': {
+      const { is, withinMs } = condition;
+      const idleMs = knownFacts(facts, node)?.terminalIdleMs;
+      const text = `${is === 'present' ? 'somebody' : 'nobody'} has typed at ${node} within ${durationText(withinMs)}`;
+      if (idleMs === undefined) return { text, now: 'unknown' };
+      const present = idleMs !== null && idleMs < withinMs;
+      const value = idleMs === null ? 'no terminal is in use' : `${durationText(idleMs)} ago`;
+      return { text, now: present === (is === 'present') ? 'yes' : 'no', value };
     }
     case 'promql': {
       const text = `promql ${condition.query.query} ${boundText(condition.bound)}`;

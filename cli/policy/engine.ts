@@ -1,6 +1,7 @@
-import { evaluate, type Finding, type Holding, reasonText } from './conditions.js';
+import { evaluate, type Finding, type Holding, isAboutNode, reasonText } from './conditions.js';
 import { type Choice, chooseHost, type Heading } from './destinations.js';
 import { type Facts, knownFacts, type ProcessFacts } from './facts.js';
+import { matchesGlob } from './glob.js';
 import { backOffEnd, type History, lastArrival, underway } from './history.js';
 import type { How, Policy } from './model.js';
 import { durationText } from './quantity.js';
@@ -46,7 +47,7 @@ export interface Decisions {
  */
 export function decide(policies: readonly Policy[], facts: Facts, history: History, before: Holding): Decisions {
   const about = new Map(policies.map((policy) => [policy, chosen(policy, facts.processes)]));
-  const tick = new Tick(facts, history, before, cooldowns(about));
+  const tick = new Tick(facts, history, before, policiesByPid(about));
   const verdicts = policies.flatMap((policy) => {
     const processes = about.get(policy) ?? [];
     tick.look(policy); // also without a process: the times of its conditions go on
@@ -55,13 +56,18 @@ export function decide(policies: readonly Policy[], facts: Facts, history: Histo
   return { verdicts, holding: tick.after };
 }
 
-/** A process rests for the longest of the times that the policies about it ask for. */
-function cooldowns(about: ReadonlyMap<Policy, readonly ProcessFacts[]>): Map<number, number> {
-  const longest = new Map<number, number>();
-  for (const [{ limits }, processes] of about) {
-    for (const { pid } of processes) longest.set(pid, Math.max(longest.get(pid) ?? 0, limits.cooldownMs));
+function policiesByPid(about: ReadonlyMap<Policy, readonly ProcessFacts[]>): Map<number, Policy[]> {
+  const found = new Map<number, Policy[]>();
+  for (const [policy, processes] of about) {
+    for (const { pid } of processes) found.set(pid, [...(found.get(pid) ?? []), policy]);
   }
-  return longest;
+  return found;
+}
+
+/** Whether a policy moves processes from a node. */
+function leaves({ from }: Policy, node: string, home: string): boolean {
+  if (typeof from !== 'string') return from.some((pattern) => matchesGlob(pattern, node));
+  return from === 'anywhere' || (node === home) === (from === 'home');
 }
 
 /** A wish of a policy: its limits are still to be asked. */
@@ -80,7 +86,7 @@ class Tick {
     private readonly facts: Facts,
     private readonly history: History,
     private readonly before: Holding,
-    private readonly cooldownMs: ReadonlyMap<number, number>,
+    private readonly about: ReadonlyMap<number, readonly Policy[]>,
   ) {}
 
   look(policy: Policy): void {
@@ -107,33 +113,44 @@ class Tick {
       this.begun.push({ pid: process.pid, to: this.facts.home, policy: policy.name });
       return { ...go, outcome: 'return', to: this.facts.home };
     }
-    const { to, rejected } = chooseHost(policy.where, process, this.facts, [...underway(this.history), ...this.begun]);
+    const { to, rejected } = chooseHost(
+      policy.where,
+      process,
+      this.facts,
+      [...underway(this.history), ...this.begun],
+      (host) => this.unwelcome(process, host),
+    );
     if (to === undefined) {
       const hosts = rejected.map(({ host, reason }) => `${host} (${reason})`).join(', ');
       const why = `no host: ${hosts === '' ? 'there is no other' : hosts}`;
       return { ...common, outcome: 'wait', code: 'no-host', why, hosts: rejected };
     }
     this.begun.push({ pid: process.pid, to, policy: policy.name });
-    return { ...go, outcome: 'move', to };
+    return { ...go, outcome: to === this.facts.home ? 'return' : 'move', to };
   }
 
   private wish(policy: Policy, process: ProcessFacts, when: Finding, until: Finding | undefined): Wish {
     const { home } = this.facts;
     const atHome = process.location === home;
-    const leaves = when.truth === 'yes' && (atHome || policy.from === 'anywhere');
+    const isFrom = leaves(policy, process.location, home);
+    const going = isFrom && when.truth === 'yes' && this.appliesAt(policy, process.location, when);
     const sent = !atHome && this.history.senders.get(process.pid) === policy.name;
     if (sent && until?.truth === 'yes') {
-      const again = this.find(policy, 'when', home);
+      const again = this.unwelcome(process, home);
       const draining = knownFacts(this.facts, home)?.draining === true;
-      if (again?.now !== 'yes' && !draining) return { kind: 'return', why: reasonText(until) };
-      if (!leaves) {
+      if (again === undefined && !draining) return { kind: 'return', why: reasonText(until) };
+      if (!going) {
         if (draining) return { kind: 'wait', code: 'home-draining', why: `${home} is being drained` };
-        const why = `it would leave again: ${again === undefined ? '' : reasonText(again)}`;
-        return { kind: 'wait', code: 'would-leave-again', why };
+        return { kind: 'wait', code: 'would-leave-again', why: `it would leave again: ${again}` };
       }
     }
-    if (leaves) return { kind: 'move', why: reasonText(when) };
-    if (atHome || policy.from === 'anywhere') return { kind: 'stay', why: `\`when\` does not hold: ${held(when)}` };
+    if (going) return { kind: 'move', why: reasonText(when) };
+    if (isFrom && when.truth === 'yes') {
+      return { kind: 'stay', why: `it has left home for this, and another node would not help: ${reasonText(when)}` };
+    }
+    if (isFrom) return { kind: 'stay', why: `\`when\` does not hold: ${held(when)}` };
+    if (policy.from !== 'home')
+      return { kind: 'stay', why: `the policy is not about what runs on ${process.location}` };
     if (!sent) return { kind: 'stay', why: 'it is away, and this policy did not send it' };
     return {
       kind: 'stay',
@@ -151,7 +168,7 @@ class Tick {
       const last = this.history.moves.findLast((move) => move.pid === pid && move.outcome === 'failed');
       return { code: 'back-off', why: `tried again in ${durationText(backOff - at)}, after: ${last?.error ?? ''}` };
     }
-    const rest = (lastArrival(this.history, pid) ?? Number.NEGATIVE_INFINITY) + (this.cooldownMs.get(pid) ?? 0);
+    const rest = (lastArrival(this.history, pid) ?? Number.NEGATIVE_INFINITY) + this.cooldownMs(pid);
     if (at < rest)
       return { code: 'cooldown', why: `it moved a short time ago: it stays for ${durationText(rest - at)}` };
     const { atOnce, moves, perMs } = policy.limits;
@@ -164,6 +181,31 @@ class Tick {
     return { code: 'moves', why: `${recent} moves of this policy in ${durationText(perMs)}, at most ${moves}` };
   }
 
+  /** A process rests for the longest of the times that the policies about it ask for. */
+  private cooldownMs(pid: number): number {
+    return Math.max(0, ...(this.about.get(pid) ?? []).map(({ limits }) => limits.cooldownMs));
+  }
+
+  /**
+   * Why a process would have to leave a node as soon as it has rested there: some policy about it holds there. Nothing goes where it
+   * cannot stay, so that no two policies throw it to and fro.
+   */
+  private unwelcome({ pid }: ProcessFacts, node: string): string | undefined {
+    for (const policy of this.about.get(pid) ?? []) {
+      if (!leaves(policy, node, this.facts.home)) continue;
+      // what holds there now may have held for long enough by the time that the process may move again
+      const found = [this.find(policy, 'when', node), this.find(policy, 'when', node, true)];
+      const reason = found.find((when) => when?.now === 'yes' && this.appliesAt(policy, node, when));
+      if (reason !== undefined) return reasonText(reason);
+    }
+    return undefined;
+  }
+
+  /** From a host, `anywhere` moves on only by what is measured there: what holds everywhere would lead from host to host for ever. */
+  private appliesAt({ from, when }: Policy, node: string, found: Finding): boolean {
+    return from !== 'anywhere' || node === this.facts.home || isAboutNode(when, found);
+  }
+
   /** A tree moves as one: who leaves takes its descendants along. */
   private related(process: ProcessFacts, pid: number): boolean {
     if (process.pid === pid || process.ancestors.includes(pid)) return true;
@@ -171,14 +213,14 @@ class Tick {
     return other?.ancestors.includes(process.pid) === true;
   }
 
-  private find(policy: Policy, side: 'when' | 'until', node: string): Finding | undefined {
+  private find(policy: Policy, side: 'when' | 'until', node: string, impatient = false): Finding | undefined {
     const condition = policy[side];
     if (condition === undefined) return undefined;
-    const key = `${policy.name}\n${side}\n${node}`;
+    const key = `${policy.name}\n${side}\n${node}\n${impatient}`;
     const known = this.findings.get(key);
     if (known !== undefined) return known;
     const { facts, before, after } = this;
-    const finding = evaluate(condition, { facts, policy: policy.name, node, before, after });
+    const finding = evaluate(condition, { facts, policy: policy.name, node, before, after, impatient });
     this.findings.set(key, finding);
     return finding;
   }

@@ -17,6 +17,10 @@ export const hostFacts = z.object({
   draining: z.boolean().default(false),
   /** Instruction sets of its processors, as /proc/cpuinfo names them; absent from an older version. */
   cpuFeatures: z.array(z.string().max(64)).max(1000).optional(),
+  /** Milliseconds since somebody typed at one of its terminals; null: nobody is at one. Absent from an older version. */
+  terminalIdleMs: z.number().nonnegative().nullable().optional(),
+  /** Its addresses, each with the length of its network's prefix: `10.77.0.3/24`. Absent from an older version. */
+  networks: z.array(z.string().max(64)).max(256).optional(),
 });
 export type HostFacts = z.output<typeof hostFacts>;
 
@@ -26,6 +30,8 @@ export const hostState = z.object({
   readAt: z.number().optional(),
   /** Of our configuration: what a host says of itself could be anything. */
   labels: z.record(z.string(), z.string()).optional(),
+  /** Of our configuration: networks whose correspondents are near it. */
+  near: z.array(z.string()).optional(),
   facts: hostFacts.optional(),
 });
 export type HostState = z.output<typeof hostState>;
@@ -41,6 +47,8 @@ export const processFacts = z.object({
   labels: z.record(z.string(), z.string()).default({}),
   /** On which it listens, or has UDP sockets. */
   ports: z.array(z.int()).default([]),
+  /** Addresses of those that it is connected with, each once; of one that is away: when it was moved last. */
+  correspondents: z.array(z.string()).default([]),
   residentBytes: bytes.default(0),
   /** Its parent, that one's parent, and so on. */
   ancestors: z.array(z.int()).default([]),

@@ -1,4 +1,4 @@
-import type { Labels } from '../config/labels.js';
+import type { NodeEntry } from '../config/schema.js';
 import type { HostFacts, HostState } from './facts.js';
 
 /** Asks a node what it is like. @param paths in file systems @throws when it does not answer in time */
@@ -15,7 +15,7 @@ export class HostBook {
    */
   constructor(
     private readonly nodes: ReadonlyMap<string, AskHost>,
-    private readonly known: readonly { readonly name: string; readonly labels?: Labels | undefined }[] = [],
+    private readonly known: readonly Pick<NodeEntry, 'name' | 'labels' | 'near'>[] = [],
   ) {}
 
   /** Asks every node that is not being asked already; returns when all have answered or failed. */
@@ -31,8 +31,9 @@ export class HostBook {
 
   private stateOf(name: string): HostState | undefined {
     const state = this.said.get(name);
-    const labels = this.known.find((node) => node.name === name)?.labels;
-    return state === undefined || labels === undefined ? state : { ...state, labels };
+    const { labels, near } = this.known.find((node) => node.name === name) ?? {};
+    if (state === undefined) return undefined;
+    return { ...state, ...(labels === undefined ? {} : { labels }), ...(near === undefined ? {} : { near }) };
   }
 
   private async ask(name: string, ask: AskHost, paths: readonly string[]): Promise<void> {

@@ -1,12 +1,15 @@
 import { statfs } from 'node:fs/promises';
-import { cpus } from 'node:os';
+import { cpus, networkInterfaces } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { readProcessorFeatures } from '../system/processor.js';
 import { readText } from '../system/procfs.js';
+import { terminalIdleMs } from '../system/terminals.js';
 import type { HostFacts } from './facts.js';
 
 /** A file system that does not answer sooner (a server that is away) is not known. */
 const STATFS_MS = 1000;
+/** Addresses that are told: a host may have one for each of its containers. */
+const MAX_NETWORKS = 64;
 /** So many file systems may keep one of Node's four threads each; the others must go on. */
 const MOST_STUCK = 2;
 
@@ -36,6 +39,8 @@ export class HostReader {
       disks: Object.fromEntries(disks.flatMap(([path, disk]) => (disk === undefined ? [] : [[path, disk]]))),
       draining: this.isDraining(),
       cpuFeatures: readProcessorFeatures(),
+      terminalIdleMs: terminalIdleMs(Date.now()),
+      networks: readNetworks(),
     };
   }
 
@@ -60,6 +65,15 @@ export class HostReader {
     this.asked.set(path, answer);
     return answer;
   }
+}
+
+/** This node's addresses with their prefixes; not those that mean something on one link only. */
+function readNetworks(): string[] {
+  const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  const known = addresses.flatMap(({ internal, cidr, scopeid }) =>
+    internal || cidr === null || (scopeid ?? 0) !== 0 ? [] : [cidr],
+  );
+  return [...new Set(known)].slice(0, MAX_NETWORKS);
 }
 
 /** From the text of /proc/meminfo (proc(5)), which counts in KiB. */

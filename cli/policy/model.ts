@@ -40,6 +40,7 @@ export type Condition = { readonly path: string; readonly forMs: number } & (
   | { readonly kind: 'diskFree'; readonly disk: string; readonly bound: Bound<Amount> }
   | { readonly kind: 'time'; readonly window: TimeWindow }
   | { readonly kind: 'draining'; readonly wanted: boolean }
+  | { readonly kind: 'owner'; readonly is: 'present' | 'absent'; readonly withinMs: number }
   | { readonly kind: 'host'; readonly name: string; readonly is: 'reachable' | 'unreachable' }
   | { readonly kind: 'promql'; readonly query: PromqlQuery; readonly bound: Bound }
 );
@@ -50,7 +51,7 @@ export type How = Pick<MigrateOptions, 'maxFreezeMs' | 'copyAhead' | 'carry'>;
 export interface Policy {
   readonly name: string;
   readonly processes: readonly Selector[];
-  readonly from: 'home' | 'anywhere';
+  readonly from: WrittenPolicy['from'];
   readonly when: Condition;
   readonly until: Condition | undefined;
   readonly where: WrittenPolicy['where'];

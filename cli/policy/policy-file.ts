@@ -20,7 +20,7 @@ export const MAX_DISK_PATHS = 16;
 const MAX_QUERIES = 32;
 
 const BOUNDED = ['pressure', 'loadPerCpu', 'availableMemory', 'diskFree', 'promql'] as const;
-const KINDS = ['all', 'any', 'not', ...BOUNDED, 'time', 'draining', 'host'] as const;
+const KINDS = ['all', 'any', 'not', ...BOUNDED, 'time', 'draining', 'owner', 'host'] as const;
 
 type Path = (string | number)[];
 
@@ -134,12 +134,20 @@ function checkSelector({ labels, user, unit, cgroup }: Selector, path: Path, com
 }
 
 function checkWhere(
-  { where }: WrittenPolicy,
+  { from, where }: WrittenPolicy,
   at: Path,
   nodes: readonly KnownNode[] | undefined,
   complain: Complain,
 ): void {
+  if (from === 'home' && where.home !== 'never') {
+    complain([...at, 'where', 'home'], 'needs a `from` that is not home: what is at home cannot go there');
+  }
   if (nodes === undefined) return;
+  const listed = typeof from === 'string' ? [] : from;
+  listed.forEach((pattern, place) => {
+    if (nodes.some(({ name }) => matchesGlob(pattern, name))) return;
+    complain([...at, 'from', place], `matches no node: ${namesOf(nodes)}`);
+  });
   for (const key of ['among', 'not'] as const) {
     where[key]?.forEach((pattern, place) => {
       if (nodes.some(({ name }) => matchesGlob(pattern, name))) return;
@@ -194,7 +202,8 @@ function howOf({ maxFreeze, mode, files, carry }: WrittenPolicy['how']): How {
 
 function conditionOf(written: WrittenCondition, path: string): Condition {
   const common = { path, forMs: written.for ?? 0 };
-  const { all, any, not, pressure, loadPerCpu, availableMemory, diskFree, time, draining, host, promql } = written;
+  const { all, any, not, pressure, loadPerCpu, availableMemory, diskFree, time, draining, owner, host, promql } =
+    written;
   const parts = (list: readonly WrittenCondition[], kind: string) =>
     list.map((part, index) => conditionOf(part, `${path}.${kind}[${index}]`));
   if (all !== undefined) return { ...common, kind: 'all', parts: parts(all, 'all') };
@@ -210,6 +219,7 @@ function conditionOf(written: WrittenCondition, path: string): Condition {
     return { ...common, kind: 'diskFree', disk: diskFree.path, bound: boundOf(diskFree) };
   }
   if (time !== undefined) return { ...common, kind: 'time', window: time };
+  if (owner !== undefined) return { ...common, kind: 'owner', is: owner.is, withinMs: owner.within };
   if (host !== undefined) return { ...common, kind: 'host', ...host };
   if (promql !== undefined) {
     const { url, query } = promql;

@@ -3,7 +3,7 @@ import { setImmediate as breathe } from 'node:timers/promises';
 import type { Labels } from '../config/labels.js';
 import type { TwinRecord } from '../migration/records.js';
 import { readLabels } from '../process/labels.js';
-import { readInternetSockets, readSocketHolders } from '../process/sockets.js';
+import { type InternetSocket, isLoopback, readInternetSockets, readSocketHolders } from '../process/sockets.js';
 import { unifiedMount } from '../system/cgroup.js';
 import {
   listProcesses,
@@ -19,6 +19,8 @@ import type { ProcessFacts } from './facts.js';
 import type { Policy } from './model.js';
 import { exclusion } from './selection.js';
 
+/** More of them tell nothing new about where most of them are. */
+const MAX_CORRESPONDENTS = 256;
 /** Processes that are looked at in one go: a millisecond or two. */
 const AT_A_TIME = 16;
 
@@ -64,7 +66,7 @@ export class ProcessReader {
   }
 
   private whole(process: LocalProcess, moving: ReadonlySet<number>): ProcessFacts {
-    const { pid, name, commandLine, user, uid, cgroup, labels, ports, residentBytes } = process;
+    const { pid, name, commandLine, user, uid, cgroup, labels, ports, correspondents, residentBytes } = process;
     return {
       pid,
       name,
@@ -74,6 +76,7 @@ export class ProcessReader {
       cgroup,
       labels,
       ports,
+      correspondents,
       residentBytes,
       ancestors: ancestorsOf(pid),
       location: this.knowledge.home,
@@ -95,6 +98,7 @@ export class ProcessReader {
         cgroup: cgroup.startsWith(mount) ? cgroup.slice(mount.length) : cgroup,
         labels,
         ports: [...new Set(description.ports.map(({ port }) => port))],
+        correspondents: description.correspondents.filter((address) => !isLoopback(address)),
         residentBytes: description.residentBytes,
         ancestors: [],
         location: location.name,
@@ -107,6 +111,8 @@ export class ProcessReader {
 class Look {
   private users: ReadonlyMap<number, string> | undefined;
   private listening: ReadonlyMap<number, number> | undefined;
+  private internet: readonly InternetSocket[] | undefined;
+  private peers: readonly InternetSocket[] | undefined;
 
   process(pid: number): LocalProcess | undefined {
     const identity = readProcess(pid);
@@ -119,10 +125,21 @@ class Look {
     return this.users.get(uid) ?? '';
   }
 
+  /** Sockets with a far end, on another machine as far as their address tells. */
+  connected(): readonly InternetSocket[] {
+    this.peers ??= this.sockets().filter(({ remote }) => remote.port !== 0 && !isLoopback(remote.address));
+    return this.peers;
+  }
+
+  private sockets(): readonly InternetSocket[] {
+    this.internet ??= readInternetSockets('self');
+    return this.internet;
+  }
+
   /** Ports of listeners and UDP sockets by their inodes. */
   portsByInode(): ReadonlyMap<number, number> {
     this.listening ??= new Map(
-      readInternetSockets('self')
+      this.sockets()
         .filter(({ transport, state }) => transport.startsWith('udp') || state === 'LISTEN')
         .map(({ inode, local }) => [inode, local.port]),
     );
@@ -165,6 +182,11 @@ class LocalProcess implements Omit<ProcessFacts, 'location' | 'ancestors' | 'mov
     const ports = this.look.portsByInode();
     const inodes = readable(() => [...readSocketHolders([this.pid]).keys()], []);
     return inodes.flatMap((inode) => ports.get(inode) ?? []);
+  }
+  get correspondents(): string[] {
+    const inodes = readable(() => readSocketHolders(readTree(this.pid)), new Map());
+    const connected = this.look.connected().filter(({ inode }) => inodes.has(inode));
+    return [...new Set(connected.map(({ remote }) => remote.address))].slice(0, MAX_CORRESPONDENTS);
   }
   get residentBytes(): number {
     return readTree(this.pid).reduce((sum, pid) => sum + (readProcess(pid)?.residentBytes ?? 0), 0);

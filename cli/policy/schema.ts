@@ -125,6 +125,18 @@ const condition = z
       .boolean('must be true or false')
       .optional()
       .describe('The node is being drained (`homeproxy drain`), or is not.'),
+    owner: z
+      .strictObject({
+        is: z
+          .enum(['present', 'absent'], 'must be present or absent')
+          .describe('present: somebody has typed at a terminal of the node within that time. absent: nobody has.'),
+        within: duration()
+          .refine((ms) => ms >= 10_000, 'must be at least 10s')
+          .prefault('5m')
+          .describe('The time. Default 5m.'),
+      })
+      .optional()
+      .describe('Whether somebody is at the node (a console, ssh): its owner, who wants it for himself.'),
     host: z
       .strictObject({
         name: z.string().regex(NAME, 'must be the name of a node').describe('A node of the configuration.'),
@@ -159,11 +171,15 @@ const policy = z.strictObject({
     .max(32)
     .describe('Processes of this home node that it is about: those that any of these chooses.'),
   from: z
-    .enum(['home', 'anywhere'], 'must be home or anywhere')
+    .union(
+      [z.enum(['home', 'hosts', 'anywhere']), z.array(pattern).min(1).max(64)],
+      'must be home, hosts, anywhere or a list of names of nodes',
+    )
     .default('home')
     .describe(
-      'home: it moves processes away from home, and `when` reads this node. anywhere: also on from where they are, and ' +
-        '`when` reads the node where the process runs. Default home.',
+      'home: it moves processes away from home, and `when` reads this node. hosts: on or back from where they are guests, and ' +
+        '`when` reads that node; a list (`[rack2-*]`): from these nodes. anywhere: from home, and from a host by what `when` ' +
+        'measures there. Default home.',
     ),
   when: condition.describe('When they move.'),
   until: condition
@@ -171,6 +187,12 @@ const policy = z.strictObject({
     .describe('When those that this policy has moved come home again; it reads the home node. Default: never.'),
   where: z
     .strictObject({
+      home: z
+        .enum(['never', 'first', 'only'], 'must be never, first or only')
+        .default('never')
+        .describe(
+          'Whether guests go home: never (that is for `until`), first (another node if home is no place for it), only. Default never.',
+        ),
       among: z.array(pattern).max(64).optional().describe('Names of nodes (`rack2-*`). Default: every node.'),
       not: z.array(pattern).max(64).default([]).describe('And not these. Default: none.'),
       labels: labelPatterns
@@ -208,9 +230,16 @@ const policy = z.strictObject({
         .default([])
         .describe('No process of this home with such a name may be there already. Default: none.'),
       prefer: z
-        .enum(['most-free-memory', 'least-load'], 'must be most-free-memory or least-load')
+        .enum(
+          ['most-free-memory', 'least-load', 'near-correspondents'],
+          'must be most-free-memory, least-load or near-correspondents',
+        )
         .default('most-free-memory')
-        .describe('Which of the nodes that are left. Default most-free-memory.'),
+        .describe(
+          'Which of the nodes that are left. near-correspondents: the one in whose networks (its own, and `nodes[].near` of the ' +
+            'configuration) most of those are that it is connected with; of equals the one with the most free memory. ' +
+            'Default most-free-memory.',
+        ),
     })
     .prefault({})
     .describe('Where to. Nodes that do not answer or are being drained are never chosen.'),

@@ -23,6 +23,9 @@ const TICKER_PORT = 7000;
 const BIG = '/var/big';
 const DAEMONS = ['home', 'host1', 'host2'];
 const LIMIT_MS = 40_000;
+/** Somebody at a terminal of his own. */
+const TYPIST =
+  'import os, pty, time; a, b = pty.openpty(); os.write(a, bytes([120, 10])); os.read(b, 9); time.sleep(1000)';
 
 const test = suite('policies move processes, and nodes are drained');
 let scenario: Scenario;
@@ -38,7 +41,7 @@ test.before(async () => {
   const config = home.path(CONFIG);
   const settings = parse(readFileSync(config, 'utf8')) as Record<string, unknown>;
   const nodes = (settings.nodes as { name: string }[]).map((node) =>
-    node.name === 'host2' ? { ...node, labels: { for: 'batch' } } : node,
+    node.name === 'host2' ? { ...node, labels: { for: 'batch' }, near: [`${client.address}/32`] } : node,
   );
   writeFileSync(config, stringify({ ...settings, nodes, policies: POLICIES }));
   writePolicies(policyOfReadme());
@@ -293,6 +296,46 @@ policies:
   assert.equal((await explain(batch)).process.labels, { kind: 'batch', owner: 'us' });
   await client.close();
   await home.run(['kill', String(batch), String(other)]);
+});
+
+test('a process goes where its client is near, until somebody types at that host, and not there again', async () => {
+  writePolicies(`every: 500ms
+policies:
+  - name: near-its-client
+    processes: [{name: ticker, port: ${TICKER_PORT}}]
+    when: {draining: false}
+    where: {prefer: near-correspondents}
+    limits: {cooldown: 1s}
+  - name: owner-is-back
+    processes: [{name: ticker, port: ${TICKER_PORT}}]
+    from: hosts
+    when: {owner: {is: present, within: 1h}}
+    where: {home: only}
+    limits: {cooldown: 1s}
+`);
+  await comesTo(ticker, (place) => place === 'host2');
+  const host2 = scenario.lab.node('host2');
+  const typist = await host2.detach(['python3', '-c', TYPIST]);
+  await comesTo(ticker, (place) => place === 'host1'); // by way of its home
+  await assertServed();
+  const { policies, decisions } = await explain(ticker);
+  const moves = decisions.filter(({ policy, outcome }) => outcome === 'moved' && policy !== 'follows-the-others');
+  assert.equal(
+    moves.slice(-3).map(({ policy, to }) => [policy, to]),
+    [
+      ['near-its-client', 'host2'],
+      ['owner-is-back', 'home'],
+      ['near-its-client', 'host1'],
+    ],
+  );
+  const [, owner] = policies;
+  assert.match(
+    `${owner?.when?.text}: ${owner?.when?.value}`,
+    /^somebody has typed at host1 within 1h: (no terminal is in use|.* ago)$/,
+  );
+  writePolicies('policies: []\n');
+  await move(ticker, 'home');
+  await host2.run(['kill', '-9', String(typist)]);
 });
 
 test('real pressure on the processors moves a process, and so does a real Prometheus', async () => {

@@ -43,7 +43,7 @@ test('what a small file does not say has its default, in milliseconds and bytes'
         from: 'home',
         when: { path: 'when', forMs: 90_000, kind: 'loadPerCpu', bound: { side: 'above', value: 2 } },
         until: undefined,
-        where: { not: [], cpu: [], apartFrom: [], prefer: 'most-free-memory' },
+        where: { home: 'never', not: [], cpu: [], apartFrom: [], prefer: 'most-free-memory' },
         how: {},
         limits: { cooldownMs: 600_000, atOnce: 1, moves: 10, perMs: 3_600_000 },
       },
@@ -66,7 +66,7 @@ test('the example is right and shows every setting', async () => {
   const { policies } = await loadPolicies(EXAMPLE);
   assert.equal(
     policies.map(({ name }) => name),
-    ['cache-flees', 'nights', 'when-prometheus-says'],
+    ['cache-flees', 'nights', 'owner-is-back', 'when-prometheus-says'],
   );
   const text = readFileSync(EXAMPLE, 'utf8');
   const visit = (schema: Record<string, unknown>): void => {
@@ -133,6 +133,25 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
       /^p\.yaml:3:40: policies\[0\]\.processes\[0\]\.labels\.-t: names a label that must be letters, digits and /,
       /^p\.yaml:3:46: policies\[0\]\.processes\[0\]\.labels\.u: /,
       'p.yaml:3:53: policies[0].processes[0].labels.v: must be text, or a list of texts',
+    ],
+  ],
+  [
+    'a home that is left and gone to',
+    policy('when: {draining: true}', 'where: {home: first}'),
+    ['p.yaml:5:19: policies[0].where.home: needs a `from` that is not home: what is at home cannot go there'],
+  ],
+  [
+    'nodes to leave that there are not',
+    policy('when: {draining: true}', 'from: [host1, rack*]'),
+    ['p.yaml:5:19: policies[0].from[1]: matches no node: home, host1, host2'],
+  ],
+  [
+    'another place to leave, and another owner',
+    policy('when: {owner: {is: back, within: 1s}}', 'from: away'),
+    [
+      'p.yaml:4:24: policies[0].when.owner.is: must be present or absent',
+      'p.yaml:4:38: policies[0].when.owner.within: must be at least 10s',
+      'p.yaml:5:11: policies[0].from: must be home, hosts, anywhere or a list of names of nodes',
     ],
   ],
   [

@@ -35,10 +35,10 @@ interface Printed {
   readonly error?: { readonly code: string; readonly message: string };
 }
 
-async function simulate(folder: string, text: string, ...flags: string[]): Promise<string> {
+async function simulate(folder: string, text: string, written: string, ...flags: string[]): Promise<string> {
   const policy = join(folder, 'policies.yaml');
   const from = join(folder, 'metrics.json');
-  writeFileSync(policy, POLICY);
+  writeFileSync(policy, written);
   writeFileSync(from, text);
   const command = [projectFile('cli/bin/run.js'), 'policy', 'simulate', policy, '--from', from, ...flags];
   return (await run(process.execPath, command)).stdout;
@@ -49,7 +49,7 @@ for (const [form, text] of [
   ['a record on each line', RECORDS.map((record) => `${JSON.stringify(record)}\n`).join('')],
 ] as const) {
   test(`prints what the policies would have done with ${form}`, async ({ folder }) => {
-    const { timeline, locations } = JSON.parse(await simulate(folder, text, '--json')) as Printed;
+    const { timeline, locations } = JSON.parse(await simulate(folder, text, POLICY, '--json')) as Printed;
     assert.equal(
       timeline.map(({ at, outcome, code, from, to }) => [at / 1000, code ?? outcome, from, to]),
       [
@@ -62,8 +62,26 @@ for (const [form, text] of [
   });
 }
 
+test('shows a policy that would go to and fro, and that one with hysteresis does not', async ({ folder }) => {
+  // an hour of a load that goes up and down every 20 s
+  const restless = Array.from({ length: 720 }, (_unused, index) => {
+    const load1 = index % 8 < 4 ? 5 : 0.5;
+    return facts({ at: index * 5000, hosts: { home: { cpus: 1, load1 }, host1: {} }, processes: [{ pid: 7 }] });
+  });
+  const movesOf = async (policy: string): Promise<number> => {
+    const printed = await simulate(folder, JSON.stringify(restless), policy, '--json');
+    return (JSON.parse(printed) as { moves: number }).moves;
+  };
+  const hasty = POLICY.replaceAll(', for: 10s', '').replace('cooldown: 30s', 'cooldown: 1s, moves: 1000');
+  assert.is(await movesOf(hasty), 180, 'there and back, 90 times');
+  assert.is(await movesOf(hasty.replace('above: 2}', 'above: 2}, for: 30s')), 0);
+  assert.is(await movesOf(hasty.replace('below: 1}', 'below: 1}, for: 30s')), 1);
+  assert.is(await movesOf(hasty.replace('cooldown: 1s', 'cooldown: 10m')), 6);
+  assert.is(await movesOf(hasty.replace('moves: 1000', 'moves: 4, per: 1h')), 4);
+});
+
 test('for people it is a table, with the reason of each line', async ({ folder }) => {
-  const printed = await simulate(folder, JSON.stringify(RECORDS));
+  const printed = await simulate(folder, JSON.stringify(RECORDS), POLICY);
   assert.match(printed, /1970-01-01T00:00:20Z +flees +7 +a +move +home +host1 +load per CPU of home above 2: 5\n/);
   assert.match(printed, /wait: cooldown/);
   assert.match(printed, /20 records, 2 moves\n$/);
@@ -76,7 +94,7 @@ test('says which record has a fault, and what it is', async ({ folder }) => {
     [broken.map((record) => JSON.stringify(record)).join('\n'), 'line 2'],
   ] as const) {
     try {
-      await simulate(folder, text);
+      await simulate(folder, text, POLICY);
       assert.unreachable('it took the records');
     } catch (error) {
       const { message, log } = error as { message: string; log: string[] };
