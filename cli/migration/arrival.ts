@@ -1,4 +1,6 @@
+import { join } from 'node:path';
 import type { SurveyedStream } from '../../addon/lib/index.js';
+import type { Surroundings } from '../checkpoint/criu.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
 import { UserError } from '../errors.js';
@@ -45,6 +47,14 @@ export const NEW_ARRIVAL = {
 export function homeNursery({ migration, cgroup = '' }: PrepareDestinationRequest): FreezerRecord {
   const origin = new Cgroup(cgroup).nearestExisting();
   return { path: origin.child(`homeproxy-${migration}`).path, origins: [[0, origin.path]] };
+}
+
+/** Where CRIU restores it. */
+export function surroundingsOf({ record, resident }: Arrival): Surroundings {
+  const cgroupProcs = join(record.nursery.path, 'cgroup.procs');
+  if (resident === undefined) return { cgroupProcs };
+  const { init, root } = resident.pod;
+  return { podInit: init.pid, ownRoot: root !== undefined, cgroupProcs };
 }
 
 /** A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { criuVersion, findCriu, type Surroundings, startRestore } from '../checkpoint/criu.js';
+import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
@@ -19,6 +19,7 @@ import {
   notExpected,
   refuseStale,
   roomOf,
+  surroundingsOf,
 } from './arrival.js';
 import { restoreOptions } from './carried-options.js';
 import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
@@ -172,19 +173,10 @@ export class LocalDestination implements DestinationParticipant {
     if (request.carry === true)
       arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'room-made', migration);
-    const { pod } = arrival.resident ?? {};
-    const cgroupProcs = join(arrival.record.nursery.path, 'cgroup.procs');
-    const inside: Surroundings =
-      pod === undefined ? { cgroupProcs } : { podInit: pod.init.pid, ownRoot: pod.root !== undefined, cgroupProcs };
     arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
-    const session = await startRestore({
-      criu,
-      images,
-      shellJob: isShellJob(request.description),
-      ...inside,
-      ...memory,
-    });
+    const shellJob = isShellJob(request.description);
+    const session = await startRestore({ criu, images, shellJob, ...surroundingsOf(arrival), ...memory });
     arrival.session = session;
     if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
     await reached('destination', 'criu-started', migration);

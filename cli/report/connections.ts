@@ -12,9 +12,9 @@ export function connectionsSection(connections: MigrationReport['connections']):
   return `<section>
 <h2>Connections before and after</h2>
 <p>${verdict(connections)}</p>
-<table class="connections"><thead><tr><th>local</th><th>remote</th><th>at the</th><th>state</th><th class="number">sent to</th><th class="number">received to</th><th class="number">unread</th><th class="number">unacknowledged</th><th class="number">of it unsent</th><th></th></tr></thead><tbody>
+<div class="wide"><table><thead><tr><th>local</th><th>remote</th><th>at the</th><th>state</th><th class="number">sent to</th><th class="number">received to</th><th class="number">unread</th><th class="number">unacknowledged</th><th class="number">of it unsent</th><th></th></tr></thead><tbody>
 ${rows.join('\n')}
-</tbody></table>
+</tbody></table></div>
 <p class="soft">Sequence numbers after the last byte (or FIN) that was sent and received: at the source as CRIU found them when the process had stopped, at the destination as its kernel said before the process ran. The rest is bytes.</p>
 </section>`;
 }

@@ -22,7 +22,7 @@ svg .inside { fill: #fff; } .grid { stroke: var(--grid); } .rule { stroke: var(-
 .coordinator { fill: var(--coordinator); background: var(--coordinator); } .source { fill: var(--source); background: var(--source); } .destination { fill: var(--destination); background: var(--destination); }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin: 0 5px 0 14px; } .band { display: inline-block; width: 16px; height: 10px; margin: 0 5px 0 14px; background: var(--freeze); opacity: .4; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; } td, th { text-align: left; padding: 2px 14px 2px 0; border-bottom: 1px solid var(--grid); } td.number, th.number { text-align: right; }
-.connections { display: block; overflow-x: auto; white-space: nowrap; } td.bad { white-space: nowrap; }
+.wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }
 `;
 
 /** A margin around the freeze in the closer view, as a share of it. */
@@ -162,9 +162,9 @@ function steps(report: MigrationReport): string {
   );
   return `<section>
 <h2>Every step</h2>
-<table><thead><tr><th>time (UTC)</th><th class="number">ms</th><th>node</th><th>step</th></tr></thead><tbody>
+<div class="wide"><table><thead><tr><th>time (UTC)</th><th class="number">ms</th><th>node</th><th>step</th></tr></thead><tbody>
 ${rows.join('\n')}
-</tbody></table>
+</tbody></table></div>
 </section>`;
 }
 
