@@ -20,6 +20,7 @@ import { LocalSource } from '../migration/source.js';
 import { observeSteps } from '../migration/steps.js';
 import { sweep } from '../migration/sweep.js';
 import { Twins } from '../migration/twins.js';
+import { removePodRoot } from '../pod/pod.js';
 import { gidOf } from '../system/accounts.js';
 import { askWhereabouts } from './ask-whereabouts.js';
 import { controlHandlers } from './control-handlers.js';
@@ -236,7 +237,7 @@ export class Daemon {
       });
     }
     this.twins.endLeases();
-    return this.forwarding.datapath.detach();
+    return [...(await this.forwarding.datapath.detach()), ...removePodRoot()];
   }
 
   /** Ends listening and closes files. The datapath stays attached: forwarding goes on without us. */

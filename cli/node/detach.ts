@@ -4,11 +4,12 @@ import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
 import { Journal } from '../migration/journal.js';
 import { PortLeases } from '../migration/port-leases.js';
+import { removePodRoot } from '../pod/pod.js';
 import { datapathRun } from './forwarding-setup.js';
 
 /** What `homeproxy down` does when no daemon runs: the same, on what a daemon left attached. Attaches and loads nothing. */
 export async function detachWithoutDaemon(config: Config, force: boolean): Promise<string[]> {
-  if (!existsSync(config.paths.bpf)) return [];
+  if (!existsSync(config.paths.bpf)) return removePodRoot();
   const journal = new Journal(config.paths.state);
   try {
     const needed = journal.twins.all().length + journal.residents.all().length;
@@ -23,5 +24,5 @@ export async function detachWithoutDaemon(config: Config, force: boolean): Promi
   } finally {
     await journal.close();
   }
-  return Datapath.removeLeft({ pins: config.paths.bpf, run: datapathRun(config) });
+  return [...(await Datapath.removeLeft({ pins: config.paths.bpf, run: datapathRun(config) })), ...removePodRoot()];
 }

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, rmdirSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -98,6 +98,18 @@ export function podCgroups(): string[] {
   if (!existsSync(root)) return [];
   const entries = readdirSync(root, { withFileTypes: true });
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(root, name));
+}
+
+/** Removes the cgroup that holds those of the pods, unless a pod is left. @returns what was removed, in words */
+export function removePodRoot(): string[] {
+  const root = podRoot();
+  try {
+    rmdirSync(root);
+    return [`cgroup ${root}`];
+  } catch (error) {
+    if (['ENOENT', 'EBUSY', 'ENOTEMPTY'].includes((error as NodeJS.ErrnoException).code ?? '')) return [];
+    throw error;
+  }
 }
 
 /** Ends a pod of which only the cgroup is known: its members, and the init in whose namespaces they are. */

@@ -174,6 +174,7 @@ for (const name of ['home', 'host1']) {
 async function assertDetached(name: string): Promise<void> {
   const target = scenario.lab.node(name);
   assert.not(existsSync(target.path(PINS)), `${PINS} is still there`);
+  assert.not(existsSync(target.path('/sys/fs/cgroup/homeproxy')), 'the cgroup of the pods is still there');
   assert.equal(await attachedPrograms(target), {});
 }
 
