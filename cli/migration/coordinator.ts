@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
@@ -8,6 +7,7 @@ import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
 import type { Carry, DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
 import type { MigrateOptions } from './migrate-options.js';
+import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
 import { alreadyMoving, alreadyThere, reasonOf, refuse, requireOwner, rolledBack } from './refusals.js';
@@ -53,12 +53,13 @@ export class Coordinator {
    */
   async migrate(pid: number, to: string, options: MigrateOptions = {}): Promise<MigrationSummary> {
     const destination = this.requireNode(to);
+    const migration = options.migration ?? newMigrationId();
     if (this.moving.has(pid)) throw alreadyMoving(pid);
     this.moving.add(pid);
     try {
       const from = this.twins.find(pid)?.record.location ?? this.site.node;
-      const course = await this.begin(pid, destination, options).catch((error: unknown) => {
-        this.onEnd(refusalOf({ home: this.site.node, from, to: destination }, pid, error));
+      const course = await this.begin(migration, pid, destination, options).catch((error: unknown) => {
+        this.onEnd(refusalOf({ home: this.site.node, from, to: destination }, migration, pid, error));
         throw error;
       });
       this.courses.set(pid, course);
@@ -173,7 +174,7 @@ export class Coordinator {
     this.closing.abort();
   }
 
-  private async begin(pid: number, to: NodeName, options: MigrateOptions): Promise<Course> {
+  private async begin(migration: string, pid: number, to: NodeName, options: MigrateOptions): Promise<Course> {
     const watch = new Stopwatch(options.onPhase);
     const existing = this.twins.find(pid);
     const from = existing?.record.location ?? this.site.node;
@@ -191,7 +192,6 @@ export class Coordinator {
     const { description } = found;
     watch.begin('prepare');
     const twin = existing ?? (await this.twins.create(description, carry));
-    const migration = `m-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
     await reached('coordinator', 'twin-made', migration);
     return startCourse({
       migration,

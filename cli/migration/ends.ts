@@ -21,8 +21,7 @@ export interface MigrationEnd {
   readonly pid: number;
   readonly from: string;
   readonly to: string;
-  /** Absent: it was refused before it had a name. */
-  readonly migration?: string;
+  readonly migration: string;
   /** Milliseconds that the process stood still; absent when it never did, or when a restart of the daemon fell into it. */
   readonly freezeMs?: number;
   /** Milliseconds of each phase that has ended. */
@@ -32,7 +31,7 @@ export interface MigrationEnd {
   readonly summary?: MigrationSummary;
   /** Why it was not committed. */
   readonly error?: ErrorDocument;
-  /** The policy that asked for it; absent: somebody did, or it was refused before it had a name. */
+  /** The policy that asked for it; absent: somebody did, or it was refused before it began. */
   readonly policy?: string;
 }
 
@@ -50,10 +49,11 @@ export function directionBetween({ home, from, to }: Ways<NodeName | string>): D
 }
 
 /** The end of a migration that was refused. */
-export function refusalOf(ways: Ways, pid: number, error: unknown): MigrationEnd {
+export function refusalOf(ways: Ways, migration: string, pid: number, error: unknown): MigrationEnd {
   return {
     outcome: 'refused',
     direction: directionBetween(ways),
+    migration,
     pid,
     from: ways.from.name,
     to: ways.to.name,

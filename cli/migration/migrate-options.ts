@@ -2,6 +2,8 @@ import type { Carry } from './messages.js';
 import type { PhaseEvent } from './records.js';
 
 export interface MigrateOptions {
+  /** Its name, chosen by whoever wants to know it beforehand. */
+  readonly migration?: string;
   /** Aborted: the user asks for a rollback; ignored once the migration is committed. */
   readonly signal?: AbortSignal;
   readonly onPhase?: (event: PhaseEvent) => void;

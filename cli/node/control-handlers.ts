@@ -1,6 +1,7 @@
 import { asHomeproxyError, UserError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { Carry } from '../migration/messages.js';
+import { newMigrationId } from '../migration/migration-id.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -71,15 +72,20 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       }),
     ],
     eventMethods: [
-      serveEvents(migrateMethod, async ({ pid, to, maxFreezeMs, copyAhead, ...files }, { signal, caller }, emit) =>
-        daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
-          signal,
-          onPhase: emit,
-          ...requesterOf(caller),
-          carry: carryOf(files),
-          ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
-          ...(copyAhead === undefined ? {} : { copyAhead }),
-        }),
+      serveEvents(
+        migrateMethod,
+        async ({ pid, to, maxFreezeMs, copyAhead, ...files }, { signal, caller, about }, emit) => {
+          about.migration = newMigrationId();
+          return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
+            migration: about.migration,
+            signal,
+            onPhase: emit,
+            ...requesterOf(caller),
+            carry: carryOf(files),
+            ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+            ...(copyAhead === undefined ? {} : { copyAhead }),
+          });
+        },
       ),
       traceHandler(daemon),
       ...drains.eventMethods,

@@ -23,6 +23,8 @@ export interface ControlContext {
   readonly caller: Caller;
   /** Aborted when the client asks for it (Ctrl-C) or goes away. */
   readonly signal: AbortSignal;
+  /** Told of the migration that is asked for, for the log. */
+  readonly about: { migration?: string };
 }
 
 export interface ControlServerOptions {
@@ -61,13 +63,19 @@ export async function createControlServer(options: ControlServerOptions): Promis
   server.on('clientError', (_error, socket) => socket.destroy());
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     response.on('error', () => undefined);
-    answer(request, response).catch((thrown: unknown) => {
+    const about: ControlContext['about'] = {};
+    answer(request, response, about).catch((thrown: unknown) => {
       const error = answerError(request, response, thrown);
-      if (error.kind === 'bug') logger?.error({ request: request.url, err: error }, 'a command failed by a bug');
+      if (error.kind === 'bug')
+        logger?.error({ ...about, request: request.url, err: error }, 'a command failed by a bug');
     });
   });
 
-  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async function answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    about: ControlContext['about'],
+  ): Promise<void> {
     const [, protocol, name = '', ...rest] = (request.url ?? '').split('/');
     if (protocol !== PROTOCOL || rest.length > 0 || request.method !== 'POST') throw unknownMethod(request.url ?? '');
     const gone = goneSignal(response, 'the client');
@@ -75,14 +83,14 @@ export async function createControlServer(options: ControlServerOptions): Promis
     const eventMethod = eventMethods.get(name);
     if (eventMethod !== undefined) {
       requirePermission(caller, eventMethod.method);
-      await answerWithEvents(eventMethod, request, response, { caller, gone }, logger);
+      await answerWithEvents(eventMethod, request, response, { caller, gone, about }, logger);
       return;
     }
     const handler = methods.get(name);
     if (handler === undefined) throw unknownMethod(name);
     requirePermission(caller, handler.method);
     const asked = decodeRequest(handler.method, await readBody(request, BODY_TIMEOUT_MS));
-    const result = await handler.handle(asked, { caller, signal: gone.signal });
+    const result = await handler.handle(asked, { caller, signal: gone.signal, about });
     answerJson(response, 200, encodeAnswer(handler.method.response, name, result));
   }
 
@@ -106,7 +114,7 @@ async function answerWithEvents(
   handler: EventMethodHandler<ControlContext>,
   request: IncomingMessage,
   response: ServerResponse,
-  { caller, gone }: { readonly caller: Caller; readonly gone: AbortController },
+  { caller, gone, about }: Omit<ControlContext, 'signal'> & { readonly gone: AbortController },
   logger: TransportLogger | undefined,
 ): Promise<void> {
   const asked = decodeRequest(
@@ -129,18 +137,18 @@ async function answerWithEvents(
   };
   let last: string;
   try {
-    const result = await handler.handle(asked, { caller, signal: gone.signal }, emit);
+    const result = await handler.handle(asked, { caller, signal: gone.signal, about }, emit);
     last = `{"result":${encodeAnswer(handler.method.response, handler.method.name, result)}}`;
   } catch (thrown) {
-    last = errorLine(thrown, handler.method.name, logger);
+    last = errorLine(thrown, { ...about, request: handler.method.name }, logger);
   }
-  if (dropped > 0) logger?.warn({ dropped, method: handler.method.name }, 'a client did not read its events');
+  if (dropped > 0) logger?.warn({ ...about, dropped, method: handler.method.name }, 'a client did not read its events');
   response.end(`${last}\n`);
 }
 
-function errorLine(thrown: unknown, method: string, logger: TransportLogger | undefined): string {
+function errorLine(thrown: unknown, about: object, logger: TransportLogger | undefined): string {
   const error = asHomeproxyError(thrown);
-  if (error.kind === 'bug') logger?.error({ request: method, err: error }, 'a command failed by a bug');
+  if (error.kind === 'bug') logger?.error({ ...about, err: error }, 'a command failed by a bug');
   return encode({ error: error.toDocument() });
 }
 

@@ -28,6 +28,7 @@ import { type ControlServer, createControlServer } from './control-transport.js'
 import { draineeHandlers } from './drain.js';
 import { LocalDrainee } from './drainee.js';
 import { openForwarding } from './forwarding-setup.js';
+import { stepLogger } from './migration-log.js';
 import { logEnd, openMonitoring } from './monitoring-setup.js';
 import {
   aheadUpload,
@@ -109,6 +110,7 @@ export class Daemon {
     const endNotes = observeSteps((step, migration) => {
       journal.steps.append(migration, { step, at: performance.timeOrigin + performance.now() });
     });
+    const endLines = observeSteps(stepLogger(logger, journal));
 
     const clients = new Map(
       config.nodes
@@ -164,6 +166,7 @@ export class Daemon {
     });
     const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, () => {
       endNotes();
+      endLines();
       live.close();
     });
     const transportLogger = logger.child({ part: 'transport' });

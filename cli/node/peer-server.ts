@@ -8,6 +8,7 @@ import { BugError, type HomeproxyError, UserError } from '../errors.js';
 import type { Credentials } from '../identity/credentials.js';
 import { nodeNameOf } from '../identity/node-name.js';
 import { serialOf } from '../identity/serial.js';
+import { migrationIdSchema } from '../migration/messages.js';
 import { defineMethod, type MethodHandler, serve, UPLOAD_ID, type UploadHandler } from './method.js';
 import {
   answerError,
@@ -146,6 +147,7 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
     if (request.method === 'PUT' && id !== undefined) {
       const handler = uploads.get(name);
       if (handler === undefined) throw unknownMethod(path);
+      if (migrationIdSchema.safeParse(id).success) about.migration = id;
       if (!UPLOAD_ID.test(id)) throw new Refusal(400, requestError('REQUEST_INVALID', 'the id has other characters'));
       const stopWatching = watchPauses(request, receiveTimeoutMs);
       try {

@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { asHomeproxyError, UserError } from '../errors.js';
 import { directionBetween, type MigrationEnd } from '../migration/ends.js';
+import { newMigrationId } from '../migration/migration-id.js';
 import type { Finding, Holding } from './conditions.js';
 import { decide, type Verdict } from './engine.js';
 import { type Facts, type ProcessFacts, queryKey } from './facts.js';
@@ -51,7 +52,7 @@ export interface RunnerParts {
   /** What has been moved before, the oldest first. */
   readonly past: readonly Move[];
   readonly logger: Logger;
-  migrate(pid: number, to: string, options: How & { policy: string }): Promise<unknown>;
+  migrate(pid: number, to: string, options: How & { policy: string; migration: string }): Promise<unknown>;
 }
 
 /** Decides every few seconds, and has carried out what was decided. One tick ends before the next begins; moves go on meanwhile. */
@@ -195,12 +196,13 @@ export class PolicyRunner {
       to,
       at,
     });
-    const fields = { policy, pid, name: process.name, from, to };
+    const migration = newMigrationId();
+    const fields = { migration, policy, pid, name: process.name, from, to };
     this.parts.logger.info(
       { ...fields, why },
       verdict.outcome === 'move' ? 'a policy moves a process' : 'a policy brings a process home',
     );
-    this.parts.migrate(pid, to, { ...how, policy }).then(
+    this.parts.migrate(pid, to, { ...how, policy, migration }).then(
       () => this.settled({ at: Date.now(), policy, pid, outcome: 'moved', to, why }),
       (thrown: unknown) => {
         const error = asHomeproxyError(thrown);

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { journalReport } from '../../cli/node/control-methods.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
@@ -91,6 +92,48 @@ test('report writes one page with the steps of every node that took part, and no
   assert.match(page, `${summary?.freezeMs.toFixed(1)} ms`);
   const again = await scenario.homeproxy('home', ['report', migration, '--output', '/tmp/move.html', '--json']);
   assert.equal([again.status, errorOf(again).code], [2, 'FILE_EXISTS']);
+});
+
+/** The lines of a daemon's log. */
+function logOf(node: string): Record<string, unknown>[] {
+  const text = readFileSync(scenario.lab.node(node).path(DAEMON_LOG), 'utf8');
+  return text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
+test('the log of each node has the migration in every line that belongs to one, from its begin to its end', async () => {
+  const [rolledBack, done] = (await journal('home')).migrations.map(({ migration }) => migration);
+  const saidOf = (node: string, migration: string | undefined): unknown[] =>
+    logOf(node)
+      .filter((line) => line.migration === migration)
+      .map(({ msg }) => msg);
+  assert.equal(saidOf('home', done), [
+    'a migration begins',
+    'a process is to leave',
+    'a process has left',
+    'a process has moved',
+  ]);
+  assert.equal(saidOf('host1', done), ['a process is to come', 'a process has come']);
+  assert.equal(saidOf('home', rolledBack), [
+    'a migration begins',
+    'a process is to leave',
+    'a process that was to leave runs on here',
+    'a process was not moved',
+  ]);
+  const abroad = saidOf('host1', rolledBack);
+  assert.equal([abroad[0], abroad.at(-1)], ['a process is to come', 'a process that was to come does not']);
+  for (const node of ['home', 'host1']) {
+    for (const { level, time, node: of, migration, ...rest } of logOf(node)) {
+      assert.equal([typeof level, typeof time, of], ['number', 'number', node]);
+      assert.is(
+        /"m-[0-9a-z]{8}-|migrat|process (is|has|was|that)/.test(JSON.stringify(rest)),
+        migration !== undefined,
+        JSON.stringify(rest),
+      );
+    }
+  }
 });
 
 test('for people too; a migration that nobody knows is exit 3', async () => {

@@ -29,7 +29,14 @@ policies:
 class World {
   readonly folder = mkdtempSync(join(tmpdir(), 'hp-runner-'));
   readonly lines: Record<string, unknown>[] = [];
-  readonly asked: { pid: number; to: string; policy: string; how: How; done(error?: Error): void }[] = [];
+  readonly asked: {
+    pid: number;
+    to: string;
+    policy: string;
+    migration: string;
+    how: How;
+    done(error?: Error): void;
+  }[] = [];
   readonly process: ProcessFacts = processFacts.parse({ pid: 7, name: 'a', location: 'home' });
   readonly source: PolicySource;
   readonly runner: PolicyRunner;
@@ -57,10 +64,10 @@ class World {
       processes: { read: async () => [this.process], find: (pid) => (pid === 7 ? this.process : undefined) },
       past,
       logger,
-      migrate: (pid, to, { policy, ...how }) =>
+      migrate: (pid, to, { policy, migration, ...how }) =>
         new Promise<void>((resolve, reject) => {
           const done = (error?: Error): void => (error === undefined ? resolve() : reject(error));
-          this.asked.push({ pid, to, policy, how, done });
+          this.asked.push({ pid, to, policy, migration, how, done });
           this.wake();
         }),
     });
@@ -92,7 +99,10 @@ test('ask the coordinator once, say so in the log, and can be asked why', async 
   assert.equal([asked?.pid, asked?.to, asked?.policy], [7, 'host1', 'leaves']);
   assert.equal(asked?.how, { maxFreezeMs: 2000, copyAhead: false, carry: { paths: ['/srv'] } });
   const line = world.lines.find(({ msg }) => msg === 'a policy moves a process');
-  assert.equal([line?.policy, line?.pid, line?.why], ['leaves', 7, 'home is not being drained: not draining']);
+  assert.equal(
+    [line?.migration, line?.policy, line?.pid, line?.why],
+    [asked?.migration, 'leaves', 7, 'home is not being drained: not draining'],
+  );
   const during = await world.runner.explain(7);
   assert.equal(
     during.policies.map(({ policy, outcome, code }) => [policy, outcome, code]),
@@ -119,7 +129,7 @@ test('ask the coordinator once, say so in the log, and can be asked why', async 
   assert.is(world.asked.length, 1);
 });
 
-test('log a failure with the name of the policy, and back off', async () => {
+test('log a failure with the names of the policy and the migration, and back off', async () => {
   const world = new World(POLICY('1s'));
   world.runner.start();
   await world.until(() => world.asked.length > 0);
@@ -127,6 +137,9 @@ test('log a failure with the name of the policy, and back off', async () => {
   await world.until(() =>
     world.lines.some(({ policy, code, level }) => level === 50 && policy === 'leaves' && code === 'REFUSED'),
   );
+  const failed = world.lines.find(({ level }) => level === 50);
+  assert.ok(world.asked[0]?.migration.startsWith('m-'));
+  assert.is(failed?.migration, world.asked[0]?.migration);
   const [first] = (await world.runner.explain(7)).policies;
   assert.equal([first?.outcome, first?.code], ['wait', 'back-off']);
   assert.match(first?.why ?? '', /^tried again in .*, after: it has a terminal$/);
@@ -159,7 +172,7 @@ test('hear of migrations that others have begun', async () => {
   world.runner.start();
   await world.until(() => world.lines.some(({ msg }) => msg === 'policies loaded'));
   assert.is((await world.runner.explain(7)).policies[0]?.outcome, 'stay');
-  const end = { outcome: 'committed', pid: 7, phases: {}, bytesMoved: 0 } as const;
+  const end = { outcome: 'committed', migration: 'm-1', pid: 7, phases: {}, bytesMoved: 0 } as const;
   world.runner.ended({ ...end, direction: 'away', from: 'home', to: 'host1', policy: 'leaves' });
   Object.assign(world.process, { location: 'host1' });
   assert.match((await world.runner.explain(7)).policies[0]?.why ?? '', /^`until` does not hold/);

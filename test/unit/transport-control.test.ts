@@ -14,6 +14,7 @@ import {
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { z } from 'zod';
@@ -69,6 +70,7 @@ async function server(path: string, waiting = new Waiting(), options: Partial<Co
     ],
     eventMethods: [
       serveEvents(move, async (request, context: ControlContext, emit) => {
+        context.about.migration = 'm-1';
         emit({ phase: 'prepare' });
         emit({ phase: 'freeze' });
         if (request.outcome === 'user' || request.outcome === 'bug') throwKind(request.outcome);
@@ -334,6 +336,14 @@ test('something else on the socket is incompatible, not a crash', async ({ path,
   } finally {
     other.close();
   }
+});
+
+test('a bug in a command is logged with the migration that it was about', async ({ path }) => {
+  const lines: string[] = [];
+  await server(path, new Waiting(), { logger: pino({}, { write: (line: string) => lines.push(line) }) });
+  await failure(streamControl(path, move, { pid: 1, outcome: 'bug' }, () => undefined));
+  const { migration, request } = JSON.parse(lines[0] ?? '{}') as Record<string, string>;
+  assert.equal([lines.length, migration, request], [1, 'm-1', 'move']);
 });
 
 test.run();
