@@ -1,5 +1,6 @@
 # socket-agent.py [<port>]: does with its sockets what it is told, in lines of JSON: ["<function>", arguments...]; the answer is a
 # line of JSON. It is told so on its standard input, or on connections to the port, one after the other.
+import errno
 import hashlib
 import json
 import socket
@@ -153,6 +154,51 @@ def begin_pong(listener):
                 held.sendall(b'+PONG\r\n')
                 results['pongs ' + listener] += 1
     begin('pong ' + listener, work)
+
+
+def begin_echo(name):
+    """Sends every datagram back to whom it came from, for ever."""
+    def work():
+        while True:
+            data, source = sockets[name].recvfrom(1 << 16)
+            sockets[name].sendto(data, source)
+    begin('echo ' + name, work)
+
+
+def exchange(address, port, size, count):
+    """Datagrams of a size, one after the other. How many came back as they were, within five seconds each."""
+    right = 0
+    with socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.connect((address, port))
+        held.settimeout(5)
+        for number in range(count):
+            data = stream(number * 7919, size)
+            held.send(data)
+            try:
+                right += held.recv(1 << 16) == data
+            except TimeoutError:
+                pass
+    return right
+
+
+def path_mtu(address, port, size):
+    """Sends datagrams that may not be split and are too long. The MTU of the path, as the answer to them says, in bytes."""
+    six = ':' in address
+    level, discover, known = (socket.IPPROTO_IPV6, 23, 24) if six else (socket.IPPROTO_IP, 10, 14)
+    with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.connect((address, port))
+        held.setsockopt(level, discover, 2)  # IP_PMTUDISC_DO
+        held.settimeout(0.1)
+        for _ in range(100):  # the first may be lost on a link that nobody knew of: only a later one is answered (RFC 2003, 5.1)
+            try:
+                held.send(bytes(size))
+                held.recv(1)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                return held.getsockopt(level, known)
 
 
 def pongs(listener):
