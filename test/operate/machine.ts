@@ -12,6 +12,7 @@ import { NodeCommand } from '../lab/node-command.js';
 const CGROUP = 'systemd';
 const UNITS = '/run/lab/units';
 const SYSTEM_UNITS = '/lib/systemd/system';
+const JOURNAL = 'systemd-journald.service';
 /**
  * All that systemd finds here of the machine's units. Others set what belongs to the kernel, and so to every node and to the
  * machine: its parameters (systemd-sysctl), modules, mounts, devices.
@@ -27,7 +28,7 @@ const UNIT_NAMES = [
   'sockets.target',
   'sysinit.target',
   'systemd-journald-dev-log.socket',
-  'systemd-journald.service',
+  JOURNAL,
   'systemd-journald.socket',
   'timers.target',
 ];
@@ -80,8 +81,10 @@ async function programFolders(): Promise<string[]> {
 }
 
 async function bootSystemd(lab: Lab, node: LabNode): Promise<LabNode> {
-  mkdirSync(node.path(UNITS));
+  const wanted = `${UNITS}/sysinit.target.wants`;
+  mkdirSync(node.path(wanted), { recursive: true });
   for (const unit of UNIT_NAMES) symlinkSync(`${SYSTEM_UNITS}/${unit}`, node.path(`${UNITS}/${unit}`));
+  symlinkSync(`${UNITS}/${JOURNAL}`, node.path(`${wanted}/${JOURNAL}`));
   await node.run(['mkdir', `/sys/fs/cgroup/${CGROUP}`]);
   const environment = ['container=lab', `SYSTEMD_UNIT_PATH=/etc/systemd/system:${UNITS}`, `PATH=${SYSTEM_PATH}`];
   const namespaces = ['unshare', '--pid', '--mount', '--fork', '--kill-child', '--mount-proc'];

@@ -1,64 +1,112 @@
-// limit: 120 s
+// limit: 180 s
+/** The daemon as a service of a real systemd, on two machines. */
 import { spawnSync } from 'node:child_process';
+import { copyFileSync, cpSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { LabNode } from '../../cli/lab/lab-node.js';
 import { projectFile } from '../../cli/system/project.js';
+import { startServer } from '../lab/c-program.js';
 import { bareLab, downAll } from '../lab/lab-fixture.js';
+import { LineClient } from '../lab/line-client.js';
+import { askTicker, installTicker, TICKER } from '../lab/ticker.js';
+import { bootMachine } from './machine.js';
+
+const UNIT = projectFile('config/systemd/homeproxy.service');
+const PORT = 7400;
 
 const test = suite('under a service manager');
-test.after(downAll);
+let home: LabNode;
+let host: LabNode;
+let pid: number;
+let conversation: LineClient;
+
+test.before(async () => {
+  const lab = await bareLab('service', { hosts: 1 });
+  [home, host] = [await bootMachine(lab, 'home'), await bootMachine(lab, 'host1')];
+  for (const machine of [home, host]) {
+    cpSync(machine.path('/run/lab/bin/homeproxy'), machine.path('/usr/local/bin/homeproxy'));
+    copyFileSync(UNIT, machine.path('/etc/systemd/system/homeproxy.service'));
+  }
+  await installTicker(home, host);
+  pid = await startServer(home, [TICKER, String(PORT)], PORT);
+  conversation = await LineClient.connect(lab.node('client'), home.address, PORT);
+});
+test.after(async () => {
+  await conversation?.close();
+  await downAll();
+});
+
+async function systemctl(machine: LabNode, ...args: string[]): Promise<string> {
+  return (await machine.run(['systemctl', ...args])).stdout.trim();
+}
+
+async function daemonPid(machine: LabNode): Promise<number> {
+  return Number(await systemctl(machine, 'show', '--property=MainPID', '--value', 'homeproxy'));
+}
+
+/** The connection that was made before anything moved is served, and it is by one process. */
+async function assertServed(): Promise<void> {
+  assert.ok((await askTicker(conversation)).awakenings > 0);
+}
+
+async function whereItIs(): Promise<string> {
+  const { stdout } = await home.run(['homeproxy', 'ps', '--json']);
+  const { processes } = JSON.parse(stdout) as { processes: { pid: number; location: string }[] };
+  return processes.find((row) => row.pid === pid)?.location ?? 'home';
+}
 
 test('systemd finds nothing to complain about in the unit', () => {
-  const unit = projectFile('config/systemd/homeproxy.service');
-  const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', unit], { encoding: 'utf8' });
+  const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', UNIT], { encoding: 'utf8' });
   assert.equal([status, stdout, stderr], [0, '', '']);
 });
 
-/** What systemd does with NOTIFY_SOCKET (sd_notify(3)): prints each datagram, and closes the barrier that came with it. */
-const RECEIVER = `
-import array, os, socket
-s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-s.bind('/tmp/notify')
-print('listening', flush=True)
-while True:
-    data, ancillary, _, _ = s.recvmsg(4096, 1024)
-    for level, kind, body in ancillary:
-        if kind == socket.SCM_RIGHTS:
-            for fd in array.array('i', body[:len(body) // 4 * 4]): os.close(fd)
-    print(data.decode().replace(chr(10), ' '), flush=True)
-    if data.startswith(b'READY=1'): break
-`;
+test('it has started when the daemon says that it is ready', async () => {
+  for (const machine of [home, host]) {
+    await systemctl(machine, 'enable', '--now', 'homeproxy');
+    assert.is(await systemctl(machine, 'is-active', 'homeproxy'), 'active');
+    await machine.run(['homeproxy', 'status']);
+  }
+  await home.run(['journalctl', '--sync']);
+  const { stdout: journal } = await home.run(['journalctl', '--unit=homeproxy', '--output=cat']);
+  assert.match(journal, /"msg":"up"/);
+});
 
-test('the daemon says that it is ready when it is, as a service of Type=notify', async () => {
-  const lab = await bareLab('notify', { hosts: 1 });
-  const home = lab.node('home');
-  const receiver = home.spawn(['/usr/bin/python3', '-c', RECEIVER], ['ignore', 'pipe', 'inherit']);
-  let said = '';
-  const heard = new Promise<void>((resolve, reject) => {
-    receiver.once('error', reject);
-    receiver.once('close', () => resolve());
-  });
-  const listening = new Promise<void>((resolve) => {
-    receiver.stdout?.on('data', (chunk: Buffer) => {
-      said += chunk.toString();
-      if (said.startsWith('listening\n')) resolve();
-    });
-  });
-  await listening;
-  const run = projectFile('cli/bin/run.js');
-  const daemon = home.spawn([process.execPath, run, 'up'], ['ignore', 'ignore', 'pipe'], {
-    NOTIFY_SOCKET: '/tmp/notify',
-  });
-  let log = '';
-  daemon.stderr?.on('data', (chunk: Buffer) => {
-    log += chunk.toString();
-  });
-  const ended = new Promise<void>((resolve) => daemon.once('close', () => resolve()));
-  await Promise.race([heard, ended.then(() => Promise.reject(new Error(`the daemon has ended: ${log}`)))]);
-  assert.match(said, /READY=1/);
-  assert.match(log, /"msg":"up"/);
-  await home.run([process.execPath, run, 'down']);
-  await ended;
+test('what has moved outlives a restart and a stop of the service, at both ends', async () => {
+  await home.run(['homeproxy', 'migrate', String(pid), 'host1']);
+  assert.is(await whereItIs(), 'host1');
+  for (const machine of [host, home]) {
+    await systemctl(machine, 'restart', 'homeproxy');
+    await assertServed();
+    await systemctl(machine, 'stop', 'homeproxy');
+    await assertServed();
+    await systemctl(machine, 'start', 'homeproxy');
+    await assertServed();
+  }
+  assert.is(await whereItIs(), 'host1');
+});
+
+test('a daemon that is killed is started again, and takes up what is away', async () => {
+  const killed = await daemonPid(home);
+  await systemctl(home, 'kill', '--signal=KILL', '--kill-whom=main', 'homeproxy');
+  await assertServed();
+  for (const deadline = Date.now() + 30_000; ; await sleep(50)) {
+    const active = (await systemctl(home, 'show', '--property=ActiveState', '--value', 'homeproxy')) === 'active';
+    if (active && (await daemonPid(home)) !== killed) break;
+    assert.ok(Date.now() < deadline, 'the service is not started again');
+  }
+  assert.is(await whereItIs(), 'host1');
+});
+
+test('what has come home does not end with the service', async () => {
+  await home.run(['homeproxy', 'recall', String(pid)]);
+  assert.is(await whereItIs(), 'home');
+  await systemctl(home, 'stop', 'homeproxy');
+  assert.is(await systemctl(home, 'show', '--property=ActiveState', '--value', 'homeproxy'), 'inactive');
+  await assertServed();
+  await home.run(['homeproxy', 'down']);
+  await assertServed();
 });
 
 test.run();
