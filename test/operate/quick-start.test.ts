@@ -66,11 +66,11 @@ test.before(async () => {
   for (const name of MACHINES['on both']) {
     const machine = await bootFreshMachine(lab, name, cache);
     machines.set(name, machine);
-    terminals.set(name, new Terminal(machine, searchPath()));
+    terminals.set(name, Terminal.on(machine, searchPath()));
     await terminal(name).prompt();
     untouched.set(name, await tracesOn(machine));
   }
-  terminals.set('client', new Terminal(lab.node('client'), SYSTEM_PATH));
+  terminals.set('client', Terminal.on(lab.node('client'), SYSTEM_PATH));
   await terminal('client').prompt();
 });
 test.after(async () => {

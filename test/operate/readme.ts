@@ -16,10 +16,19 @@ export interface Block {
  * @throws {Error} when there is none, or a block does not begin with a comment that says where it is to be typed
  */
 export function quickStart(): Block[] {
-  const [, chapter = ''] = readFileSync(projectFile('README.md'), 'utf8').split('\n### Quick start');
+  return blocksBelow('### Quick start').map(blockOf);
+}
+
+/** The lines of README.md that try it on one machine. */
+export function byHand(): string[] {
+  return blocksBelow('## Try it by hand').flatMap((body) => joined(body.trimEnd().split('\n')));
+}
+
+function blocksBelow(heading: string): string[] {
+  const [, chapter = ''] = readFileSync(projectFile('README.md'), 'utf8').split(`\n${heading}`);
   const [text = ''] = chapter.split(/^##/m);
-  const blocks = [...text.matchAll(/^```\w*\n(.*?)^```$/gms)].map(([, body = '']) => blockOf(body));
-  if (blocks.length === 0) throw new Error('README.md has no quick start');
+  const blocks = [...text.matchAll(/^```\w*\n(.*?)^```$/gms)].map(([, body = '']) => body);
+  if (blocks.length === 0) throw new Error(`README.md has nothing to type below "${heading}"`);
   return blocks;
 }
 

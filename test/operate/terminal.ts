@@ -5,24 +5,28 @@ import type { LabNode } from '../../cli/lab/lab-node.js';
 const LIMIT_MS = 240_000;
 const PROMPT = /\n@@(\d+)@@ /;
 
-/** An interactive shell of root on a terminal of a node, at which a reader types. */
+/** An interactive shell of root on a terminal, at which a reader types. */
 export class Terminal {
   readonly #child: ChildProcess;
   readonly #onOutput = new Set<() => void>();
   #output = '';
   #ended = false;
 
-  /** @param path what the shell's PATH is */
-  constructor(
-    readonly node: LabNode,
-    path: string,
-  ) {
+  /** @param start starts a program, its standard streams pipes; @param environment the shell's beyond what a login gives it */
+  constructor(start: (command: readonly string[]) => ChildProcess, environment: Readonly<Record<string, string>>) {
     const shell = "cd && stty -echo && PS1='\\n@@$?@@ ' PS2= exec bash --noprofile --norc --noediting -i";
-    const environment = ['HOME=/root', 'LANG=C.UTF-8', 'SHELL=/bin/bash', 'TERM=dumb', 'USER=root', `PATH=${path}`];
-    this.#child = node.spawn(
-      ['env', '--ignore-environment', ...environment, 'script', '--quiet', '--command', shell, '/dev/null'],
-      ['pipe', 'pipe', 'pipe'],
-    );
+    const login = { HOME: '/root', LANG: 'C.UTF-8', SHELL: '/bin/bash', TERM: 'dumb', USER: 'root', ...environment };
+    const variables = Object.entries(login).map(([name, value]) => `${name}=${value}`);
+    this.#child = start([
+      'env',
+      '--ignore-environment',
+      ...variables,
+      'script',
+      '--quiet',
+      '--command',
+      shell,
+      '/dev/null',
+    ]);
     this.#child.stdin?.on('error', () => undefined); // it may have ended: what waits for its output says so
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
@@ -34,6 +38,11 @@ export class Terminal {
       this.#ended = true;
       this.#look();
     });
+  }
+
+  /** One on a node of a lab. */
+  static on(node: LabNode, path: string): Terminal {
+    return new Terminal((command) => node.spawn(command, ['pipe', 'pipe', 'pipe']), { PATH: path });
   }
 
   /** What it shows since the last line was typed. */
@@ -53,9 +62,9 @@ export class Terminal {
     this.#child.stdin?.write(`${text}\n`);
   }
 
-  /** Ctrl-C. */
-  interrupt(): void {
-    this.#child.stdin?.write('\x03');
+  /** Ctrl-D: the shell ends. */
+  close(): void {
+    this.#child.stdin?.end();
   }
 
   /** Waits until it has printed something that matches. @throws {Error} when it ends without, or takes too long */
