@@ -13,6 +13,7 @@ import { prometheusPrograms } from '../prometheus-programs.js';
 import { startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
+import { MemoryHog } from './memory-hog.js';
 import { REDIS_PORT, type Redis, startRedis } from './redis.js';
 import { describe, errorOf, oneLine, Scenario } from './scenario.js';
 import { askTicker, installTicker, TICKER } from './ticker.js';
@@ -336,6 +337,28 @@ policies:
   writePolicies('policies: []\n');
   await move(ticker, 'home');
   await host2.run(['kill', '-9', String(typist)]);
+});
+
+test('a memory hog in a cgroup, which makes others wait for memory, moves a process', async () => {
+  writePolicies(`every: 500ms
+policies:
+  - name: flees-from-hogs
+    processes: [{name: redis-server}]
+    when: {pressure: {resource: memory, average: avg10, above: 1}, for: 1s}
+    limits: {cooldown: 1s}
+`);
+  const hog = await MemoryHog.start(`${scenario.lab.name}-hog`);
+  try {
+    await comesTo(redis.pid, isHost);
+  } finally {
+    await hog.end();
+  }
+  const { decisions } = await explain(redis.pid);
+  const decided = decisions.findLast(({ outcome }) => outcome === 'move');
+  assert.match(decided?.why ?? '', /^memory pressure of home, some avg10, above 1: \d/);
+  await assertServed();
+  writePolicies('policies: []\n');
+  await move(redis.pid, 'home');
 });
 
 test('real pressure on the processors moves a process, and so does a real Prometheus', async () => {
