@@ -37,6 +37,7 @@ export {
   flock,
   getsockname,
   getsockopt,
+  getxattr,
   pidfdGetfd,
   pidfdOpen,
   pidfdSendSignal,

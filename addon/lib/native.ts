@@ -134,6 +134,7 @@ export interface Native {
   closeOnExec(fd: number): void;
   setPipeSize(fd: number, bytes: number): number;
   flock(fd: number, operation: number): boolean;
+  getxattr(path: string, name: string, room: number): Buffer;
   inMountNamespace(fd: number, steps: readonly (readonly [string, readonly string[], readonly number[]])[]): void;
   cloneMount(path: string, readOnly: boolean): number;
   openBeneath(folder: number, path: string, flags: number, mode: number): number;

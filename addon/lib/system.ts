@@ -111,6 +111,14 @@ export function setPipeSize(fd: number, bytes: number): number {
   return native.setPipeSize(fd, bytes);
 }
 
+/** Longest value that {@link getxattr} reads, in bytes. */
+const MAX_ATTRIBUTE = 8192;
+
+/** An extended attribute of a file or cgroup (xattr(7)). Throws ENODATA, ENOTSUP, ENOENT, ERANGE (more than 8 KiB). */
+export function getxattr(path: string, name: string): Buffer {
+  return native.getxattr(path, name, MAX_ATTRIBUTE);
+}
+
 /** Locks an open file; the lock goes with its last descriptor. false when `nonblocking` and another holds it. */
 export function flock(fd: number, mode: LockMode, nonblocking = false): boolean {
   return native.flock(fd, LOCK_MODES[mode] | (nonblocking ? LOCK_NB : 0));

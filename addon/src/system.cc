@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -108,6 +109,16 @@ Napi::Value Flock(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), result == 0);
 }
 
+// (path, name, room) -> the attribute's bytes
+Napi::Value GetXattr(const Napi::CallbackInfo& info) {
+  const std::string path = TextOf(info[0]);
+  const std::string name = TextOf(info[1]);
+  auto value = Napi::Buffer<uint8_t>::New(info.Env(), UnsignedOf(info[2]));
+  const ssize_t size = getxattr(path.c_str(), name.c_str(), value.Data(), value.Length());
+  if (size < 0) Fail(info.Env(), errno, "getxattr", name + " of " + path);
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), value.Data(), size);
+}
+
 /* (fd): children do not inherit it. For descriptors that a library opened without O_CLOEXEC. */
 Napi::Value CloseOnExec(const Napi::CallbackInfo& info) {
   const int fd = IntOf(info[0]);
@@ -138,6 +149,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");
   exports["closeOnExec"] = Napi::Function::New(env, CloseOnExec, "closeOnExec");
   exports["setPipeSize"] = Napi::Function::New(env, SetPipeSize, "setPipeSize");
+  exports["getxattr"] = Napi::Function::New(env, GetXattr, "getxattr");
   exports["flock"] = Napi::Function::New(env, Flock, "flock");
   Napi::Object constants = Napi::Object::New(env);
   constants["CLONE_NEWNET"] = CLONE_NEWNET;

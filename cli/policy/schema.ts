@@ -43,7 +43,7 @@ const selector = z
       .optional()
       .describe(
         'Its labels: `{tier: cache}`, `{tier: [web, app-*]}`, `{tier: "*"}`. They come from the variable HOMEPROXY_LABELS ' +
-          '(`tier=cache,app=shop`) of its environment. Needs `user`, `unit` or `cgroup` beside it: anybody can label what he starts.',
+          '(`tier=cache,app=shop`) of its environment and the attribute trusted.homeproxy.labels of its cgroup. Needs `user`, `unit` or `cgroup` beside it: anybody can label what he starts.',
       ),
   })
   .describe('A process must be all that is said here. `*` stands for any characters, `?` for one.');

@@ -11,6 +11,7 @@ import {
   flock,
   getsockname,
   getsockopt,
+  getxattr,
   pidfdGetfd,
   pidfdOpen,
   pidfdSendSignal,
@@ -256,6 +257,16 @@ test('pollReadable refuses what cannot be watched', () => {
   assert.throws(() => pollReadable(file, () => undefined), code('EPERM'));
   closeSync(file);
   assert.throws(() => pollReadable(-1, () => undefined), /EBADF/);
+});
+
+test('getxattr reads an attribute, and says why not', () => {
+  const path = join(folder, 'attributes');
+  writeFileSync(path, '');
+  const set = "import os, sys; os.setxattr(sys.argv[1], 'trusted.a', bytes([98, 0, 99]))";
+  execFileSync('python3', ['-c', set, path]);
+  assert.equal([...getxattr(path, 'trusted.a')], [98, 0, 99]);
+  assert.throws(() => getxattr(path, 'trusted.none'), code('ENODATA'));
+  assert.throws(() => getxattr(join(folder, 'none'), 'trusted.a'), code('ENOENT'));
 });
 
 test.run();

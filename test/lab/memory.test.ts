@@ -6,7 +6,7 @@ import { readProcess } from '../../cli/system/procfs.js';
 import { installProgram, startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
-import { errorOf, Scenario } from './scenario.js';
+import { describe, errorOf, oneLine, Scenario, type Summary } from './scenario.js';
 import { settledTraces } from './traces.js';
 
 const PORT = 7300;
@@ -61,6 +61,17 @@ for (const to of ['host1', 'host2', 'home']) {
     assert.match(await client.ask('and now?'), /^ok /);
   });
 }
+
+test('a move with nothing copied ahead, all of it in the freeze: every page is what it was', async () => {
+  const move = ['migrate', String(pid), 'host1', '--mode', 'stop-and-copy', '--json'];
+  const outcome = await scenario.homeproxy('home', move);
+  assert.is(outcome.status, 0, describe(outcome));
+  const { bytesMoved } = oneLine(outcome) as Summary;
+  assert.ok(bytesMoved > MEGABYTES << 19);
+  assert.match(await client.ask('whole?'), /^ok /);
+  await scenario.recall(pid);
+  assert.match(await client.ask('whole?'), /^ok /);
+});
 
 test('nothing is left anywhere', async () => {
   await client.close();

@@ -10,7 +10,11 @@ import { type AskHost, HostBook } from '../../cli/policy/host-book.js';
 import { ProcessReader } from '../../cli/policy/process-reader.js';
 import { mismatch } from '../../cli/policy/selection.js';
 import { hasCallersRights, readLabels } from '../../cli/process/labels.js';
+import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
+import { run } from '../../cli/system/command.js';
 import { facts, GIB, memory, policies, policy } from './policy-fixtures.js';
+
+const ATTRIBUTE = 'trusted.homeproxy.labels';
 
 const texts = suite('the text of labels');
 
@@ -75,6 +79,33 @@ processes('are those of the environment that it was started with', async () => {
   assert.equal(found, { tier: 'cache', app: 'shop' });
   assert.equal(await whileRunning(['/bin/sleep', '1000'], { env: { A: 'b' } }, readLabels), {});
   assert.equal(readLabels(2 ** 22), {}, 'nobody has that number');
+});
+
+processes('are those of its cgroup too, which only root can set, and which count more', async () => {
+  const top = new Cgroup(unifiedMount()).child(`hp-labels-${process.pid}`).create();
+  const inner = top.child('inner').create();
+  const set = (path: string, value: string) =>
+    run('python3', ['-c', 'import os, sys; os.setxattr(*sys.argv[1:3], sys.argv[3].encode())', path, ATTRIBUTE, value]);
+  try {
+    await set(top.path, 'tier=cache,app=shop');
+    const env = { HOMEPROXY_LABELS: 'tier=mine,more=1' };
+    await whileRunning(['/bin/sleep', '1000'], { env }, async (pid) => {
+      inner.add(pid);
+      assert.equal(readLabels(pid), { tier: 'cache', app: 'shop', more: '1' });
+      await set(inner.path, 'tier=inner');
+      assert.equal(readLabels(pid), { tier: 'inner', more: '1' });
+    });
+  } finally {
+    await inner.empty();
+    inner.remove();
+    top.remove();
+  }
+  const asNobody = `import os; os.setgid(65534); os.setuid(65534); os.setxattr('/tmp', '${ATTRIBUTE}', b'tier=x')`;
+  const outcome = await run('python3', ['-c', asNobody]).then(
+    () => 'set',
+    ({ log }) => String(log),
+  );
+  assert.match(outcome, /Operation not permitted/);
 });
 
 processes('do not count when a program has more rights than who started it', async ({ folder }) => {
