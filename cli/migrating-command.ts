@@ -136,6 +136,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     const phases = Object.entries(summary.phases).map(([phase, ms]) => `${phase} ${ms.toFixed(1)}`);
     const facts = {
       frozen: milliseconds(summary.freezeMs),
+      ...(summary.stallMs === undefined ? {} : { stalled: `${milliseconds(summary.stallMs)} at most` }),
       total: milliseconds(summary.totalMs),
       connections: String(summary.connections),
       packets: `${parkedPackets} parked, ${replayedPackets} replayed, ${droppedPackets} dropped`,

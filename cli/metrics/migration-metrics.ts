@@ -14,6 +14,7 @@ export class MigrationMetrics {
   private readonly ended;
   private readonly failed;
   private readonly freeze;
+  private readonly stall;
   private readonly total;
   private readonly phase;
   private readonly bytes;
@@ -39,6 +40,12 @@ export class MigrationMetrics {
     this.freeze = group.histogram(
       'homeproxy_migration_freeze_seconds',
       'How long a process stood still, in seconds.',
+      FREEZE_BUCKETS,
+      ['outcome'],
+    );
+    this.stall = group.histogram(
+      'homeproxy_migration_stall_seconds',
+      'Longest time that a packet to the process can have waited at this home, from the beginning of the freeze, in seconds.',
       FREEZE_BUCKETS,
       ['outcome'],
     );
@@ -73,11 +80,12 @@ export class MigrationMetrics {
   }
 
   observe(end: MigrationEnd): void {
-    const { outcome, direction, freezeMs, summary, error } = end;
+    const { outcome, direction, freezeMs, stallMs, summary, error } = end;
     this.ended.inc({ outcome, direction });
     this.bytes.inc({ direction }, end.bytesMoved);
     if (error !== undefined) this.failed.inc({ outcome, code: this.known(error.code) });
     if (freezeMs !== undefined) this.freeze.observe({ outcome }, freezeMs / 1000);
+    if (stallMs !== undefined) this.stall.observe({ outcome }, stallMs / 1000);
     if (summary === undefined) return;
     this.total.observe({ direction }, summary.totalMs / 1000);
     for (const phase of PHASES) {
@@ -96,8 +104,10 @@ export class MigrationMetrics {
       this.bytes.inc({ direction }, 0);
       this.total.zero({ direction });
     }
-    this.freeze.zero({ outcome: 'committed' });
-    this.freeze.zero({ outcome: 'rolled-back' });
+    for (const histogram of [this.freeze, this.stall]) {
+      histogram.zero({ outcome: 'committed' });
+      histogram.zero({ outcome: 'rolled-back' });
+    }
     for (const phase of PHASES) this.phase.zero({ phase });
   }
 

@@ -107,6 +107,7 @@ export class Monitoring {
       this.server = server;
       this.current = { state: 'served', url };
       this.logger.info({ url }, 'serving metrics');
+      setImmediate(() => void this.page.render()); // the first page takes several times as long: Node.js compiles what makes it
     } catch (error) {
       const said = reasonOf(error, this.settings);
       if (this.current.state !== 'failed' || this.current.error !== said) {

@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { asHomeproxyError, type ErrorDocument, fromDocument, UserError } from '../errors.js';
+import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { type Course, interruptedByRestart, startCourse, summaryOf, wallClock } from './course.js';
 import { directionOf } from './decision.js';
@@ -10,7 +10,7 @@ import type { MigrateOptions } from './migrate-options.js';
 import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
-import { alreadyMoving, alreadyThere, reasonOf, refuse, requireOwner, rolledBack } from './refusals.js';
+import { alreadyMoving, alreadyThere, reasonOf, refuse, requireNode, requireOwner, rolledBack } from './refusals.js';
 import { portsAway, sharedAsAtHome } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
@@ -52,7 +52,7 @@ export class Coordinator {
    * cause; the process runs where it was.
    */
   async migrate(pid: number, to: string, options: MigrateOptions = {}): Promise<MigrationSummary> {
-    const destination = this.requireNode(to);
+    const destination = requireNode(this.site.nodes, to);
     const migration = options.migration ?? newMigrationId();
     if (this.moving.has(pid)) throw alreadyMoving(pid);
     this.moving.add(pid);
@@ -94,7 +94,7 @@ export class Coordinator {
     to: string | undefined,
     options: Pick<MigrateOptions, 'requester' | 'carry'> = {},
   ): Promise<Assessment> {
-    const destination = to === undefined ? undefined : this.requireNode(to);
+    const destination = to === undefined ? undefined : requireNode(this.site.nodes, to);
     const twin = this.twins.find(pid);
     const from = twin?.record.location ?? this.site.node;
     if (destination !== undefined && from.name === to) throw alreadyThere(pid, destination, this.site.node);
@@ -307,9 +307,10 @@ export class Coordinator {
 
     watch.begin('replay');
     const [home, away] = await Promise.all([
-      (returned ? twin.control.pass() : twin.control.tunnel(destination.node)).finally(() =>
-        reached('coordinator', 'forwarded', migration),
-      ),
+      (returned ? twin.control.pass() : twin.control.tunnel(destination.node)).finally(() => {
+        course.forwardedAt = wallClock();
+        return reached('coordinator', 'forwarded', migration);
+      }),
       this.insist(() => source.commit({ migration })),
     ]);
     await reached('coordinator', 'source-committed', migration);
@@ -351,6 +352,7 @@ export class Coordinator {
       await twin.control.pass();
       await this.twins.remove(twin);
     } else await twin.control.tunnel(source.node);
+    course.forwardedAt = wallClock();
     await reached('coordinator', 'put-back', migration);
     this.record(course, { state: 'reverted', error });
     await reached('coordinator', 'reverted', migration);
@@ -391,16 +393,6 @@ export class Coordinator {
       startedAt,
       phases: watch.durations,
       ...(policy === undefined ? {} : { policy }),
-    });
-  }
-
-  private requireNode(name: string): NodeName {
-    const node = this.site.nodes.find((candidate) => candidate.name === name);
-    if (node !== undefined) return node;
-    throw new UserError({
-      code: 'UNKNOWN_HOST',
-      message: `there is no node "${name}"; the configuration has ${this.site.nodes.map((known) => known.name).join(', ')}`,
-      remedy: 'see `homeproxy hosts`',
     });
   }
 }

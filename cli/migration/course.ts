@@ -34,6 +34,8 @@ export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs'> {
   notKept: readonly string[];
   frozenAt: number;
   resumedAt: number;
+  /** When its home had sent on what it held. */
+  forwardedAt: number;
   /** The process is stopped now: from here its time is limited. */
   freezeBegins(): void;
   /** Result of a step; rejects at once when the user, or the limit of the freeze, ends the migration meanwhile. */
@@ -57,6 +59,7 @@ export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Cou
     notKept: [],
     frozenAt: 0,
     resumedAt: 0,
+    forwardedAt: 0,
     freezeBegins() {
       this.frozenAt = wallClock();
       timer = setTimeout(() => stopped.abort(tooLong(maxFreezeMs)), maxFreezeMs);
@@ -130,6 +133,7 @@ export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): M
     to: course.destination.node.name,
     outcome: 'committed',
     freezeMs: hundredths(course.resumedAt - course.frozenAt),
+    stallMs: hundredths(course.forwardedAt - course.frozenAt),
     totalMs: hundredths(Object.values(phases).reduce((sum, ms) => sum + ms, 0)),
     phases,
     connections: course.description.connections,

@@ -24,6 +24,8 @@ export interface MigrationEnd {
   readonly migration: string;
   /** Milliseconds that the process stood still; absent when it never did, or when a restart of the daemon fell into it. */
   readonly freezeMs?: number;
+  /** Milliseconds until its home had sent on what it held meanwhile; absent as that is. */
+  readonly stallMs?: number;
   /** Milliseconds of each phase that has ended. */
   readonly phases: Partial<Record<Phase, number>>;
   readonly bytesMoved: number;
@@ -82,7 +84,7 @@ export function endOf(
     migration: course.migration,
     phases,
     bytesMoved: course.bytesMoved,
-    ...(frozen ? { freezeMs: course.resumedAt - course.frozenAt } : {}),
+    ...(frozen ? { freezeMs: course.resumedAt - course.frozenAt, stallMs: course.forwardedAt - course.frozenAt } : {}),
     ...(summary !== undefined && whole ? { summary } : {}),
     ...(error === undefined ? {} : { error }),
     ...(course.policy === undefined ? {} : { policy: course.policy }),

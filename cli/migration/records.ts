@@ -146,6 +146,11 @@ export interface MigrationSummary {
   readonly outcome: 'committed';
   /** From the moment the process was stopped until it ran at the destination, on the coordinator's clock. */
   readonly freezeMs: number;
+  /**
+   * From that moment until its home had sent on what it held meanwhile: longer than this no packet has waited there. Absent in
+   * journals of older versions.
+   */
+  readonly stallMs?: number | undefined;
   readonly totalMs: number;
   readonly phases: Partial<Record<Phase, number>>;
   readonly connections: number;

@@ -90,3 +90,14 @@ export function reasonOf(record: MigrationRecord): ErrorDocument {
     exitStatus: 6,
   }).toDocument();
 }
+
+/** @throws {UserError} `UNKNOWN_HOST` */
+export function requireNode(nodes: readonly NodeName[], name: string): NodeName {
+  const node = nodes.find((candidate) => candidate.name === name);
+  if (node !== undefined) return node;
+  throw new UserError({
+    code: 'UNKNOWN_HOST',
+    message: `there is no node "${name}"; the configuration has ${nodes.map((known) => known.name).join(', ')}`,
+    remedy: 'see `homeproxy hosts`',
+  });
+}

@@ -72,6 +72,7 @@ export const migrationSummary = z.object({
   to: z.string(),
   outcome: z.literal('committed'),
   freezeMs: z.number(),
+  stallMs: z.number().optional(),
   totalMs: z.number(),
   phases,
   connections: z.number().int(),

@@ -56,8 +56,19 @@ export function openMonitoring(parts: MonitoringParts, logger: Logger): Monitori
 
 /** One line for each migration that has ended, beside the metrics. */
 export function logEnd(logger: Logger, end: MigrationEnd): void {
-  const { outcome, direction, migration, pid, from, to, freezeMs, bytesMoved, summary, error } = end;
-  const fields = { migration, pid, from, to, direction, outcome, freezeMs, totalMs: summary?.totalMs, bytesMoved };
+  const { outcome, direction, migration, pid, from, to, freezeMs, stallMs, bytesMoved, summary, error } = end;
+  const fields = {
+    migration,
+    pid,
+    from,
+    to,
+    direction,
+    outcome,
+    freezeMs,
+    stallMs,
+    totalMs: summary?.totalMs,
+    bytesMoved,
+  };
   if (error === undefined) logger.info(fields, 'a process has moved');
   else logger.warn({ ...fields, code: error.code, reason: error.message }, 'a process was not moved');
 }

@@ -68,6 +68,9 @@ function header(title: string, row: JournalRow): string {
       ? []
       : [
           ['frozen', milliseconds(summary.freezeMs)],
+          ...(summary.stallMs === undefined
+            ? []
+            : [['longest wait of a packet', milliseconds(summary.stallMs)] as [string, string]]),
           ['whole migration', milliseconds(summary.totalMs)],
           ['connections', String(summary.connections)],
           ['bytes moved', `${(summary.bytesMoved / (1 << 20)).toFixed(2)} MiB`],

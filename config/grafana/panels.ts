@@ -183,6 +183,18 @@ export const ROWS: readonly RowPlan[] = [
         ],
       },
       {
+        title: 'Stall',
+        question: 'How long can packets have waited for them?',
+        kind: 'heatmap',
+        unit: 's',
+        queries: [
+          {
+            expr: `sum by (le) (increase(homeproxy_migration_stall_seconds_bucket{${NODES}, outcome="committed"}${RATE}))`,
+            legend: '{{le}}',
+          },
+        ],
+      },
+      {
         title: 'Mean time of each phase',
         question: 'Where does the time of a migration go?',
         kind: 'stack',

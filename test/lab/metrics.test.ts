@@ -90,6 +90,7 @@ test('say of a migration what its summary says', async () => {
       Math.round((ms ?? -1) * 100),
     );
   seconds('freeze_seconds', { outcome: 'committed' }, moved.freezeMs);
+  seconds('stall_seconds', { outcome: 'committed' }, moved.stallMs);
   seconds('duration_seconds', away, moved.totalMs);
   for (const [phase, ms] of Object.entries(moved.phases)) seconds('phase_seconds', { phase }, ms);
   assert.is(sampleOf(page, 'homeproxy_migration_moved_bytes_total', away), moved.bytesMoved);

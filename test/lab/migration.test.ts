@@ -138,6 +138,7 @@ test('each summary says what happened', () => {
     );
     assert.ok(move.startedAt < move.frozenAt && move.frozenAt < move.resumedAt, words);
     assert.ok(Math.abs(move.resumedAt - move.frozenAt - move.freezeMs) < 1, words);
+    assert.ok(move.stallMs !== undefined && move.stallMs > move.freezeMs && move.stallMs < move.totalMs, words);
     assert.ok(move.totalMs > move.freezeMs && move.totalMs < 10_000, words);
     assert.ok(move.connections >= CONNECTIONS && move.connections < CONNECTIONS + 30, words);
     assert.ok(move.bytesMoved > 1_000_000 && move.bytesMoved < 100_000_000, words);

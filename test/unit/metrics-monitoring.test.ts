@@ -110,6 +110,7 @@ const end: MigrationEnd = {
   to: 'host1',
   migration: 'm-1',
   freezeMs: 130,
+  stallMs: 134,
   phases: {},
   bytesMoved: 1000,
   summary: {
@@ -142,7 +143,7 @@ test('count how migrations end, from zero on', async () => {
   monitoring.observe(end);
   const { summary: _, ...failed } = { ...end, outcome: 'rolled-back' as const, direction: 'back' as const, error };
   monitoring.observe({ ...failed, freezeMs: 2000 });
-  const { freezeMs: __, ...refused } = { ...failed, outcome: 'refused' as const };
+  const { freezeMs: __, stallMs: ___, ...refused } = { ...failed, outcome: 'refused' as const };
   monitoring.observe(refused);
   const text = await monitoring.page.render();
   assert.is(sampleOf(text, 'homeproxy_migrations_total', { outcome: 'committed', direction: 'away' }), 1);
@@ -153,6 +154,8 @@ test('count how migrations end, from zero on', async () => {
   assert.is(sampleOf(text, 'homeproxy_migration_freeze_seconds_bucket', { outcome: 'committed', le: '0.1' }), 0);
   assert.is(sampleOf(text, 'homeproxy_migration_freeze_seconds_bucket', { outcome: 'committed', le: '0.15' }), 1);
   assert.is(sampleOf(text, 'homeproxy_migration_freeze_seconds_sum', { outcome: 'rolled-back' }), 2);
+  assert.is(sampleOf(text, 'homeproxy_migration_stall_seconds_sum', { outcome: 'committed' }), 0.134);
+  assert.is(sampleOf(text, 'homeproxy_migration_stall_seconds_count', { outcome: 'rolled-back' }), 1);
   assert.is(sampleOf(text, 'homeproxy_migration_duration_seconds_sum', { direction: 'away' }), 0.64);
   assert.is(sampleOf(text, 'homeproxy_migration_phase_seconds_sum', { phase: 'finish' }), 0.09);
   assert.is(sampleOf(text, 'homeproxy_migration_lost_packets_total'), 2);
@@ -246,6 +249,19 @@ test('are served when the port that was taken becomes free; until then the statu
   await new Promise((resolve) => blockers.pop()?.close(resolve));
   while (monitoring.status.state !== 'served') await pause(5);
   assert.match(await (await fetch(url)).text(), /homeproxy_build_info/);
+});
+
+test('are made once before anybody asks: the first page takes longest', async () => {
+  const port = await freePort();
+  await new Promise((resolve) => blockers.pop()?.close(resolve));
+  const made = new Promise<void>((resolve) => {
+    const asked = async (): Promise<Census> => {
+      resolve();
+      return census;
+    };
+    void monitor({ port }, { census: asked }).start();
+  });
+  await made;
 });
 
 test('are not served without the password that the configuration asks for', async () => {
