@@ -339,6 +339,24 @@ policies:
   await host2.run(['kill', '-9', String(typist)]);
 });
 
+test('a host that does not answer sends a process away, and back when it answers again', async () => {
+  writePolicies(`every: 500ms
+policies:
+  - name: host2-is-ill
+    processes: [{name: ticker, port: ${TICKER_PORT}}]
+    when: {host: {name: host2, is: unreachable}}
+    until: {host: {name: host2, is: reachable}}
+    limits: {cooldown: 1s}
+`);
+  await scenario.lab.stopDaemon('host2');
+  await comesTo(ticker, (place) => place === 'host1');
+  const { when } = (await explain(ticker)).policies[0] ?? {};
+  assert.equal([when?.text, when?.value, when?.truth], ['host2 is unreachable', 'unreachable', 'yes']);
+  await scenario.lab.startDaemon('host2');
+  await comesTo(ticker, (place) => place === 'home');
+  await assertServed();
+});
+
 test('a memory hog in a cgroup, which makes others wait for memory, moves a process', async () => {
   writePolicies(`every: 500ms
 policies:
