@@ -27,6 +27,8 @@ export interface Arrival {
   files: Arriving | undefined;
   /** How its connections are restored; undefined until they are, and after a restart of the daemon. */
   streams: Promise<SurveyedStream[] | undefined> | undefined;
+  /** What could not be set again on its sockets, in words. */
+  notKept: readonly string[];
   /** CRIU has let it go, and it is heard. */
   runs: boolean;
 }
@@ -40,6 +42,7 @@ export const NEW_ARRIVAL = {
   preparing: undefined,
   files: undefined,
   streams: undefined,
+  notKept: [],
   runs: false,
 };
 

@@ -88,6 +88,25 @@ export function restoreOptions(folder: string, pids: readonly number[]): string[
   return [...failures.values()].map(({ words, sockets }) => `${words}; ${count(sockets, 'socket')}`);
 }
 
+/**
+ * What {@link restoreOptions} has set again of what CRIU forgets, in words. For after the freeze.
+ * @param failures what that has returned
+ */
+export function reappliedOptions(folder: string, failures: readonly string[]): string[] {
+  const text = readText(join(folder, FILE));
+  if (text === undefined) return [];
+  const { sockets } = carriedSchema.parse(JSON.parse(text));
+  const numbers = new Map<string, number>();
+  for (const { fds, options } of sockets) {
+    for (const [name, value] of Object.entries(options)) {
+      const words = `${name} (${optionText({ name }, Buffer.from(value, 'hex'))})`;
+      if (failures.some((failure) => failure.startsWith(`${words}:`))) continue;
+      numbers.set(words, (numbers.get(words) ?? 0) + fds.length);
+    }
+  }
+  return [...numbers].map(([words, number]) => `${words}, ${count(number, 'socket')}`);
+}
+
 function setOption(
   pid: number,
   fds: readonly number[],

@@ -2,7 +2,8 @@ import { surveyStreams } from '../../addon/lib/index.js';
 import { readStreams } from '../checkpoint/stream-images.js';
 import { type ConnectionState, connectionsIn } from '../process/connection-state.js';
 import type { Arrival } from './arrival.js';
-import { type ConnectionNote, NOTED_CONNECTIONS } from './connection-table.js';
+import { reappliedOptions } from './carried-options.js';
+import { type ConnectionNote, NOTED_CONNECTIONS, NOTED_WORDS } from './connection-table.js';
 import type { DepartureRecord } from './records.js';
 import type { Site } from './site.js';
 
@@ -30,12 +31,20 @@ export function askRestored(arrival: Arrival, tasks: readonly number[]): void {
   arrival.streams = surveyStreams(inOrder, NOTED_CONNECTIONS).catch(() => undefined);
 }
 
-/** Notes how the connections of a process stood before it ran here. */
-export async function noteRestored({ journal }: Site, { record, streams }: Arrival): Promise<void> {
-  const found = connectionsIn((await streams) ?? []);
-  if (found.length === 0) return;
-  const { migration, home } = record.request;
-  void journal.connections.put(migration, { home: home.name, total: found.length, connections: found });
+/** Notes how the connections of a process stood before it ran here, and what was set again on its sockets. */
+export async function noteRestored(
+  { journal, report }: Site,
+  { record: { request, images }, streams, notKept }: Arrival,
+): Promise<void> {
+  const { migration, home } = request;
+  try {
+    const connections = connectionsIn((await streams) ?? []);
+    const reapplied = reappliedOptions(images, notKept).slice(0, NOTED_WORDS);
+    if (connections.length === 0 && reapplied.length === 0) return;
+    void journal.connections.put(migration, { home: home.name, total: connections.length, connections, reapplied });
+  } catch (error) {
+    report({ migration, err: error }, 'how its connections stood could not be noted');
+  }
 }
 
 /** A connection at both ends of a migration. */

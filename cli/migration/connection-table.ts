@@ -4,6 +4,8 @@ import { connectionStateSchema } from '../process/connection-state.js';
 
 /** Of each migration, at each end. To ask so many takes a millisecond, in which the process stands still anyway. */
 export const NOTED_CONNECTIONS = 200;
+/** Kinds of options and their values. */
+export const NOTED_WORDS = 100;
 /** With their connections; a note has some 150 bytes for each. */
 const NOTED_MIGRATIONS = 200;
 
@@ -12,6 +14,8 @@ export const connectionNoteSchema = z.object({
   /** Of all connections that it had. */
   total: z.number().int().min(0),
   connections: z.array(connectionStateSchema).max(NOTED_CONNECTIONS),
+  /** At the destination: what was set again there, since CRIU does not carry it; in words. */
+  reapplied: z.array(z.string().max(200)).max(NOTED_WORDS).optional(),
 });
 export type ConnectionNote = z.infer<typeof connectionNoteSchema>;
 
@@ -36,6 +40,7 @@ export class ConnectionTable {
   of(migration: string, home?: string): ConnectionNote | undefined {
     const kept = this.database.get(migration);
     if (kept === undefined || (home !== undefined && kept.home !== home)) return undefined;
-    return { total: kept.total, connections: kept.connections };
+    const { home: _, ...note } = kept;
+    return note;
   }
 }

@@ -250,6 +250,7 @@ export class LocalDestination implements DestinationParticipant {
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
     const notKept = restoreOptions(record.images, tasks);
+    arrival.notKept = notKept;
     await reached('destination', 'restored', migration);
     return { notKept };
   }

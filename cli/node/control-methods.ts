@@ -197,6 +197,8 @@ export const migrationReport = z.object({
       ),
     })
     .optional(),
+  /** What CRIU does not carry of its sockets and was set again at the destination, in words; absent: not noted. */
+  reapplied: z.array(z.string()).optional(),
   others: z.array(
     z.object({
       node: z.string(),

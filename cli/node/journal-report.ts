@@ -49,11 +49,13 @@ export async function reportOn(
   const own = site.journal.connections.of(migration);
   const noteOf = (name: string | undefined): ConnectionNote | undefined =>
     name === site.node.name ? own : asked.find(({ node }) => node === name)?.connections;
-  const connections = matchConnections(noteOf(row.from), noteOf(row.to));
+  const there = noteOf(row.to);
+  const connections = matchConnections(noteOf(row.from), there);
   return {
     node: site.node.name,
     row,
     ...(connections === undefined ? {} : { connections }),
+    ...(there?.reapplied === undefined ? {} : { reapplied: there.reapplied }),
     others: asked.map(({ connections: _, ...other }) => other),
   };
 

@@ -49,7 +49,7 @@ export function reportPage(report: MigrationReport): string {
 </head>
 <body>
 <main>
-${[header(title, row), timelines(report), packets(row), connectionsSection(report.connections), steps(report)].filter((part) => part !== '').join('\n')}
+${[header(title, row), timelines(report), packets(row), connectionsSection(report.connections), reapplied(report), steps(report)].filter((part) => part !== '').join('\n')}
 </main>
 </body>
 </html>
@@ -153,6 +153,15 @@ function packets({ summary }: JournalRow): string {
 <h2>Packets that arrived while it stood still</h2>
 <dl><div><dt>parked</dt><dd>${parkedPackets}</dd></div><div><dt>replayed in their order</dt><dd>${replayedPackets}</dd></div><div><dt>dropped</dt><dd>${droppedPackets}</dd></div></dl>
 <p class="soft">${droppedPackets === 0 ? 'Every packet was held and delivered.' : 'The queue was full (park.packets): TCP sends again what was dropped, UDP does not.'}</p>
+</section>`;
+}
+
+function reapplied({ reapplied: words }: MigrationReport): string {
+  if (words === undefined || words.length === 0) return '';
+  return `<section>
+<h2>Set again at the destination</h2>
+<p class="soft">Options of sockets that somebody had set, and that a checkpoint does not carry.</p>
+<ul>${words.map((each) => `<li>${xmlText(each)}</li>`).join('')}</ul>
 </section>`;
 }
 

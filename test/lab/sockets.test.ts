@@ -268,7 +268,7 @@ test('a group of SO_REUSEPORT listeners: all connections were answered, those th
     const segment = packet === undefined ? undefined : readTcp(packet);
     if (segment === undefined || segment.destinationPort !== PORTS.reuse) continue;
     if (!segment.flags.has('SYN')) continue;
-    const flow = `${segment.source} ${segment.sourcePort}`;
+    const flow = `${segment.source} ${segment.sourcePort} ${segment.sequence}`; // a port is used again, seconds later
     syns.set(flow, [...(syns.get(flow) ?? []), segment.at]);
   }
   const quick = moves.filter(({ frozenAt, resumedAt }) => resumedAt - frozenAt < SYN_TIMER_MS); // else the clients' own timers have sent it again
@@ -292,6 +292,18 @@ test('the report of each move has every connection, at both ends at the same seq
       moved.filter(({ same }) => same !== true),
       [],
     );
+  }
+});
+
+test('the report names what was set again of what CRIU forgets', () => {
+  for (const { reapplied = [] } of reports) {
+    for (const words of [
+      'TCP_CONGESTION (reno), 5 sockets',
+      'TCP_USER_TIMEOUT (7000), 5 sockets',
+      'UDP_GRO (1), 2 sockets',
+    ]) {
+      assert.ok(reapplied.includes(words), `${words} is not among ${reapplied.join('; ')}`);
+    }
   }
 });
 

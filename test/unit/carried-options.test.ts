@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { setSocketsOption } from '../../addon/lib/index.js';
-import { restoreOptions, writeOptions } from '../../cli/migration/carried-options.js';
+import { reappliedOptions, restoreOptions, writeOptions } from '../../cli/migration/carried-options.js';
 import { congestionVerdicts } from '../../cli/migration/room-verdicts.js';
 import { readSocketDefaults, surveyTree } from '../../cli/process/socket-survey.js';
 
@@ -99,6 +99,11 @@ test('what was set is set again, but for the number of an interface', async (con
   assert.equal(setSocketsOption(pid, [datagrams], 0, 50, number(0)), []);
   assert.equal((await setOf(pid))[listener], []);
   assert.equal(restoreOptions(folder, [pid]), []);
+  assert.equal(reappliedOptions(folder, []).sort(), [
+    'IP_MTU_DISCOVER (2), 1 socket',
+    'TCP_DEFER_ACCEPT (3), 1 socket',
+    'TCP_USER_TIMEOUT (4321), 1 socket',
+  ]);
   const set = await setOf(pid);
   assert.equal(set[listener]?.sort(), ['TCP_DEFER_ACCEPT', 'TCP_USER_TIMEOUT']);
   assert.equal(set[datagrams], ['IP_MTU_DISCOVER']);
@@ -123,6 +128,8 @@ test('what cannot be set is told in words, and the rest is set', async (context)
   const told = restoreOptions(folder, [pid]);
   assert.equal(told, ['TCP_CONGESTION (nosuch): ENOENT; 1 socket', 'NOT_KNOWN (01): unknown here; 1 socket']);
   assert.ok((await setOf(pid))[fds[0] ?? 0]?.includes('TCP_DEFER_ACCEPT'));
+  const again = reappliedOptions(folder, told).map((words) => words.split(' ')[0]);
+  assert.equal(again.sort(), ['IP_MTU_DISCOVER', 'TCP_DEFER_ACCEPT']);
 });
 
 test('without the file nothing is set', ({ folder, pid }) => {

@@ -148,6 +148,13 @@ test('a connection that went on elsewhere comes first, and the page says so', ()
   assert.not.match(reportPage(report()), 'Connections before and after');
 });
 
+test('names what was set again at the destination', () => {
+  const page = reportPage({ ...report(), reapplied: ['TCP_CONGESTION (<b>), 3 sockets'] });
+  assert.match(page, '<h2>Set again at the destination</h2>');
+  assert.match(page, '<li>TCP_CONGESTION (&lt;b&gt;), 3 sockets</li>');
+  assert.not.match(reportPage({ ...report(), reapplied: [] }), 'Set again');
+});
+
 test('a node that only took part gives a page too', () => {
   const steps = [{ step: 'destination:runs', at: START }];
   const page = reportPage({ node: 'host1', row: { migration: 'm-1', state: 'taken-part', steps }, others: [] });
