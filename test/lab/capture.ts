@@ -4,6 +4,8 @@ import { NodeCommand } from './node-command.js';
 import { type Frame, readPcap } from './pcap.js';
 
 const FILE = '/tmp/capture.pcap';
+/** Ethernet header, VLAN tag and IP packet. */
+const LONGEST = 18 + 65_535;
 
 /** tcpdump on a node's interface: everything that it sends and receives, whole. */
 export class Capture {
@@ -13,9 +15,10 @@ export class Capture {
   ) {}
 
   static async start(node: LabNode): Promise<Capture> {
-    const buffer = String(64 << 10); // KiB
-    // Immediately: else what came in the last second before the end is still in the kernel and missing from the file.
-    const how = ['--immediate-mode', '-Z', 'root', '-i', 'eth0', '-s', '0', '-B', buffer, '-w', FILE];
+    const buffer = String(128 << 10); // KiB
+    // Immediately: else what came in the last second before the end is still in the kernel and missing from the file. Then each
+    // packet has a slot of the longest one's size (TPACKET_V2): 1,900 that hold a super-packet, where tcpdump would make 500.
+    const how = ['--immediate-mode', '-Z', 'root', '-i', 'eth0', '-s', String(LONGEST), '-B', buffer, '-w', FILE];
     const command = new NodeCommand(node, ['tcpdump', ...how]);
     await command.printed(/listening on/);
     return new Capture(node, command);
