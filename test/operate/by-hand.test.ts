@@ -1,4 +1,4 @@
-// limit: 180 s
+// limit: 300 s
 /** Types what README has for one machine, line by line. */
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-// limit: 180 s
+// limit: 300 s
 /** The daemon as a service of a real systemd, on two machines. */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, cpSync } from 'node:fs';
