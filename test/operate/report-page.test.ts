@@ -37,9 +37,9 @@ test.before(async () => {
   copyFileSync(scenario.home.path('/tmp/move.html'), file); // browsers resolve links, also that into a node's files
 });
 test.after(async () => {
-  await browser?.close();
-  rmSync(folder, { recursive: true });
   await downAll();
+  rmSync(folder, { recursive: true });
+  await browser?.close();
 });
 
 test('it loads nothing, runs nothing, and the browser has no complaint', async () => {
