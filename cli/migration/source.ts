@@ -22,7 +22,6 @@ import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { noteStopped } from './connection-notes.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import {
-  awaitClosed,
   emptyAcceptQueues,
   emptyDatagramQueues,
   requireNoDatagrams,
@@ -48,6 +47,7 @@ import { outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending, sendAhead } from './sending.js';
 import type { Site } from './site.js';
+import { standStill } from './stand-still.js';
 import { reached } from './steps.js';
 
 /** The source's part of a migration, on the node where the process runs. */
@@ -231,7 +231,7 @@ export class LocalSource implements SourceParticipant {
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    await sending.unlessItFails(this.stopTraffic(departure, session));
+    await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
     const noted = noteSockets(record);
@@ -256,28 +256,6 @@ export class LocalSource implements SourceParticipant {
       await reached('source', 'files-complete', migration);
     }
     sending.complete();
-  }
-
-  /**
-   * When CRIU has stopped the process: from then on nothing comes to it and nothing is said in its name. Not before, for while it
-   * runs it closes connections, and not later, for CRIU cannot dump a socket that changes.
-   */
-  private async stopTraffic(departure: Departure, session: CriuSession): Promise<void> {
-    const { record, gate, memory } = departure;
-    const { migration } = record.request;
-    try {
-      await gate?.reachedBy(session);
-      await reached('source', 'at-gate', migration);
-      await awaitClosed(record);
-      if (departure.reverting) throw tooLate(migration);
-      const control = this.controlOf(departure);
-      control?.park();
-      control?.silence();
-      await reached('source', 'parked', migration);
-      gate?.pass((await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array());
-    } finally {
-      gate?.close(); // CRIU fails where it stands, if nothing was said to it
-    }
   }
 
   /** Ends when the destination has all images. */

@@ -1,0 +1,32 @@
+import type { CriuSession } from '../checkpoint/criu-session.js';
+import type { BindingControl } from './binding-control.js';
+import { type Departure, tooLate } from './departure.js';
+import { awaitClosed } from './drain.js';
+import { reached } from './steps.js';
+
+/**
+ * When CRIU has stopped the process: from then on nothing comes to it and nothing is said in its name. Not before, for while it
+ * runs it closes connections, and not later, for CRIU cannot dump a socket that changes.
+ * @param control of the process's binding on this node
+ * @throws {ExternalError} `CRIU_FAILED`. {UserError} `NO_GATE`; `ABORTED` when it was given up meanwhile
+ */
+export async function standStill(
+  departure: Departure,
+  session: CriuSession,
+  control: BindingControl | undefined,
+): Promise<void> {
+  const { record, gate, memory } = departure;
+  const { migration } = record.request;
+  try {
+    await gate?.reachedBy(session);
+    await reached('source', 'at-gate', migration);
+    await awaitClosed(record);
+    if (departure.reverting) throw tooLate(migration);
+    control?.park();
+    control?.silence();
+    await reached('source', 'parked', migration);
+    gate?.pass((await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array());
+  } finally {
+    gate?.close(); // CRIU fails where it stands, if nothing was said to it
+  }
+}
