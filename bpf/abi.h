@@ -106,6 +106,13 @@ struct binding {
 	__be16 tunnel_port;   /* outer UDP destination: the port on which the care-of host expects tunnels */
 	__u8 encapsulation;   /* enum encapsulation */
 	__u8 pad;
+	struct address home; /* the home node's address, by which its 127.0.0.1 and ::1 go: see bpf/loopback.h */
+};
+
+/* What is changed in the first word of a home's address to name its loopback addresses. */
+enum loopback_mark {
+	LOOPBACK_MARK_IPV4 = 0x6c6f6f34,
+	LOOPBACK_MARK_IPV6 = 0x6c6f6f36,
 };
 
 /* The local end of a port that belongs to a bound process. */
@@ -218,6 +225,12 @@ struct device {
 /* A node from which tunnelled packets are accepted: key of `nodes` is its address. */
 struct node_entry {
 	__u32 id;
+	struct address address; /* the one of the node's addresses by which its loopback goes */
+};
+
+/* Value of `local_addresses`, whose keys are all addresses of this node. */
+struct local_entry {
+	__u32 known;
 };
 
 /* Which program counted. A packet that one program passes on is counted again by the next, under that one's hook. */
@@ -227,7 +240,10 @@ enum hook {
 	HOOK_EGRESS = 2,  /* tc egress of an uplink */
 	HOOK_POD = 3,     /* tc ingress of the host end of a pod's veth */
 	HOOK_REPLAY = 4,  /* tc ingress of a twin's TAP */
-	HOOK_COUNT = 5,
+	HOOK_LOOPBACK = 5, /* tc egress of `lo`, at a home node of processes that are away */
+	HOOK_INSIDE = 6,   /* tc egress of a pod's `lo` */
+	HOOK_ENTRY = 7,    /* tc ingress of a pod's end of its link */
+	HOOK_COUNT = 8,
 };
 
 /*
@@ -264,7 +280,10 @@ enum reason {
 	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
 	REASON_REVERSED = 27,        /* a pod's packet, in a tunnel to its home; there: taken out of it and sent to the correspondent */
 	REASON_PARK_LOST = 28,       /* parked, but the queue was full or taken away: counted by the controller, packets only */
-	REASON_COUNT = 29,
+	REASON_INTERNAL = 29,        /* passed: both ends are in the pod */
+	REASON_HOMEWARD = 30,        /* a pod's packet for somebody on its home node itself: on its way there */
+	REASON_LOOPED_BACK = 31,     /* into this node's (or pod's) own stack, by way of its `lo` */
+	REASON_COUNT = 32,
 };
 
 /* Index of `counters` is hook * COUNTERS_PER_HOOK + reason: room for reasons to come, so that the old ones keep their place. */

@@ -39,6 +39,7 @@ struct abi_enums {
 	enum fast_kind fast_kind;
 	enum layout_number layout;
 	enum encapsulation encapsulation;
+	enum loopback_mark loopback_mark;
 };
 const volatile struct abi_enums abi_enums = {};
 

@@ -5,6 +5,7 @@
 #include "congestion.h"
 #include "encapsulate.h"
 #include "icmp_error.h"
+#include "loopback.h"
 
 enum step {
 	STEP_PASS,    /* to the local stack, as it is (decapsulated, if it came tunnelled for a process that is at home) */
@@ -13,6 +14,8 @@ enum step {
 	STEP_TUNNEL,
 	STEP_DELIVER,
 	STEP_REVERSE, /* to the correspondent, in the name of a process that is away */
+	STEP_LOOP_BACK, /* to the local stack, which takes it from `lo` alone: see tc_loop_back */
+	STEP_REVERSE_BACK, /* the same with what a process that is away says to this node */
 	STEP_HEED,    /* a router's word about our tunnel's packets: for tc */
 };
 
@@ -140,7 +143,7 @@ static __always_inline struct decision reversed(void *data, void *end, const str
 	    !is_from(data, end, outer, &found.binding->care_of))
 		return passed(reason_of_nobody(inner, REASON_TUNNEL_NO_BINDING));
 	return (struct decision){
-		.step = STEP_REVERSE,
+		.step = inner->loopback || is_local(&inner->destination) ? STEP_REVERSE_BACK : STEP_REVERSE,
 		.reason = REASON_REVERSED,
 		.outer = outer,
 		.tos = inner->tos,
@@ -155,7 +158,9 @@ static __always_inline struct decision reversed(void *data, void *end, const str
  */
 static __always_inline struct decision decide_tunnelled(void *data, void *end, __u32 length, struct tuple *t, __u32 outer)
 {
-	if (!bpf_map_lookup_elem(&nodes, &t->source))
+	struct node_entry *node = bpf_map_lookup_elem(&nodes, &t->source);
+
+	if (!node)
 		return passed(REASON_TUNNEL_UNKNOWN_NODE);
 	if (!is_ours(data, end, t, outer))
 		return passed(REASON_MALFORMED);
@@ -174,11 +179,23 @@ static __always_inline struct decision decide_tunnelled(void *data, void *end, _
 	}
 	if ((inner_family && t->family != inner_family) || t->total != inner_total || !is_whole(t, length))
 		return passed(REASON_MALFORMED);
+	localize(t, &node->address);
 	struct found found = find_hearer(data, end, t);
+	struct decision decision;
 
-	struct decision decision = found.binding ? act(found, t, outer, must_wait(&found, t)) :
-						   reversed(data, end, t, outer);
-
+	if (found.binding) {
+		decision = act(found, t, outer, must_wait(&found, t));
+		if (decision.step == STEP_PASS && (t->loopback || is_local(&t->source)))
+			decision.step = STEP_LOOP_BACK;
+	} else {
+		/*
+		 * Loopback addresses may be those of this node as well. Both at once only where two nodes are each home to a guest
+		 * of the other, who have the same ports.
+		 */
+		if (t->loopback)
+			name_loopback(t, &node_address);
+		decision = reversed(data, end, t, outer);
+	}
 	if (!decision.found.binding)
 		return decision;
 	after_tunnel(&decision, t, outer_tos, outer_ttl);

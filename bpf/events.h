@@ -6,6 +6,7 @@
 #include "constants.h"
 #include "maps.h"
 #include "parse.h"
+#include "scratch.h"
 
 /* Room for some 2,600 events. What does not fit is counted as suppressed. */
 struct {
@@ -56,20 +57,25 @@ static __always_inline int is_sampled(__u32 reason, __u32 binding)
  */
 static __always_inline void describe_flow(void *data, void *end, struct event *event)
 {
-	struct tuple t = {};
+	struct scratch *scratch = get_scratch();
 
-	parse_frame(data, end, &t);
-	if (t.protocol == IPPROTO_IPIP || t.protocol == IPPROTO_IPV6)
-		parse_ip(data, end, t.l4, &t, 1);
-	else if (t.protocol == IPPROTO_UDP && tunnel_port && t.destination_port == tunnel_port)
-		parse_ip(data, end, t.l4 + sizeof(struct udphdr), &t, 1);
+	if (!scratch)
+		return;
+	struct tuple *t = &scratch->reported; /* the callers have filled the stack */
+
+	*t = (struct tuple){};
+	parse_frame(data, end, t);
+	if (t->protocol == IPPROTO_IPIP || t->protocol == IPPROTO_IPV6)
+		parse_ip(data, end, bounded(t->l4), t, 1);
+	else if (t->protocol == IPPROTO_UDP && tunnel_port && t->destination_port == tunnel_port)
+		parse_ip(data, end, bounded(t->l4 + sizeof(struct udphdr)), t, 1);
 	else if (event->verdict == VERDICT_ANSWER)
-		parse_ip(data, end, t.l4 + sizeof(struct icmp_header), &t, 1);
-	event->source = t.source;
-	event->destination = t.destination;
-	event->source_port = t.source_port;
-	event->destination_port = t.destination_port;
-	event->protocol = t.protocol;
+		parse_ip(data, end, bounded(t->l4 + sizeof(struct icmp_header)), t, 1);
+	event->source = t->source;
+	event->destination = t->destination;
+	event->source_port = t->source_port;
+	event->destination_port = t->destination_port;
+	event->protocol = t->protocol;
 }
 
 /* Whether a packet is to be reported at all: the only thing that is asked on the fast path. */

@@ -92,8 +92,8 @@ static __always_inline int is_foreign(__u32 place)
 	return filter && !(*filter & (1ULL << (place % 64)));
 }
 
-/* Other traffic of the node, in tc: 1 when the packet passes, counted. */
-static __always_inline int fast_passes(struct __sk_buff *skb, __u32 hook, __u32 at_port)
+/* Other traffic of the node, in tc: 1 when the packet passes, counted. `at_other`: its other port, if that matters too. */
+static __always_inline int fast_passes(struct __sk_buff *skb, __u32 hook, __u32 at_port, __u32 at_other)
 {
 	struct plain plain;
 
@@ -101,6 +101,13 @@ static __always_inline int fast_passes(struct __sk_buff *skb, __u32 hook, __u32 
 	    !read_plain((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, at_port, &plain) ||
 	    !is_foreign(plain.place))
 		return 0;
+	void *data = (void *)(long)skb->data;
+
+	if (at_other) {
+		if (data + FAST_HEADERS > (void *)(long)skb->data_end ||
+		    !is_foreign((plain.place & 65536) + bpf_ntohs(read(__be16, at_other))))
+			return 0;
+	}
 	fast_count(hook, REASON_NOT_OURS, skb->len);
 	return 1;
 }

@@ -8,13 +8,6 @@
 
 #include "fragments.h"
 
-/* An offset that the parser has found, for the verifier, which forgets its bound on the way: 32 KiB, more than headers take. */
-static __always_inline __u32 bounded(__u32 offset)
-{
-	asm volatile("" : "+r"(offset));
-	return offset & 0x7fff;
-}
-
 static __always_inline int is_icmp(const struct tuple *t)
 {
 	return t->protocol == (t->family == FAMILY_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);

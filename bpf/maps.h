@@ -84,6 +84,14 @@ struct {
 	__type(value, struct node_entry);
 } nodes SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct local_entry);
+} local_addresses SEC(".maps");
+
 /* Written and read by the controller alone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -68,6 +68,7 @@ struct tuple {
 	__u8 syn;      /* enum syn */
 	__u8 fragment; /* enum fragment */
 	__u8 tag;      /* enum tag */
+	__u8 loopback; /* the addresses are what stands for 127.0.0.1 (::1) of a home: see loopback.h */
 };
 
 enum parsed {
@@ -75,6 +76,13 @@ enum parsed {
 	PARSED_OTHER,     /* not IP, or IP of a kind that we do not read: not ours to judge */
 	PARSED_MALFORMED, /* its headers do not fit the packet, or the bytes at hand */
 };
+
+/* An offset that the parser has found, for the verifier, which forgets its bound on the way: 32 KiB, more than headers take. */
+static __always_inline __u32 bounded(__u32 offset)
+{
+	asm volatile("" : "+r"(offset));
+	return offset & 0x7fff;
+}
 
 static __always_inline struct address mapped(__be32 ipv4)
 {

@@ -12,10 +12,13 @@
 #ifndef HOMEPROXY_REVERSE_H
 #define HOMEPROXY_REVERSE_H
 
+#include "homeward.h"
 #include "tc_actions.h"
 
 /* Lets what comes out of a reverse tunnel pass hp_egress, which would take it for this node speaking for the process. */
 #define MARK_REVERSED 0x68707276
+/* What a pod here says to this node, on its way into hp_ingress: the frame has the pod's addresses. */
+#define MARK_HANDED_IN 0x68706869
 
 /*
  * Into the tunnel to the home. The pod's MTU leaves room for the outer header; where the way has become narrower since, the
@@ -31,11 +34,25 @@ static __always_inline int tc_reverse(struct __sk_buff *skb, const struct found 
 	return *reason == REASON_TOO_BIG ? bpf_redirect(found->binding->pod_ifindex, 0) : verdict;
 }
 
+/*
+ * To a correspondent that is this very node: as if it had come by the uplink, since the process's address is reached there and
+ * the strictest source filter (rp_filter) takes it from nowhere else. hp_ingress sees it next.
+ */
+static __always_inline int tc_hand_in(struct __sk_buff *skb, const struct binding *binding)
+{
+	skb->mark = MARK_HANDED_IN;
+	return bpf_redirect(binding->uplink_ifindex, BPF_F_INGRESS);
+}
+
 /* What the process says while it may. */
 static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *found, enum parsed parsed, struct tuple *t,
 				    enum reason *reason)
 {
-	if (found->binding->egress == EGRESS_TUNNEL) {
+	if (parsed == PARSED && !is_loopback(&t->destination) && is_local(&t->destination)) {
+		*reason = REASON_SENT;
+		return tc_hand_in(skb, found->binding);
+	}
+	if (found->binding->egress == EGRESS_TUNNEL || is_homeward(skb)) {
 		/* Its home could not tell who says it, or where it ends. */
 		*reason = parsed == PARSED ? REASON_MALFORMED : REASON_NOT_PARSED;
 		return parsed == PARSED && is_whole(t, skb->len) ? tc_reverse(skb, found, t, reason) : TC_ACT_SHOT;
@@ -57,6 +74,10 @@ static __always_inline int tc_send_reversed(struct __sk_buff *skb, const struct 
 	if (tc_decapsulate(skb, d, inner)) {
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
+	}
+	if (d->step == STEP_REVERSE_BACK) {
+		*reason = REASON_LOOPED_BACK;
+		return tc_loop_back(skb, reason);
 	}
 	skb->mark = MARK_REVERSED;
 	return tc_send(binding);

@@ -55,6 +55,7 @@ struct split {
 	__u32 payload; /* bytes that the packet carries, */
 	__u32 step;    /* and that each piece but the last does */
 	__u32 ifindex; /* where they leave */
+	__u32 inner[5]; /* the IPv4 header of a piece */
 };
 
 struct scratch {
@@ -66,6 +67,8 @@ struct scratch {
 	} answer;
 	struct tuple outer; /* a tunnel packet that an ICMP error quotes, */
 	struct tuple inner; /* and what is in it */
+	struct tuple judged; /* what this node sends, */
+	struct tuple reported; /* a packet of which an event tells */
 	__u8 packet[SCRATCH_BYTES + PIECE_BYTES];
 };
 

@@ -28,7 +28,8 @@
 static __always_inline void complete_checksum(struct scratch *scratch, const struct tuple *t)
 {
 	__u32 length = t->total - sizeof(struct iphdr);
-	__be32 pseudo[3] = { t->source.word[3], t->destination.word[3], bpf_htonl(t->protocol << 16 | length) };
+	const struct iphdr *ip = (const struct iphdr *)scratch->packet;
+	__be32 pseudo[3] = { ip->saddr, ip->daddr, bpf_htonl(t->protocol << 16 | length) };
 	__u16 *field;
 
 	if (t->fragment)
@@ -80,11 +81,11 @@ static __always_inline void fill_headers(struct scratch *scratch, struct iphdr *
 __noinline int send_pieces(struct __sk_buff *skb)
 {
 	struct scratch *scratch = get_scratch();
-	struct iphdr inner;
 
 	if (!scratch)
 		return -1;
 	struct split *split = &scratch->split;
+	struct iphdr *inner = (struct iphdr *)split->inner;
 	__u32 head = sizeof(struct ethhdr) + split->outer;
 	__u32 at = 0;
 
@@ -93,13 +94,13 @@ __noinline int send_pieces(struct __sk_buff *skb)
 		int last = left <= split->step;
 		__u32 length = last ? left : split->step;
 
-		if (at >= SCRATCH_BYTES || length < 1 || length > PIECE_BYTES - sizeof(inner) || head < sizeof(struct ethhdr) ||
-		    head > sizeof(split->head) || bpf_skb_change_tail(skb, head + sizeof(inner) + length, 0))
+		if (at >= SCRATCH_BYTES || length < 1 || length > PIECE_BYTES - sizeof(*inner) || head < sizeof(struct ethhdr) ||
+		    head > sizeof(split->head) || bpf_skb_change_tail(skb, head + sizeof(*inner) + length, 0))
 			return -1;
-		fill_headers(scratch, &inner, at, length, last);
+		fill_headers(scratch, inner, at, length, last);
 		if (bpf_skb_store_bytes(skb, 0, &split->head, head, BPF_F_INVALIDATE_HASH) ||
-		    bpf_skb_store_bytes(skb, head, &inner, sizeof(inner), 0) ||
-		    bpf_skb_store_bytes(skb, head + sizeof(inner), &scratch->packet[sizeof(inner) + at], length, 0))
+		    bpf_skb_store_bytes(skb, head, inner, sizeof(*inner), 0) ||
+		    bpf_skb_store_bytes(skb, head + sizeof(*inner), &scratch->packet[sizeof(*inner) + at], length, 0))
 			return -1;
 		if (last)
 			return 0;

@@ -10,6 +10,7 @@
 
 /* Marks a frame that hp_replay sent back into the uplink's ingress, so that hp_ingress does not park it again. */
 #define MARK_REPLAYED 0x6870726c
+#define PACKET_HOST 0 /* linux/if_packet.h, which drags in what this target has not */
 
 static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 {
@@ -27,6 +28,10 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t);
 	if (t.tag)
 		d->reason = REASON_TAGGED; /* nobody to leave it to */
+	if (skb->mark == MARK_HANDED_IN) {
+		skb->mark = 0;
+		bpf_skb_change_type(skb, PACKET_HOST);
+	}
 	if (skb->mark == MARK_REPLAYED) {
 		skb->mark = 0;
 		d->reason = REASON_REPLAYED_HOME;
@@ -38,7 +43,16 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return TC_ACT_OK;
 	if (d->step == STEP_DROP)
 		return TC_ACT_SHOT;
-	if (d->step == STEP_REVERSE)
+	if (d->step == STEP_REVERSE_BACK && t.loopback) {
+		struct found other = find_by_destination(&t); /* who may be away as well */
+
+		if (other.binding && other.binding->action != ACTION_PASS) {
+			d->found = other;
+			d->step = other.binding->action == ACTION_TUNNEL ? STEP_TUNNEL : STEP_PARK;
+			d->reason = d->step == STEP_TUNNEL ? REASON_TUNNELLED : REASON_PARKED;
+		}
+	}
+	if (d->step == STEP_REVERSE || d->step == STEP_REVERSE_BACK)
 		return tc_send_reversed(skb, d, &t, &d->reason);
 	if (d->outer && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
 		d->reason = REASON_NO_ROOM;
@@ -51,6 +65,9 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return tc_tunnel(skb, d, &t, &d->reason);
 	case STEP_DELIVER:
 		return tc_deliver(skb, d->found.binding, &d->reason);
+	case STEP_LOOP_BACK:
+		d->reason = REASON_LOOPED_BACK;
+		return tc_loop_back(skb, &d->reason);
 	default:
 		return TC_ACT_OK;
 	}
@@ -59,7 +76,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 SEC("tc")
 int hp_ingress(struct __sk_buff *skb)
 {
-	if (fast_passes(skb, HOOK_INGRESS, AT_DESTINATION_PORT))
+	if (fast_passes(skb, HOOK_INGRESS, AT_DESTINATION_PORT, 0))
 		return TC_ACT_OK;
 	__u64 bytes = skb->len;
 	struct decision d = {};
@@ -70,65 +87,144 @@ int hp_ingress(struct __sk_buff *skb)
 	return verdict;
 }
 
-static __always_inline int egress(struct __sk_buff *skb, struct found *found, enum reason *reason)
+/*
+ * What this node says, out of an uplink (`away`) or over its `lo`: nobody speaks for a process that is away, and what is for one
+ * that is bound here goes where it is.
+ */
+static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, struct decision *d, int away)
 {
-	struct tuple t = {};
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
 
-	*reason = REASON_TAGGED; /* sent through an interface of the VLAN's own (eth0.100), where it has been judged */
+	d->reason = REASON_GUARDED;
+	d->found = find_speaker(data, end, t);
+	if (d->found.binding && d->found.binding->egress == EGRESS_SHUT)
+		return TC_ACT_SHOT;
+	if (d->found.binding && d->found.binding->egress == EGRESS_HOLD) {
+		d->reason = REASON_HELD;
+		return tc_park(skb, &d->found, t, &d->reason);
+	}
+	__u32 speaker = d->found.binding ? d->found.id : 0;
+
+	d->found = find_hearer(data, end, t);
+	if (!d->found.binding) {
+		d->found.id = speaker;
+		d->reason = speaker ? REASON_AT_HOME : reason_of_nobody(t, REASON_NOT_OURS);
+		return TC_ACT_OK;
+	}
+	/*
+	 * Out of an uplink it goes to the home of the process, which knows where that is, or waits with it; only while it runs here
+	 * for sure is that a detour.
+	 */
+	if (away) {
+		d->reason = REASON_AT_HOME;
+		if (d->found.binding->action != ACTION_DELIVER || !is_whole(t, skb->len))
+			return TC_ACT_OK;
+		int waits = must_wait(&d->found, t);
+
+		d->reason = waits ? REASON_PARKED : REASON_DELIVERED;
+		return waits ? tc_park(skb, &d->found, t, &d->reason) : tc_deliver(skb, d->found.binding, &d->reason);
+	}
+	*d = act(d->found, t, 0, must_wait(&d->found, t));
+	switch (d->step) {
+	case STEP_DROP:
+		return TC_ACT_SHOT;
+	case STEP_PARK:
+		return tc_park(skb, &d->found, t, &d->reason);
+	case STEP_TUNNEL:
+		return tc_tunnel(skb, d, t, &d->reason);
+	case STEP_DELIVER:
+		return tc_deliver(skb, d->found.binding, &d->reason);
+	default:
+		return TC_ACT_OK;
+	}
+}
+
+static __always_inline int egress(struct __sk_buff *skb, struct decision *d)
+{
+	struct scratch *scratch = get_scratch();
+
+	d->reason = REASON_NOT_PARSED;
+	if (!scratch)
+		return TC_ACT_OK;
+	d->reason = REASON_TAGGED; /* sent through an interface of the VLAN's own (eth0.100), where it has been judged */
 	if (skb->vlan_present)
 		return TC_ACT_OK;
 	if (skb->mark == MARK_ANSWER) { /* our own answer quotes a guarded flow: it is the one thing to be said about it */
-		*reason = REASON_TOO_BIG;
+		d->reason = REASON_TOO_BIG;
 		return TC_ACT_OK;
 	}
 	if (skb->mark == MARK_REVERSED) { /* the process itself, from where it is away */
 		skb->mark = 0;
-		*reason = REASON_REVERSED;
+		d->reason = REASON_REVERSED;
 		return TC_ACT_OK;
 	}
 	if (skb->mark == MARK_PIECE) {
 		skb->mark = 0;
-		*reason = REASON_SPLIT;
+		d->reason = REASON_SPLIT;
 		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	}
+	struct tuple *t = &scratch->judged; /* there is no room for it on the stack */
+
+	*t = (struct tuple){};
 	pull_headers(skb);
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	enum parsed parsed = parse_frame(data, end, &t);
+	enum parsed parsed = parse_frame(data, end, t);
 
-	if (t.tag)
+	if (t->tag)
 		return TC_ACT_OK;
-	*reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
+	d->reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
 	if (parsed != PARSED)
 		return TC_ACT_OK;
-	*reason = reason_of_nobody(&t, REASON_NOT_OURS);
-	*found = find_speaker(data, end, &t);
-	if (!found->binding)
-		return TC_ACT_OK;
-	if (found->binding->egress == EGRESS_SHUT) {
-		*reason = REASON_GUARDED;
-		return TC_ACT_SHOT;
-	}
-	if (found->binding->egress == EGRESS_HOLD) {
-		*reason = REASON_HELD;
-		return tc_park(skb, found, &t, reason);
-	}
-	*reason = REASON_AT_HOME;
-	return TC_ACT_OK;
+	return tc_judge(skb, t, d, 1);
 }
 
 SEC("tc")
 int hp_egress(struct __sk_buff *skb)
 {
-	if (fast_passes(skb, HOOK_EGRESS, AT_SOURCE_PORT))
+	if (fast_passes(skb, HOOK_EGRESS, AT_SOURCE_PORT, AT_DESTINATION_PORT))
 		return TC_ACT_OK;
 	__u64 bytes = skb->len;
-	struct found found = {};
-	enum reason reason = REASON_MALFORMED;
-	int verdict = egress(skb, &found, &reason);
+	struct decision d = {};
+	int verdict = egress(skb, &d);
 
-	count(HOOK_EGRESS, reason, found.id, bytes);
-	tc_report(skb, HOOK_EGRESS, reason, verdict, found.id, bytes);
+	count(HOOK_EGRESS, d.reason, d.found.id, bytes);
+	tc_report(skb, HOOK_EGRESS, d.reason, verdict, d.found.id, bytes);
+	return verdict;
+}
+
+static __always_inline int loopback(struct __sk_buff *skb, struct decision *d)
+{
+	struct scratch *scratch = get_scratch();
+
+	d->reason = REASON_NOT_PARSED;
+	if (!scratch)
+		return TC_ACT_OK;
+	struct tuple *t = &scratch->judged;
+
+	*t = (struct tuple){};
+	pull_headers(skb);
+	enum parsed parsed = parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, t);
+
+	d->reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
+	if (parsed != PARSED)
+		return TC_ACT_OK;
+	localize(t, &node_address);
+	return tc_judge(skb, t, d, 0);
+}
+
+SEC("tc")
+int hp_loopback(struct __sk_buff *skb)
+{
+	if (fast_passes(skb, HOOK_LOOPBACK, AT_SOURCE_PORT, AT_DESTINATION_PORT))
+		return TC_ACT_OK;
+	__u64 bytes = skb->len;
+	struct decision d = {};
+	int verdict = loopback(skb, &d);
+
+	count(HOOK_LOOPBACK, d.reason, d.found.id, bytes);
+	tc_report(skb, HOOK_LOOPBACK, d.reason, verdict, d.found.id, bytes);
 	return verdict;
 }
 
@@ -199,7 +295,11 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 		*reason = REASON_MALFORMED;
 		return TC_ACT_SHOT;
 	}
-	struct found heard = find_hearer(data, end, &t);
+	int own = is_homeward(skb); /* said in a pod */
+
+	if (parsed == PARSED && !own)
+		localize(&t, &found->binding->home);
+	struct found heard = own ? (struct found){} : find_hearer(data, end, &t);
 
 	if (!heard.binding || heard.id != found->id) { /* what the process itself sent while it was held */
 		*reason = REASON_GUARDED;
@@ -220,6 +320,8 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 		if (found->binding->action == ACTION_PARK)
 			return TC_ACT_SHOT; /* nobody replays into a closed queue */
 		*reason = REASON_REPLAYED_HOME;
+		if (t.loopback || is_local(&t.source))
+			return tc_loop_back(skb, reason);
 		skb->mark = MARK_REPLAYED;
 		return bpf_redirect(found->binding->uplink_ifindex, BPF_F_INGRESS);
 	default:

@@ -5,6 +5,7 @@
 
 #include "encapsulate.h"
 #include "icmp_error.h"
+#include "loopback.h"
 #include "path_mtu.h"
 #include "scratch.h"
 
@@ -156,8 +157,12 @@ __noinline int write_too_big(struct __sk_buff *skb)
 
 static __always_inline int send_too_big(struct __sk_buff *skb, __u32 uplink)
 {
+	int own = is_of_loopback(skb); /* its sender is on this node */
+
 	if (write_too_big(skb))
 		return TC_ACT_SHOT;
+	if (own)
+		return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
 	skb->mark = MARK_ANSWER;
 	return bpf_redirect_neigh(uplink, NULL, 0, 0);
 }
@@ -180,8 +185,8 @@ static __always_inline int answer_too_big(struct __sk_buff *skb, const struct bi
 		return TC_ACT_SHOT;
 	struct too_big *message = &scratch->message;
 
-	message->from = t->destination;
-	message->to = t->source;
+	message->from = unlocalized(t, &t->destination);
+	message->to = unlocalized(t, &t->source);
 	message->mtu = least_mtu(t->family, mtu);
 	message->at = t->l3;
 	message->length = t->total;

@@ -123,7 +123,7 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 {
 	const struct binding *binding = d->found.binding;
 
-	if (d->step == STEP_REVERSE)
+	if (d->step == STEP_REVERSE || d->step == STEP_REVERSE_BACK || d->step == STEP_LOOP_BACK)
 		return 1;
 	__u32 length = inner->total + overhead(binding);
 

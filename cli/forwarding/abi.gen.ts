@@ -32,7 +32,10 @@ export const Hook = {
   egress: 2,
   pod: 3,
   replay: 4,
-  count: 5,
+  loopback: 5,
+  inside: 6,
+  entry: 7,
+  count: 8,
 } as const;
 
 export const Reason = {
@@ -65,7 +68,10 @@ export const Reason = {
   no_route: 26,
   reversed: 27,
   park_lost: 28,
-  count: 29,
+  internal: 29,
+  homeward: 30,
+  looped_back: 31,
+  count: 32,
 } as const;
 
 export const Counters = {
@@ -88,6 +94,11 @@ export const FastKind = {
 export const Encapsulation = {
   ip: 0,
   udp: 1,
+} as const;
+
+export const LoopbackMark = {
+  mark_ipv4: 1819242292,
+  mark_ipv6: 1819242294,
 } as const;
 
 export type AddressStruct = {
@@ -118,6 +129,7 @@ export type BindingStruct = {
   next_hop: NextHopStruct;
   tunnel_port: number;
   encapsulation: number;
+  home: AddressStruct;
 };
 
 export type PortKeyStruct = {
@@ -187,6 +199,11 @@ export type DeviceStruct = {
 
 export type NodeEntryStruct = {
   id: number;
+  address: AddressStruct;
+};
+
+export type LocalEntryStruct = {
+  known: number;
 };
 
 export type CounterStruct = {

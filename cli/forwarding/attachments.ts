@@ -30,7 +30,7 @@ export interface UplinkStatus {
 const PRIORITY = 0x6870;
 const HANDLE = 1;
 /** Our programs by name: it is how we know our own filters again. */
-const OURS = new Set(['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay']);
+const OURS = new Set(['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay', 'hp_loopback']);
 
 /** Where the attachments leave their traces: links in bpffs, what we must put back in the run folder. */
 export interface AttachmentFolders {

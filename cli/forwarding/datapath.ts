@@ -11,7 +11,9 @@ import { type BindingTotals, type CounterRow, readBindingCounters, readCounters 
 import { GUE_PORT } from './encapsulation.js';
 import { DatapathEvents } from './events.js';
 import type { AttachChoice } from './hook-choice.js';
+import { leaveLoopback, refreshLoopback, watchLoopback } from './loopback.js';
 import { ownMapIds, PinnedMaps } from './pinned-maps.js';
+import { pinPodPrograms } from './pod-programs.js';
 import { removeDatapath, removeFromOthers } from './removal.js';
 import { Tables } from './tables.js';
 
@@ -39,6 +41,8 @@ export class Datapath {
   readonly tables: Tables;
   /** What the programs report about single packets. */
   readonly events: DatapathEvents;
+  /** The last change of what `lo` has of ours; one at a time. */
+  private loopback: Promise<void> = Promise.resolve();
   private constructor(
     private readonly object: BpfObject,
     private readonly options: DatapathOptions,
@@ -83,6 +87,8 @@ export class Datapath {
       }
       datapath = new Datapath(object, options, uplinks, lock);
       datapath.refreshDevices(changes);
+      refreshLoopback(object, options, changes);
+      changes.atLast(() => pinPodPrograms(object as BpfObject, options.pins));
       const owned = ownMapIds(options.pins);
       changes.atLast(() => removeFromOthers(options, uplinks, owned));
       maps.commit();
@@ -132,6 +138,19 @@ export class Datapath {
   removeDevice(ifindex: number): void {
     this.tables.devices.delete(ifindex);
     rmSync(join(this.options.run, `clsact-${ifindex}`), { force: true });
+  }
+
+  /** @param needed a process of this node is away: its correspondents here speak with it over `lo` */
+  async useLoopback(needed: boolean): Promise<void> {
+    this.loopback = this.loopback
+      .catch(() => undefined)
+      .then(() => (needed ? watchLoopback(this.object, this.options) : leaveLoopback(this.options)));
+    await this.loopback;
+  }
+
+  /** Where the programs for pods are pinned. */
+  get pins(): string {
+    return this.options.pins;
   }
 
   /** Packets and bytes by hook and reason, summed over the CPUs. */

@@ -17,6 +17,7 @@ const ENUMS = [
   'verdict',
   'fast_kind',
   'encapsulation',
+  'loopback_mark',
 ];
 const STRUCTS = [
   'address',
@@ -35,6 +36,7 @@ const STRUCTS = [
   'park_release',
   'device',
   'node_entry',
+  'local_entry',
   'counter',
   'binding_counter_key',
   'event',

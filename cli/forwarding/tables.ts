@@ -8,6 +8,7 @@ import type {
   DeviceStruct,
   FlowEntryStruct,
   FlowKeyStruct,
+  LocalEntryStruct,
   NodeEntryStruct,
   ParkReleaseStruct,
   ParkStateStruct,
@@ -86,6 +87,7 @@ export class Tables {
   private readonly blocks: BpfMap;
   private readonly flows: BpfMap;
   private readonly nodes: BpfMap;
+  private readonly localAddresses: BpfMap;
   private readonly portKey: StructCodec;
   private readonly portEntry: StructCodec;
   private readonly blockKey: StructCodec;
@@ -93,6 +95,7 @@ export class Tables {
   private readonly flowKey: StructCodec;
   private readonly flowEntry: StructCodec;
   private readonly nodeEntry: StructCodec;
+  private readonly localEntry: StructCodec;
 
   constructor(object: BpfObject) {
     this.fastPath = new FastPath(object);
@@ -108,6 +111,7 @@ export class Tables {
     this.blocks = object.map('port_blocks');
     this.flows = object.map('flows');
     this.nodes = object.map('nodes');
+    this.localAddresses = object.map('local_addresses');
     this.counterCodec = codec('counter');
     this.bindingCounterKeyCodec = codec('binding_counter_key');
     this.portKey = codec('port_key');
@@ -117,6 +121,7 @@ export class Tables {
     this.flowKey = codec('flow_key');
     this.flowEntry = codec('flow_entry');
     this.nodeEntry = codec('node_entry');
+    this.localEntry = codec('local_entry');
   }
 
   /**
@@ -244,13 +249,29 @@ export class Tables {
    * Packets that these nodes tunnel to us are accepted, and no others'. A node that was known before stays so throughout:
    * a daemon that restarts must not refuse a single packet.
    */
-  setNodes(addresses: readonly string[]): void {
-    const keys = addresses.map(addressBytes);
-    keys.forEach((key, id) => {
-      this.nodes.set(key, this.nodeEntry.encode({ id } satisfies NodeEntryStruct));
+  setNodes(
+    nodes: readonly (string | { readonly address: string; readonly otherAddress?: string | undefined })[],
+  ): void {
+    const known = nodes
+      .map((node) => (typeof node === 'string' ? { address: node } : node))
+      .flatMap(({ address, otherAddress }: { address: string; otherAddress?: string | undefined }) =>
+        (otherAddress === undefined ? [address] : [address, otherAddress]).map((own) => ({ own, address })),
+      );
+    known.forEach(({ own, address }, id) => {
+      const entry: NodeEntryStruct = { id, address: encodeAddress(address) };
+      this.nodes.set(addressBytes(own), this.nodeEntry.encode(entry));
     });
-    const kept = new Set(keys.map((key) => key.toString('hex')));
-    for (const key of [...this.nodes.keys()]) if (!kept.has(key.toString('hex'))) this.nodes.delete(key);
+    keepOnly(
+      this.nodes,
+      known.map(({ own }) => own),
+    );
+  }
+
+  /** What is for one of these addresses is for this node itself. */
+  setLocalAddresses(addresses: readonly string[]): void {
+    const entry = this.localEntry.encode({ known: 1 } satisfies LocalEntryStruct);
+    for (const address of addresses) this.localAddresses.set(addressBytes(address), entry);
+    keepOnly(this.localAddresses, addresses);
   }
 
   close(): void {
@@ -267,6 +288,7 @@ export class Tables {
       this.blocks,
       this.flows,
       this.nodes,
+      this.localAddresses,
     ]) {
       map.close();
     }
@@ -354,6 +376,11 @@ export class Tables {
     };
     return this.flowKey.encode(key);
   }
+}
+
+function keepOnly(map: BpfMap, addresses: readonly string[]): void {
+  const kept = new Set(addresses.map((address) => addressBytes(address).toString('hex')));
+  for (const key of [...map.keys()]) if (!kept.has(key.toString('hex'))) map.delete(key);
 }
 
 /** Of the filter, and of the fast path's copies: TCP's ports first, then UDP's. */

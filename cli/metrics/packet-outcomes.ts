@@ -42,4 +42,7 @@ export const OUTCOME_OF_REASON: Readonly<Record<ReasonName, PacketOutcome>> = {
   no_route: 'dropped',
   reversed: 'forwarded',
   park_lost: 'dropped',
+  internal: 'passed',
+  homeward: 'forwarded',
+  looped_back: 'forwarded',
 };

@@ -1,9 +1,10 @@
 import { isIPv6 } from 'node:net';
 import { BugError, UserError } from '../errors.js';
 import { Action, type BindingStruct, Egress, Hold, type NextHopStruct } from '../forwarding/abi.gen.js';
-import { encodeAddress, encodeMac } from '../forwarding/address.js';
+import { decodeAddress, encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
 import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
+import { addressOf, LOOPBACK_ADDRESSES } from '../forwarding/loopback.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
 import type { PortBlock } from '../forwarding/port-block.js';
@@ -79,10 +80,12 @@ export class BindingControl {
       ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
       node: encodeAddress(forwarding.node.address),
       next_hop: NO_WAY,
+      home: encodeAddress(description.homeAddresses[0] ?? forwarding.node.address),
     });
     try {
       control.claim(description);
-      if (block !== undefined) tables.claimBlock(block, description.homeAddresses, id);
+      const addresses = [...description.homeAddresses, ...LOOPBACK_ADDRESSES].map((address) => control.known(address));
+      if (block !== undefined) tables.claimBlock(block, addresses, id);
       return control;
     } catch (error) {
       tables.removeBinding(id);
@@ -116,8 +119,21 @@ export class BindingControl {
   /** Gives the binding ports and flows; those that it has already stay. @throws {BugError} when another has one of them. */
   claim({ ports, flows }: Pick<ProcessDescription, 'ports' | 'flows'>): void {
     const { tables } = this.forwarding.datapath;
-    tables.claimFlows(flows, this.id);
-    for (const port of ports) tables.claimPort(port, this.id, !port.exclusive);
+    const known = <End extends { readonly address: string }>(end: End): End => ({
+      ...end,
+      address: this.known(end.address),
+    });
+    tables.claimFlows(
+      flows.map((flow) => ({ ...flow, local: known(flow.local), remote: known(flow.remote) })),
+      this.id,
+    );
+    for (const port of ports) tables.claimPort(known(port), this.id, !port.exclusive);
+  }
+
+  /** An address as the datapath knows it: loopback's are those of the process's home. */
+  private known(address: string): string {
+    const home = this.forwarding.datapath.tables.bindings.get(this.id)?.home;
+    return home === undefined ? address : addressOf(decodeAddress(home), address);
   }
 
   /** Makes the queue ready, before anything is parked. */
@@ -216,7 +232,7 @@ export class BindingControl {
   /** Into the pod, parked packets first. What the process says goes as this node's settings want it. */
   async deliver(home: NodeName): Promise<ParkCounts> {
     const counts = this.flip({ action: Action.deliver, ...this.wayOut(home) });
-    if (this.forwarding.reverseTunnel) this.follow(home);
+    this.follow(home);
     return await counts;
   }
 
@@ -225,14 +241,14 @@ export class BindingControl {
     const present = this.forwarding.datapath.tables.bindings.get(this.id);
     if (present?.action !== Action.deliver || this.fenced) return;
     this.change(this.wayOut(home));
-    if (this.forwarding.reverseTunnel) this.follow(home);
+    this.follow(home);
   }
 
   private wayOut(home: NodeName): Partial<BindingStruct> {
     const { reverseTunnel, neighbours } = this.forwarding;
-    if (!reverseTunnel) return { egress: Egress.open };
     const next_hop = neighbours.known(home.address);
-    return { egress: Egress.tunnel, ...this.tunnelTo(home), next_hop };
+    // what it says to its home itself goes there in a tunnel in any case
+    return { egress: reverseTunnel ? Egress.tunnel : Egress.open, ...this.tunnelTo(home), next_hop };
   }
 
   /** The outer header leaves from this node's own address of the other end's family. */

@@ -68,7 +68,7 @@ function canonical(address: string): string {
   return ipaddr.process(address).toString();
 }
 
-/** A loopback address is the machine's own, and its packets never come to a guest from outside. */
+/** A loopback address means that of the process's home, and the tables know it as that: nobody else's can be claimed. */
 function isLoopback(address: string): boolean {
   return ipaddr.process(address).range() === 'loopback';
 }

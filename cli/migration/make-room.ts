@@ -21,12 +21,13 @@ export async function makeRoom(
       homeAddresses: description.homeAddresses,
       ports: block,
       ...(carry === true ? { root: carriedFolder(site, twin) } : {}),
+      programs: forwarding.datapath.pins,
       ...limitsOf(site, home),
     });
     try {
       await control.openQueue();
       control.attachPod(pod);
-      if (forwarding.reverseTunnel) await control.resolve(home); // ahead of the first packet
+      await control.resolve(home); // ahead of the first packet
       meet(site, description);
       await keepPidsFree(pod, numbersOf(description));
       return residents.add(
@@ -73,10 +74,14 @@ function numbersOf({ pids, numbers, session }: ProcessDescription): number[] {
  * What its pod may send at once: what comes to it through a tunnel must leave room for the outer header, and so must what
  * it sends where that goes back through one.
  */
-function limitsOf({ node, forwarding }: Site, home: NodeName): Pick<PodOptions, 'mtu' | 'tunnelOverhead'> {
+function limitsOf(
+  { node, forwarding }: Site,
+  home: NodeName,
+): Pick<PodOptions, 'mtu' | 'tunnelOverhead' | 'loopbackMtu'> {
   const { uplinkMtu: mtu, reverseTunnel, encapsulationTo } = forwarding;
   const overheadTo = ({ name, address: to }: NodeName): number =>
     tunnelOverhead({ to, encapsulation: encapsulationTo(name) });
-  if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(node) };
-  return { mtu: mtu - Math.max(overheadTo(node), overheadTo(home)), tunnelOverhead: 0 };
+  const throughTunnels = mtu - Math.max(overheadTo(node), overheadTo(home));
+  if (!reverseTunnel) return { mtu, tunnelOverhead: overheadTo(node), loopbackMtu: throughTunnels };
+  return { mtu: throughTunnels, tunnelOverhead: 0, loopbackMtu: throughTunnels };
 }

@@ -39,6 +39,7 @@ export class Twins {
   /** Takes up what the journal says, after a restart: maps and pins have forwarded on without us. */
   async adopt(): Promise<void> {
     this.leases.adopt(new Set(this.journal.twins.all().map(({ twin }) => twin)));
+    await this.forwarding.datapath.useLoopback(this.journal.twins.ids().length > 0);
     for (const record of this.journal.twins.all()) {
       const control = await BindingControl.adopt(this.forwarding, record, record.location);
       this.byPid.set(record.description.homePid, new Twin(record, control));
@@ -62,6 +63,7 @@ export class Twins {
   async create(description: ProcessDescription, carry?: Carry): Promise<Twin> {
     const { node } = this.forwarding;
     const id = `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`;
+    await this.forwarding.datapath.useLoopback(true);
     const block = this.leases.lease(id, this.departedPorts());
     const control = await this.bind(id, { description, epoch: 1, block });
     const uid = readUid(description.homePid);
@@ -89,6 +91,7 @@ export class Twins {
   async rebuild({ twin: id, description, epoch: told, location, block, carry }: RebuiltTwin): Promise<Twin> {
     const left = this.bindingOf(description);
     if (block !== undefined) this.leases.take(id, block);
+    await this.forwarding.datapath.useLoopback(true);
     // An attempt that was rolled back may have raised the epoch here, and nowhere else.
     const epoch = left === undefined ? told : Math.max(told, this.epochOf(left));
     const control =
@@ -168,6 +171,7 @@ export class Twins {
     this.journal.carried.delete(twin.id);
     this.byPid.delete(twin.homePid);
     await twin.control.remove();
+    if (this.byPid.size === 0) await this.forwarding.datapath.useLoopback(false);
     this.leases.release(twin.id); // what it opened while it was away are ordinary sockets of this node by now
   }
 }

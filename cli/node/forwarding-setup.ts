@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { type Config, type NodeEntry, ownNode } from '../config/load.js';
 import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
+import { followLocalAddresses } from '../forwarding/local-addresses.js';
 import { Neighbours } from '../forwarding/neighbours.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import type { Journal } from '../migration/journal.js';
@@ -22,10 +23,11 @@ export async function openForwarding(
   const addresses = addressesOf(ownNode(config));
   const [home = ''] = await Promise.all(addresses.map((address) => requireHere(address, node)));
   const datapath = await openDatapath(config, node, home);
-  datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name).flatMap(addressesOf));
+  datapath.tables.setNodes(config.nodes.filter(({ name }) => name !== node.name));
   for (const uplink of datapath.status()) logger.info({ ...uplink }, 'attached');
   const { ifindex, mtu } = await readLink(home);
   const monitor = new RouteMonitor();
+  followLocalAddresses(datapath.tables, monitor);
   return {
     datapath,
     monitor,

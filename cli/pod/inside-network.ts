@@ -1,4 +1,5 @@
 import { isIPv6 } from 'node:net';
+import { POD_PROGRAMS, podProgram } from '../forwarding/pod-programs.js';
 import type { PodOptions, PodRecord } from './pod.js';
 
 /** What differs between the families. The next hops are link-local, never on any wire (RFC 3927, RFC 4291 2.5.6). */
@@ -13,14 +14,19 @@ const FAMILIES = [
  */
 export function insideNetwork(
   { hostMac }: Pick<PodRecord, 'hostMac'>,
-  { homeAddresses, mtu, tunnelOverhead }: Pick<PodOptions, 'homeAddresses' | 'mtu' | 'tunnelOverhead'>,
+  {
+    homeAddresses,
+    mtu,
+    tunnelOverhead,
+    loopbackMtu,
+  }: Pick<PodOptions, 'homeAddresses' | 'mtu' | 'tunnelOverhead' | 'loopbackMtu'>,
 ): string[] {
   const families = FAMILIES.map((family) => ({
     ...family,
     addresses: homeAddresses.filter((address) => isIPv6(address) === family.six),
   })).filter(({ addresses }) => addresses.length > 0);
   return [
-    'link set lo up',
+    loopbackMtu === undefined ? 'link set lo up' : `link set lo mtu ${loopbackMtu} up`,
     // arp off: no neighbour is ever asked for, and the kernel reports no multicast groups (addrconf_join_solict)
     'link set eth0 addrgenmode none arp off',
     ...families.flatMap(({ addresses, whole, options }) =>
@@ -36,5 +42,20 @@ export function insideNetwork(
 
 /** The pod's own kernel settings: pairs of a file below /proc/sys/net and what to write into it. */
 export function networkSettings({ ports }: Pick<PodOptions, 'ports'>): string[] {
-  return ports === undefined ? [] : ['ipv4/ip_local_port_range', `${ports.first} ${ports.last}`];
+  return [
+    // What its home node says to it has one of the pod's own addresses as source, or loopback's.
+    ...['ipv4/conf/all/accept_local', '1', 'ipv4/conf/lo/route_localnet', '1'],
+    ...['all', 'eth0', 'lo'].flatMap((device) => [`ipv4/conf/${device}/rp_filter`, '0']),
+    ...(ports === undefined ? [] : ['ipv4/ip_local_port_range', `${ports.first} ${ports.last}`]),
+  ];
+}
+
+/** The lines for `tc -batch` that attach our programs (bpf/inside.h), to one of which the class of its filter tells the link. */
+export function insideFilters(pins: string, link: number): string[] {
+  return [
+    'qdisc add dev lo clsact',
+    `filter add dev lo egress bpf direct-action object-pinned ${podProgram(pins, POD_PROGRAMS.lo)} classid 0:${link.toString(16)}`,
+    'qdisc add dev eth0 clsact',
+    `filter add dev eth0 ingress bpf direct-action object-pinned ${podProgram(pins, POD_PROGRAMS.link)}`,
+  ];
 }

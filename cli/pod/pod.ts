@@ -9,7 +9,7 @@ import type { PortBlock } from '../forwarding/port-block.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, readProcess, stampAlive, stampProcess } from '../system/procfs.js';
-import { insideNetwork, networkSettings } from './inside-network.js';
+import { insideFilters, insideNetwork, networkSettings } from './inside-network.js';
 import { createRootFolder, enterRoot } from './pod-root.js';
 
 const INIT = 'catatonit';
@@ -44,6 +44,10 @@ export interface PodOptions {
   readonly ports?: PortBlock | undefined;
   /** A folder to make, and to make its root. */
   readonly root?: string;
+  /** MTU of `lo`, in bytes: what the process says over it to its home goes through a tunnel. Default: the kernel's. */
+  readonly loopbackMtu?: number;
+  /** Where the programs for pods are pinned; undefined: correspondents on its home node itself do not reach it. */
+  readonly programs?: string;
 }
 
 /**
@@ -204,11 +208,20 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
   await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
   await run('nsenter', [...inside, 'sh', '-c', WRITE_SETTINGS, 'sh', ...networkSettings(options)]);
   await localRoutes(pod, options.homeAddresses.filter(isIPv6));
+  if (options.programs !== undefined) await attachInside(inside, options.programs);
   // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
   await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
   const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);
   const [link] = JSON.parse(stdout) as { ifindex: number }[];
   return link?.ifindex ?? 0;
+}
+
+/** @param inside the words that bring a command into the pod's network */
+async function attachInside(inside: readonly string[], programs: string): Promise<void> {
+  const { stdout } = await run('nsenter', [...inside, 'ip', '-j', 'link', 'show', 'dev', 'eth0']);
+  const [link] = JSON.parse(stdout) as { ifindex: number }[];
+  const filters = insideFilters(programs, link?.ifindex ?? 0).join('\n');
+  await run('nsenter', [...inside, 'tc', '-batch', '-'], { input: filters });
 }
 
 /** The kernel makes the local route of an IPv6 address in a work queue, after it has answered (addrconf_dad_work). */

@@ -4,6 +4,8 @@ import { askSocket } from './ask-socket.js';
 import type { BoundFlow, BoundPort, Verdict } from './description.js';
 import { type Endpoint, type Holder, type InternetSocket, isLoopback } from './sockets.js';
 
+/** Where processes of the home reach one that is away as they did before. */
+const LOOPBACK = ['127.0.0.1', '::1'];
 const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26; // include/uapi/linux/in6.h
 const WILDCARD_4 = '0.0.0.0';
@@ -27,7 +29,7 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
   readonly flows: BoundFlow[];
   readonly verdicts: Verdict[];
 } {
-  const home = new Map(homeAddresses.map((address) => [groups(address), address]));
+  const home = new Map([...homeAddresses, ...LOOPBACK].map((address) => [groups(address), address]));
   const outside = (inode: number): Holder | undefined => heldOutside.get(`socket:[${inode}]`);
   const foreign = everySocket.filter((socket) => isForeign(socket, outside));
   const sharedPorts = new Set(
@@ -46,12 +48,11 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
     const { port } = socket.local;
     if (port === 0) continue;
     const peer = inodeOfEnds.get(endsOf(socket, socket.remote, socket.local));
-    if (peer !== undefined && !holders.has(peer)) {
-      verdicts.push(localConnection(socket));
-      continue;
-    }
-    if (isLoopback(socket.local.address)) continue; // loopback never meets the datapath
     const addresses = reachedBy(socket, home, holders.get(socket.inode));
+    if (addresses.length === 0 && isLoopback(socket.local.address)) {
+      if (peer !== undefined && !holders.has(peer)) verdicts.push(localConnection(socket));
+      continue; // nobody else sees it
+    }
     if (addresses.length === 0 && !isWildcard(socket)) verdicts.push(notHome(socket, homeAddresses));
     const protocol = protocolOf(socket);
     const shared = addresses.filter((address) => sharedPorts.has(key(socket, address)));
@@ -133,14 +134,14 @@ function endsOf(socket: InternetSocket, local: Endpoint, remote: Endpoint): stri
   return `${protocolOf(socket)} ${local.address} ${local.port} ${remote.address} ${remote.port}`;
 }
 
-/** Its packets take the kernel's own short cut from socket to socket, where no program of ours sees them. */
+/** Of the loopback addresses only the two usual ones are forwarded. */
 function localConnection(socket: InternetSocket): Verdict {
   return {
     outcome: 'refused',
     code: 'LOCAL_CONNECTION',
     subject: `port ${portName(socket)}`,
     reason: `it has a connection with port ${socket.remote.port} of ${socket.remote.address}, a process of this machine that stays`,
-    remedy: 'end that connection first, or move both (their common parent)',
+    remedy: 'use 127.0.0.1 or ::1 for it; or move both (their common parent)',
   };
 }
 
@@ -149,8 +150,8 @@ function localConnection(socket: InternetSocket): Verdict {
  * The tables are read one after the other, and connections come and go between: what only looks foreign because the tree
  * opened it a moment ago is held by nobody else.
  */
-function isForeign({ inode, local }: InternetSocket, outside: (inode: number) => Holder | undefined): boolean {
-  return !isLoopback(local.address) && outside(inode) !== undefined;
+function isForeign({ inode }: InternetSocket, outside: (inode: number) => Holder | undefined): boolean {
+  return outside(inode) !== undefined;
 }
 
 function protocolOf(socket: InternetSocket): 'tcp' | 'udp' {

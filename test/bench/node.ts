@@ -169,6 +169,7 @@ const BINDING: BindingStruct = {
   host_mac: encodeMac('02:00:00:00:0f:02'),
   ...tunnelFields({ to: OTHER_NODE, encapsulation: 'ip' }),
   node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
   next_hop: {
     ifindex: UPLINK,
     mtu: 1500,

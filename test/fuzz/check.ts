@@ -225,5 +225,8 @@ function hear(passage: Passage, program: ProgramName): Heard {
     passage.outer.readFrame(passage.input, passage.from, passage.end);
     return Heard.perhaps; // the device says whose it is
   }
-  return program === 'hp_egress' ? whoSpeaks(passage) : whoHears(passage);
+  if (program !== 'hp_egress') return whoHears(passage);
+  const speaks = whoSpeaks(passage);
+  if (speaks !== Heard.nobody) return speaks;
+  return whoHears(passage) === Heard.nobody ? Heard.nobody : Heard.perhaps; // what this node says to a guest
 }

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MAX_STREAMS = 60, MAX_CLIENTS = 16, EVERY_MS = 5, LINE = 256 };
+enum { MAX_STREAMS = 60, MAX_CLIENTS = 16, EVERY_MS = 20, LINE = 256 };
 
 struct stream {
 	unsigned long asked, answered;

@@ -13,9 +13,9 @@ export class Dialer {
     private readonly orders: LineClient,
   ) {}
 
-  /** @param own address that it is bound to; `program` is where the node has it */
-  static async start(program: string, node: LabNode, own: string, port: number, from: LabNode): Promise<Dialer> {
-    const pid = await startServer(node, [program, own, String(port)], port);
+  /** @param command that starts it, with its address and port, or a shell that becomes it */
+  static async start(command: readonly string[], node: LabNode, port: number, from: LabNode): Promise<Dialer> {
+    const pid = await startServer(node, command, port);
     return new Dialer(pid, await LineClient.connect(from, node.address, port));
   }
 

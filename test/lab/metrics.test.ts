@@ -107,7 +107,7 @@ test('say where the process is, at home and on its host', async () => {
   assert.is(sampleOf(home, 'homeproxy_process_info', { ...process, role: 'departed' }), 1);
   assert.is(sampleOf(home, 'homeproxy_departed_processes', { peer: 'host1' }), 1);
   assert.is(sampleOf(home, 'homeproxy_bindings', { action: 'tunnel' }), 1);
-  assert.is(sampleOf(home, 'homeproxy_ports'), 1);
+  assert.is(sampleOf(home, 'homeproxy_ports'), 2, 'of the address and of 127.0.0.1');
   assert.is(sampleOf(host1, 'homeproxy_process_info', { ...process, role: 'resident' }), 1);
   assert.is(sampleOf(host1, 'homeproxy_resident_processes', { peer: 'home' }), 1);
   assert.is(sampleOf(host1, 'homeproxy_bindings', { action: 'deliver' }), 1);

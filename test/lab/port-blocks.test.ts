@@ -27,8 +27,8 @@ async function start(): Promise<void> {
   await startServer(client, [counters, '::', String(PORTS.counters)], PORTS.counters);
   await startServer(client, [datagrams, '::', String(PORTS.datagrams)], PORTS.datagrams);
   await home.run(['sh', '-c', `echo ${RESERVED_BY_USER} >${RESERVED}`]);
-  first = await Dialer.start(dialer, home, '0.0.0.0', PORTS.first, client);
-  second = await Dialer.start(dialer, home, home.address, PORTS.second, client);
+  first = await Dialer.start([dialer, '0.0.0.0', String(PORTS.first)], home, PORTS.first, client);
+  second = await Dialer.start([dialer, home.address, String(PORTS.second)], home, PORTS.second, client);
 }
 
 test.before(() =>

@@ -42,6 +42,7 @@ const binding: BindingStruct = {
   host_mac: Buffer.alloc(6),
   ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
   node: encodeAddress('10.0.0.2'),
+  home: encodeAddress('10.0.0.2'),
   next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
 };
 

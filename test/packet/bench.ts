@@ -6,15 +6,20 @@ import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
 
 export type ProgramName = 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_replay';
+/** With those on `lo` and in pods, which the fuzzer does not know. */
+export type AnyProgramName = ProgramName | 'hp_loopback' | 'hp_inside' | 'hp_entry';
 export type ReasonName = Exclude<keyof typeof Reason, 'count'>;
 export type Verdict = 'aborted' | 'drop' | 'pass' | 'tx' | 'redirect' | `unknown ${number}`;
 
-const HOOKS: Record<ProgramName, number> = {
+const HOOKS: Record<AnyProgramName, number> = {
   hp_xdp: Hook.xdp,
   hp_ingress: Hook.ingress,
   hp_egress: Hook.egress,
   hp_pod: Hook.pod,
   hp_replay: Hook.replay,
+  hp_loopback: Hook.loopback,
+  hp_inside: Hook.inside,
+  hp_entry: Hook.entry,
 };
 const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
 const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
@@ -24,6 +29,8 @@ const EMPTIED = [
   'ports',
   'flows',
   'nodes',
+  'local_addresses',
+  'port_blocks',
   'devices',
   'park_states',
   'park_releases',
@@ -83,7 +90,7 @@ function mac(text: string): Buffer {
 /** The datapath's programs with maps of their own, run on single packets. */
 export class Bench {
   readonly object: BpfObject;
-  private readonly programs = new Map<ProgramName, BpfProgram>();
+  private readonly programs = new Map<AnyProgramName, BpfProgram>();
 
   readonly other: string | undefined;
 
@@ -120,6 +127,7 @@ export class Bench {
       host_mac: mac('02:00:00:00:0f:02'),
       care_of: address(fields.careOf ?? '10.0.0.3'),
       node: address(fields.node ?? (fields.careOf?.includes(':') ? (this.other ?? this.node) : this.node)),
+      home: address(this.node),
       encapsulation: Encapsulation[fields.encapsulation ?? 'ip'],
       tunnel_port: htons(TUNNEL_PORT),
       next_hop: {
@@ -162,13 +170,30 @@ export class Bench {
 
   allow(...nodes: readonly string[]): this {
     nodes.forEach((node, index) => {
-      this.set('nodes', addressBytes(node), 'node_entry', { id: index + 1 });
+      this.set('nodes', addressBytes(node), 'node_entry', { id: index + 1, address: { word: addressWords(node) } });
     });
     return this;
   }
 
   device(ifindex: number, id: number, role: number): this {
     this.set('devices', u32(ifindex), 'device', { binding: id, role });
+    return this;
+  }
+
+  /** Makes addresses this node's own. */
+  local(...addresses: readonly string[]): this {
+    for (const address of addresses) this.set('local_addresses', addressBytes(address), 'local_entry', { known: 1 });
+    return this;
+  }
+
+  /** Gives the 64 ports from `port` on, of both protocols, to a binding. */
+  claimBlock(id: number, address: string, port: number): this {
+    const index = Math.floor(port / 64);
+    const key = this.encode('block_key', { local: { word: addressWords(address) }, index });
+    this.set('port_blocks', key, 'block_entry', { binding: id });
+    this.map('port_filter', (map) => {
+      for (const word of [index, index + 1024]) map.set(u32(word), Buffer.alloc(8, 0xff));
+    });
     return this;
   }
 
@@ -190,7 +215,7 @@ export class Bench {
    * `mark` and `gsoSize` are the skb's; tc only.
    */
   run(
-    name: ProgramName,
+    name: AnyProgramName,
     data: Uint8Array,
     skb: { mark?: number; gsoSize?: number; gsoSegments?: number } = {},
   ): Outcome {
@@ -234,7 +259,7 @@ export class Bench {
     this.object.close();
   }
 
-  program(name: ProgramName): BpfProgram {
+  program(name: AnyProgramName): BpfProgram {
     const known = this.programs.get(name);
     if (known !== undefined) return known;
     const opened = this.object.program(name);

@@ -40,6 +40,7 @@ tables.putBinding(ID, {
   host_mac: encodeMac(POD_HOST_MAC),
   ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
   node: encodeAddress(CARE_OF),
+  home: encodeAddress(CARE_OF),
   next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
 });
 for (const protocol of ['tcp', 'udp'] as const) tables.claimPort({ protocol, address: HOME, port: PORT }, ID, false);

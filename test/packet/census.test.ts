@@ -46,6 +46,7 @@ const binding: BindingStruct = {
   host_mac: Buffer.alloc(6),
   ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
   next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
 };
 

@@ -130,6 +130,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
         host_mac: encodeMac('02:00:00:00:0f:02'),
         ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
         node: encodeAddress(HOME),
+        home: encodeAddress(HOME),
         next_hop: {
           ifindex: onward.ifindex,
           mtu: 1500,

@@ -18,6 +18,7 @@ export function departed(uplink_ifindex: number, to: string, next_hop: NextHopSt
     host_mac: Buffer.alloc(6),
     ...tunnelFields({ to, encapsulation: 'ip' }),
     node: encodeAddress(HOME),
+    home: encodeAddress(HOME),
     next_hop,
   };
 }

@@ -36,6 +36,7 @@ const binding: BindingStruct = {
   host_mac: Buffer.from('020000000f02', 'hex'),
   ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
   node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
   next_hop: {
     ifindex: 1,
     mtu: 1500,

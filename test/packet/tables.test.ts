@@ -37,6 +37,7 @@ const binding: BindingStruct = {
   host_mac: Buffer.from('020000000002', 'hex'),
   ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
   node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
   next_hop: {
     ifindex: 14,
     mtu: 1500,

@@ -128,9 +128,15 @@ about(
     assert.equal(portsOf(pid).sort(), [
       `tcp ${HOME} 7001`,
       `tcp ${HOME} 7002`,
+      'tcp 127.0.0.1 7001',
+      'tcp 127.0.0.1 7002',
+      'tcp ::1 7002',
+      'tcp ::1 7003',
       `tcp ${HOME_6} 7002`,
       `tcp ${HOME_6} 7003`,
       `udp ${HOME} 7002`,
+      'udp 127.0.0.1 7002',
+      'udp ::1 7002',
       `udp ${HOME_6} 7002`,
       `udp ${HOME_6} 7004`,
     ]);
@@ -143,7 +149,7 @@ test('a port of another process at another address, or of the other family alone
   const theirs = await start(listening(`tcp ${ANOTHER} 7005`, `tcp ${HOME_6} 7005`, 'tcp 0.0.0.0 7006'));
   try {
     assert.equal(inspect(ours.pid).verdicts, []);
-    assert.equal(portsOf(ours.pid), [`tcp ${HOME} 7005`, `tcp ${HOME_6} 7006`]);
+    assert.equal(portsOf(ours.pid), [`tcp ${HOME} 7005`, `tcp ${HOME_6} 7006`, 'tcp ::1 7006']);
   } finally {
     ours.kill();
     theirs.kill();
@@ -155,17 +161,22 @@ test('a wildcard of both families shares its port with whoever has it in one of 
   const theirs = await start(listening(`tcp ${HOME_6} 7007`));
   try {
     assert.equal(codes(inspect(ours.pid).verdicts), ['SHARED_LISTENER']);
-    assert.equal(portsOf(ours.pid), [`tcp ${HOME} 7007`, `tcp ${HOME_6} 7007 shared`]);
+    assert.equal(portsOf(ours.pid), [
+      `tcp ${HOME} 7007`,
+      `tcp ${HOME_6} 7007 shared`,
+      'tcp 127.0.0.1 7007',
+      'tcp ::1 7007',
+    ]);
   } finally {
     ours.kill();
     theirs.kill();
   }
 });
 
-about('a listener on loopback needs nothing forwarded', listening('tcp 127.0.0.1 7003', 'tcp ::1 7004'), (pid) => {
+about('a listener on loopback is reached from its home', listening('tcp 127.0.0.1 7003', 'tcp ::1 7004'), (pid) => {
   const { description, verdicts } = inspect(pid);
   assert.equal(verdicts, []);
-  assert.equal(description.ports, []);
+  assert.equal(portsOf(pid), ['tcp 127.0.0.1 7003', 'tcp ::1 7004']);
   assert.is(description.listeners, 2);
 });
 
@@ -300,21 +311,27 @@ if os.fork() == 0:
 served.close()
 ready()`;
 
-for (const [words, address, port] of [
-  ['loopback', '127.0.0.1', 7014],
-  ["the node's own address", HOME, 7015],
-  ["the node's own IPv6 address", HOME_6, 7018],
-  ['another address of this machine', ANOTHER, 7016],
+for (const [words, address, port, found] of [
+  ['loopback', '127.0.0.1', 7014, []],
+  ["the node's own address", HOME, 7015, []],
+  ["the node's own IPv6 address", HOME_6, 7018, []],
+  ['another loopback address', '127.0.0.2', 7019, ['LOCAL_CONNECTION']],
+  ['another address of this machine', ANOTHER, 7016, ['NOT_HOME_ADDRESS']],
 ] as const) {
   about(
-    `a connection over ${words} with a process that stays is refused; with both ends in the tree it moves`,
+    `a connection over ${words} with a process that stays is ${found[0] ?? 'an exact flow'}; with both ends in the tree it moves`,
     TALKING(address, port),
     async (pid) => {
       const child = (): number => inspect(pid).localPids[1] ?? 0;
       await until('the child is ready', () => readProcess(child())?.comm === 'ready');
-      const { verdicts } = inspect(child());
-      assert.ok(codes(verdicts).includes('LOCAL_CONNECTION'), codes(verdicts).join(' '));
-      assert.is(verdicts[0]?.subject, `port tcp ${port}`);
+      const { verdicts, description } = inspect(child());
+      assert.equal(codes(verdicts), found);
+      if (found.length > 0) assert.is(verdicts[0]?.subject, `port tcp ${port}`);
+      else
+        assert.equal(
+          description.flows.map(({ local }) => local),
+          [{ address, port }],
+        );
       assert.not.ok(codes(inspect(pid).verdicts).includes('LOCAL_CONNECTION'));
     },
   );
