@@ -11,7 +11,7 @@ import { type BindingTotals, type CounterRow, readBindingCounters, readCounters 
 import { GUE_PORT } from './encapsulation.js';
 import { DatapathEvents } from './events.js';
 import type { AttachChoice } from './hook-choice.js';
-import { leaveLoopback, refreshLoopback, watchLoopback } from './loopback.js';
+import { leaveLoopback, prepareLoopback, watchLoopback } from './loopback.js';
 import { ownMapIds, PinnedMaps } from './pinned-maps.js';
 import { pinPodPrograms } from './pod-programs.js';
 import { removeDatapath, removeFromOthers } from './removal.js';
@@ -87,7 +87,7 @@ export class Datapath {
       }
       datapath = new Datapath(object, options, uplinks, lock);
       datapath.refreshDevices(changes);
-      refreshLoopback(object, options, changes);
+      prepareLoopback(object, options, changes);
       changes.atLast(() => pinPodPrograms(object as BpfObject, options.pins));
       const owned = ownMapIds(options.pins);
       changes.atLast(() => removeFromOthers(options, uplinks, owned));

@@ -3,7 +3,14 @@ import { join } from 'node:path';
 import type { BpfObject } from '../../addon/lib/index.js';
 import { LoopbackMark } from './abi.gen.js';
 import { decodeAddress, encodeAddress } from './address.js';
-import { type AttachmentFolders, attachFilter, detachFilter, findFilter, removeOwnClsact } from './attachments.js';
+import {
+  type AttachmentFolders,
+  attachFilter,
+  clsactMark,
+  detachFilter,
+  findFilter,
+  removeOwnClsact,
+} from './attachments.js';
 import type { Changes } from './changes.js';
 
 const LOOPBACK_IFINDEX = 1;
@@ -36,32 +43,48 @@ export function watchLoopback(object: BpfObject, folders: AttachmentFolders): vo
     writeFileSync(markOf(folders, name), '', { mode: 0o600 });
     writeFileSync(settingOf(name), '1');
   }
-  if (findFilter(LOOPBACK_IFINDEX, 'egress')?.name === 'hp_loopback') return;
+  if (isWatched()) return;
   attachFilter(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback');
 }
 
-/** After an adoption `lo` still runs the previous daemon's program, if any. */
-export function refreshLoopback(object: BpfObject, folders: AttachmentFolders, changes: Changes): void {
-  if (findFilter(LOOPBACK_IFINDEX, 'egress')?.name !== 'hp_loopback') return;
+/**
+ * Makes the place for our program on `lo`, once: while the kernel adds a clsact qdisc, or takes one away, everything that is
+ * sent over the device is lost, and nobody is told (qdisc_graft -> dev_deactivate -> noop_qdisc). A filter comes and goes
+ * without that. After an adoption `lo` still runs the previous daemon's program, if any; it gets ours.
+ */
+export function prepareLoopback(object: BpfObject, folders: AttachmentFolders, changes: Changes): void {
+  const watched = isWatched();
+  const ready = watched || existsSync(clsactMark(folders, LOOPBACK_IFINDEX));
   attachFilter(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback', changes);
+  if (watched) return;
+  detachFilter(LOOPBACK_IFINDEX, 'egress');
+  if (!ready) changes.undoBy(() => removeOwnClsact(folders, LOOPBACK_IFINDEX));
 }
 
-/** Leaves `lo` as it was. */
-export async function leaveLoopback(folders: AttachmentFolders): Promise<void> {
-  if (findFilter(LOOPBACK_IFINDEX, 'egress')?.name === 'hp_loopback' && detachFilter(LOOPBACK_IFINDEX, 'egress')) {
-    await removeOwnClsact(folders, LOOPBACK_IFINDEX);
-  }
-  restoreLoopback(folders);
+/** Nobody is away any more. The qdisc stays: see {@link prepareLoopback}. */
+export function leaveLoopback(folders: AttachmentFolders): void {
+  if (isWatched()) detachFilter(LOOPBACK_IFINDEX, 'egress');
+  restoreSettings(folders);
+}
+
+/** Leaves `lo` as it was before the first daemon, once our program is off it. */
+export async function restoreLoopback(folders: AttachmentFolders): Promise<void> {
+  restoreSettings(folders);
+  await removeOwnClsact(folders, LOOPBACK_IFINDEX);
 }
 
 /** Puts back the settings of `lo` that we have changed. */
-export function restoreLoopback(folders: AttachmentFolders): void {
+function restoreSettings(folders: AttachmentFolders): void {
   for (const name of SETTINGS) {
     const mark = markOf(folders, name);
     if (!existsSync(mark)) continue;
     writeFileSync(settingOf(name), '0');
     rmSync(mark);
   }
+}
+
+function isWatched(): boolean {
+  return findFilter(LOOPBACK_IFINDEX, 'egress')?.name === 'hp_loopback';
 }
 
 function settingOf(name: (typeof SETTINGS)[number]): string {

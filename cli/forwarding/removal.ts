@@ -31,7 +31,7 @@ export async function removeDatapath(folders: AttachmentFolders): Promise<string
     if (name !== undefined) removed.push(`XDP program of ${name}`);
   }
   for (const link of links) removed.push(...(await removeFilters(folders, link, owned)));
-  restoreLoopback(folders);
+  await restoreLoopback(folders);
   if (existsSync(folders.run)) {
     for (const mark of readdirSync(folders.run).filter((name) => MARK.test(name))) rmSync(join(folders.run, mark));
   }

@@ -5,7 +5,8 @@
  *
  *   tcp <address> <port>   connects with a `counters` server; the answer is "open <own port>", or "errno <n>"
  *   udp <address> <port>   the same with a `datagrams` server
- *   report                 "<streams> <fewest answers of one> <faults>": a fault is an answer that is not the next number, or an end
+ *   report                 "<streams> <fewest answers of one> <faults> <that one: its ends, numbers, and last error of send(2)>": a
+ *                          fault is an answer that is not the next number, or an end
  */
 #include <errno.h>
 #include <netdb.h>
@@ -16,11 +17,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MAX_STREAMS = 60, MAX_CLIENTS = 16, EVERY_MS = 20, LINE = 256 };
+enum { MAX_STREAMS = 60, MAX_CLIENTS = 16, EVERY_MS = 20, LINE = 256, ADDRESS = 48, PORT = 8 };
 
 struct stream {
 	unsigned long asked, answered;
-	int fd, udp;
+	int fd, udp, error; /* what the last send(2) said */
 };
 
 struct client {
@@ -31,15 +32,33 @@ struct client {
 static struct stream streams[MAX_STREAMS];
 static int count, faults;
 
+static void end_of(int fd, int (*name)(int, struct sockaddr *, socklen_t *), char *address, char *port)
+{
+	struct sockaddr_storage end;
+	socklen_t length = sizeof(end);
+
+	strcpy(address, "?");
+	strcpy(port, "0");
+	if (!name(fd, (struct sockaddr *)&end, &length))
+		getnameinfo((struct sockaddr *)&end, length, address, ADDRESS, port, PORT, NI_NUMERICHOST | NI_NUMERICSERV);
+}
+
 static int own_port(int fd)
 {
-	struct sockaddr_storage own;
-	socklen_t length = sizeof(own);
-	char port[16] = "0";
+	char address[ADDRESS], port[PORT];
 
-	getsockname(fd, (struct sockaddr *)&own, &length);
-	getnameinfo((struct sockaddr *)&own, length, NULL, 0, port, sizeof(port), NI_NUMERICSERV);
+	end_of(fd, getsockname, address, port);
 	return atoi(port);
+}
+
+static void describe(const struct stream *stream, char *text, size_t room)
+{
+	char own[ADDRESS], port[PORT], other[ADDRESS], other_port[PORT];
+
+	end_of(stream->fd, getsockname, own, port);
+	end_of(stream->fd, getpeername, other, other_port);
+	snprintf(text, room, "%s %s %s -> %s %s, asked %lu, answered %lu, errno %d", stream->udp ? "udp" : "tcp", own, port, other,
+		 other_port, stream->asked, stream->answered, stream->error);
 }
 
 static void dial(const char *kind, const char *address, const char *port, char *answer)
@@ -71,8 +90,10 @@ static void ask(struct stream *stream)
 	if (stream->fd < 0 || stream->asked > stream->answered)
 		return;
 	stream->asked++;
+	errno = 0;
 	if (send(stream->fd, text, length, MSG_NOSIGNAL) != length && !stream->udp)
 		faults++;
+	stream->error = errno;
 }
 
 static void hear(struct stream *stream)
@@ -100,12 +121,14 @@ static void obey(char *line, char *answer)
 		dial(kind, address, port, answer);
 		return;
 	}
-	unsigned long fewest = count ? ~0UL : 0;
+	struct stream *slowest = streams;
+	char which[LINE - 40];
 
 	for (int i = 0; i < count; i++)
-		if (streams[i].answered < fewest)
-			fewest = streams[i].answered;
-	snprintf(answer, LINE, "%d %lu %d\n", count, fewest, faults);
+		if (streams[i].answered < slowest->answered)
+			slowest = &streams[i];
+	describe(slowest, which, sizeof(which));
+	snprintf(answer, LINE, "%d %lu %d %s\n", count, slowest->answered, faults, which);
 }
 
 /* 0: it has gone. */

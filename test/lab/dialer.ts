@@ -30,15 +30,15 @@ export class Dialer {
   async goesOn(answers = 20): Promise<void> {
     const first = await this.report();
     for (const deadline = Date.now() + PROGRESS_LIMIT_MS; ; await sleep(20)) {
-      const { fewest, faults, streams } = await this.report();
+      const { fewest, faults, streams, slowest } = await this.report();
       assert.is(faults, 0, 'every answer was the next number');
       if (fewest >= first.fewest + answers) return;
-      if (Date.now() > deadline) throw new Error(`one of ${streams} connections stands still after ${fewest} answers`);
+      if (Date.now() > deadline) throw new Error(`one of ${streams} connections stands still: ${slowest}`);
     }
   }
 
-  async report(): Promise<{ streams: number; fewest: number; faults: number }> {
-    const [streams = 0, fewest = 0, faults = 0] = (await this.orders.ask('report')).split(' ').map(Number);
-    return { streams, fewest, faults };
+  async report(): Promise<{ streams: number; fewest: number; faults: number; slowest: string }> {
+    const [streams, fewest, faults, ...slowest] = (await this.orders.ask('report')).split(' ');
+    return { streams: Number(streams), fewest: Number(fewest), faults: Number(faults), slowest: slowest.join(' ') };
   }
 }

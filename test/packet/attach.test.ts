@@ -128,6 +128,19 @@ test('detaching leaves nothing: no program, no qdisc, no pin', async (context) =
   assert.equal(readdirSync(context.run), ['datapath.lock']);
 });
 
+test('lo has its qdisc all the time: to make one, or to take it away, loses what is sent there', async (context) => {
+  const ofLo = (): string => execFileSync('tc', ['qdisc', 'show', 'dev', 'lo'], { encoding: 'utf8' });
+  const datapath = await open(context);
+  for (const needed of [false, true, false]) {
+    await datapath.useLoopback(needed);
+    assert.match(ofLo(), /clsact/);
+    assert.is(await countTcFilters('lo'), needed ? 1 : 0);
+  }
+  await datapath.detach();
+  datapath.close();
+  assert.not.match(ofLo(), /clsact/);
+});
+
 test('a clsact qdisc that was there before stays', async (context) => {
   execFileSync('tc', ['qdisc', 'add', 'dev', 'up0', 'clsact']);
   const datapath = await open(context);
