@@ -15,7 +15,6 @@ enum step {
 	STEP_DELIVER,
 	STEP_REVERSE, /* to the correspondent, in the name of a process that is away */
 	STEP_LOOP_BACK, /* to the local stack, which takes it from `lo` alone: see tc_loop_back */
-	STEP_REVERSE_BACK, /* the same with what a process that is away says to this node */
 	STEP_HEED,    /* a router's word about our tunnel's packets: for tc */
 };
 
@@ -135,7 +134,7 @@ static __always_inline int is_from(void *data, void *end, __u8 outer, const stru
  * (RFC 3024, reverse tunnelling). It must come from the very node to which we tunnel what is for that process, or shall as
  * soon as the copy there runs: nobody else can speak in its name.
  */
-static __always_inline struct decision reversed(void *data, void *end, const struct tuple *inner, __u8 outer)
+static __always_inline struct decision reversed(void *data, void *end, const struct tuple *inner, __u8 outer, int in_tc)
 {
 	struct found found = find_speaker(data, end, inner);
 
@@ -143,7 +142,7 @@ static __always_inline struct decision reversed(void *data, void *end, const str
 	    !is_from(data, end, outer, &found.binding->care_of))
 		return passed(reason_of_nobody(inner, REASON_TUNNEL_NO_BINDING));
 	return (struct decision){
-		.step = inner->loopback || is_local(&inner->destination) ? STEP_REVERSE_BACK : STEP_REVERSE,
+		.step = in_tc && (inner->loopback || is_local(&inner->destination)) ? STEP_LOOP_BACK : STEP_REVERSE,
 		.reason = REASON_REVERSED,
 		.outer = outer,
 		.tos = inner->tos,
@@ -156,7 +155,8 @@ static __always_inline struct decision reversed(void *data, void *end, const str
  * A packet out of a tunnel, whose outer header `t` describes; on return `t` is the packet inside. It must fill the tunnel's
  * packet: when a receiver has merged several (UDP GRO), what is inside is not one packet.
  */
-static __always_inline struct decision decide_tunnelled(void *data, void *end, __u32 length, struct tuple *t, __u32 outer)
+static __always_inline struct decision decide_tunnelled(void *data, void *end, __u32 length, struct tuple *t, __u32 outer,
+							int in_tc)
 {
 	struct node_entry *node = bpf_map_lookup_elem(&nodes, &t->source);
 
@@ -183,18 +183,22 @@ static __always_inline struct decision decide_tunnelled(void *data, void *end, _
 	struct found found = find_hearer(data, end, t);
 	struct decision decision;
 
+	if (!in_tc && !found.binding && t->loopback)
+		return passed(REASON_SLOW_PATH); /* most often it goes to `lo`, which tc alone can do */
+	/*
+	 * Loopback addresses may be this node's own as well: among processes of this home of which the sender is away, or from where
+	 * the addressee was until now. Both at once only where two nodes are each home to a guest of the other, who have the same ports.
+	 */
+	if (!found.binding && t->loopback) {
+		name_loopback(t, &node_address);
+		found = find_by_destination(t);
+	}
 	if (found.binding) {
 		decision = act(found, t, outer, must_wait(&found, t));
 		if (decision.step == STEP_PASS && (t->loopback || is_local(&t->source)))
 			decision.step = STEP_LOOP_BACK;
 	} else {
-		/*
-		 * Loopback addresses may be those of this node as well. Both at once only where two nodes are each home to a guest
-		 * of the other, who have the same ports.
-		 */
-		if (t->loopback)
-			name_loopback(t, &node_address);
-		decision = reversed(data, end, t, outer);
+		decision = reversed(data, end, t, outer, in_tc);
 	}
 	if (!decision.found.binding)
 		return decision;
@@ -206,7 +210,7 @@ static __always_inline struct decision decide_tunnelled(void *data, void *end, _
  * A packet that arrived on an uplink, in a frame of `length` bytes. `t`, zero on entry, is the packet on return; when that is
  * a tunnel's, from a node that we know, the one inside.
  */
-static __always_inline struct decision decide_arrival(void *data, void *end, __u32 length, struct tuple *t)
+static __always_inline struct decision decide_arrival(void *data, void *end, __u32 length, struct tuple *t, int in_tc)
 {
 	switch (parse_frame(data, end, t)) {
 	case PARSED_OTHER:
@@ -225,7 +229,7 @@ static __always_inline struct decision decide_arrival(void *data, void *end, __u
 	__u32 outer = t->fragment ? 0 : tunnel_header(t);
 
 	if (outer)
-		return decide_tunnelled(data, end, length, t, outer);
+		return decide_tunnelled(data, end, length, t, outer, in_tc);
 	struct found found = find_hearer(data, end, t);
 
 	if (found.tunnel_too_big && is_own(&t->destination))

@@ -75,10 +75,6 @@ static __always_inline int tc_send_reversed(struct __sk_buff *skb, const struct 
 		*reason = REASON_NO_ROOM;
 		return TC_ACT_SHOT;
 	}
-	if (d->step == STEP_REVERSE_BACK) {
-		*reason = REASON_LOOPED_BACK;
-		return tc_loop_back(skb, reason);
-	}
 	skb->mark = MARK_REVERSED;
 	return tc_send(binding);
 }

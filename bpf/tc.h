@@ -25,7 +25,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return TC_ACT_OK;
 	}
 	pull_headers(skb);
-	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t);
+	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t, 1);
 	if (t.tag)
 		d->reason = REASON_TAGGED; /* nobody to leave it to */
 	if (skb->mark == MARK_HANDED_IN) {
@@ -43,16 +43,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		return TC_ACT_OK;
 	if (d->step == STEP_DROP)
 		return TC_ACT_SHOT;
-	if (d->step == STEP_REVERSE_BACK && t.loopback) {
-		struct found other = find_by_destination(&t); /* who may be away as well */
-
-		if (other.binding && other.binding->action != ACTION_PASS) {
-			d->found = other;
-			d->step = other.binding->action == ACTION_TUNNEL ? STEP_TUNNEL : STEP_PARK;
-			d->reason = d->step == STEP_TUNNEL ? REASON_TUNNELLED : REASON_PARKED;
-		}
-	}
-	if (d->step == STEP_REVERSE || d->step == STEP_REVERSE_BACK)
+	if (d->step == STEP_REVERSE)
 		return tc_send_reversed(skb, d, &t, &d->reason);
 	if (d->outer && d->step != STEP_TUNNEL && tc_decapsulate(skb, d, &t)) {
 		d->reason = REASON_NO_ROOM;

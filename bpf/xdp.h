@@ -123,7 +123,7 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 {
 	const struct binding *binding = d->found.binding;
 
-	if (d->step == STEP_REVERSE || d->step == STEP_REVERSE_BACK || d->step == STEP_LOOP_BACK)
+	if (d->step == STEP_REVERSE || d->step == STEP_LOOP_BACK)
 		return 1;
 	__u32 length = inner->total + overhead(binding);
 
@@ -169,7 +169,7 @@ int hp_xdp(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	__u64 bytes = end - data;
 	struct tuple t = {};
-	struct decision d = decide_arrival(data, end, bytes, &t);
+	struct decision d = decide_arrival(data, end, bytes, &t, 0);
 	int verdict = XDP_PASS;
 
 	if (d.found.binding && d.step == STEP_DROP)

@@ -268,8 +268,8 @@ export class LocalSource implements SourceParticipant {
   }
 
   /**
-   * The tree's sockets are in repair mode, so that its death closes them without a FIN or RST; packets that still come
-   * here go on to the destination.
+   * The tree's sockets are in repair mode, so that its death closes them without a FIN or RST; packets that have come here since
+   * the freeze go back to its home, which knows where it is, and whose those between loopback addresses are (bpf/loopback.h).
    */
   async commit({ migration }: MigrationRequest): Promise<ParkCounts> {
     return this.acts.run(`commit ${migration}`, () => this.destroyHere(migration));
@@ -280,7 +280,7 @@ export class LocalSource implements SourceParticipant {
     if (departure === undefined) return NONE;
     const { record, session, pages, resident } = departure;
     resident?.control.raise(record.request.epoch);
-    const counts = (await resident?.control.tunnel(record.request.destination)) ?? NONE;
+    const counts = (await resident?.control.tunnel(resident.home)) ?? NONE;
     await reached('source', 'forwarded', migration);
     session?.go('post-dump');
     await reached('source', 'let-end', migration);

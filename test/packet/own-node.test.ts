@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
 import { loopbackName } from '../../cli/forwarding/loopback.js';
 import { type AnyProgramName, ARRIVAL_IFINDEX, type Bench, type BindingFields, type ReasonName } from './bench.js';
-import { ethernet } from './packets.js';
+import { ethernet, ipv4, Protocol, udp } from './packets.js';
 import {
   BINDING,
   CARE_OF,
@@ -106,26 +106,62 @@ for (const [words, ends] of [
 
   lo(`what was on its way to it when it came home, over ${words}, goes into lo`, () => {
     const arrived = frame(tunnelled(request(ends), { source: CARE_OF, destination: HOME }));
-    const bench = home({ action: 'pass' }).claim(BINDING, loopbackName(CARE_OF, LOOPBACK), SERVICE_PORT);
-    expectOf(bench, 'hp_ingress', arrived, 'redirect', 'looped_back', overLo(request(ends)));
+    expectOf(home({ action: 'pass' }), 'hp_xdp', arrived, 'pass', 'slow_path');
+    expectOf(home({ action: 'pass' }), 'hp_ingress', arrived, 'redirect', 'looped_back', overLo(request(ends)));
+  });
+
+  lo(`what was on its way to it when it left for another host, over ${words}, follows it`, () => {
+    const arrived = frame(tunnelled(request(ends), { source: CARE_OF, destination: HOME }));
+    const bench = home({ ...away, careOf: '10.0.0.4' });
+    const follows = onward(tunnelled(request(ends), { destination: '10.0.0.4', ttl: 63 }));
+    if (ends === local) expectOf(bench, 'hp_xdp', arrived, 'tx', 'tunnelled', follows);
+    else expectOf(bench, 'hp_xdp', arrived, 'pass', 'slow_path');
+    expectOf(bench, 'hp_ingress', arrived, 'redirect', 'tunnelled', follows);
   });
 }
 
-lo('what one that is away says to another that is away goes on to that one', () => {
-  const other = request({ ...loop, port: 80, fromPort: SERVICE_PORT });
-  const bench = home(away)
-    .bind(BINDING + 1, { ...away, careOf: '10.0.0.4' })
+/** One that is away, at the care-of host, says it to another process of this home. */
+const toOther = request({ ...loop, port: 80, fromPort: SERVICE_PORT });
+const fromAway = frame(tunnelled(toOther, { source: CARE_OF, destination: HOME }));
+
+function withOther(binding: BindingFields): Bench {
+  return home(away)
+    .bind(BINDING + 1, { ...binding, careOf: '10.0.0.4' })
     .claim(BINDING + 1, NAME, 80);
-  const arrived = frame(tunnelled(other, { source: CARE_OF, destination: HOME }));
-  expectOf(bench, 'hp_loopback', overLo(other), 'drop', 'guarded');
-  const onwards = onward(tunnelled(other, { destination: '10.0.0.4', ttl: 63 }));
-  expectOf(bench, 'hp_ingress', arrived, 'redirect', 'tunnelled', onwards);
+}
+
+lo('what one that is away says to another that is away goes on to that one', () => {
+  const bench = withOther(away);
+  expectOf(bench, 'hp_loopback', overLo(toOther), 'drop', 'guarded');
+  const onwards = onward(tunnelled(toOther, { destination: '10.0.0.4', ttl: 63 }));
+  expectOf(bench, 'hp_ingress', fromAway, 'redirect', 'tunnelled', onwards);
+});
+
+lo('and what it says to one that is at home, or to nobody of ours, goes into lo', () => {
+  expectOf(withOther({ action: 'pass' }), 'hp_ingress', fromAway, 'redirect', 'looped_back', overLo(toOther));
+  expectOf(home(away), 'hp_ingress', fromAway, 'redirect', 'looped_back', overLo(toOther));
+});
+
+lo('what it says to one that is frozen waits, and to one of which older packets wait, waits behind them', () => {
+  expectOf(withOther({ action: 'park' }), 'hp_ingress', fromAway, 'redirect', 'parked');
+  for (const binding of [away, { action: 'pass' }] as const) {
+    const bench = withOther({ ...binding, draining: true }).setParkState(BINDING + 1, 2, 1);
+    expectOf(bench, 'hp_ingress', fromAway, 'redirect', 'parked');
+  }
+});
+
+lo('datagrams to one that is about to stand still wait, from whoever they come', () => {
+  const said = ipv4(loop, udp(4000, SERVICE_PORT));
+  const bench = (): Bench =>
+    home({ action: 'pass', hold: 'datagrams' }).claim(BINDING, NAME, SERVICE_PORT, { protocol: Protocol.udp });
+  expectOf(bench(), 'hp_loopback', overLo(said), 'redirect', 'parked');
+  const arrived = frame(tunnelled(said, { source: CARE_OF, destination: HOME }));
+  expectOf(bench(), 'hp_ingress', arrived, 'redirect', 'parked');
 });
 
 lo('loopback of another home is nothing of ours', () => {
-  const bench = home(away);
-  const arrived = frame(tunnelled(request(loop), { source: CARE_OF, destination: HOME }));
-  expectOf(bench, 'hp_ingress', arrived, 'pass', 'tunnel_no_binding');
+  const arrived = frame(tunnelled(request({ ...loop, port: 80 }), { source: CARE_OF, destination: HOME }));
+  expectOf(home(away), 'hp_ingress', arrived, 'pass', 'tunnel_no_binding');
 });
 lo.run();
 
