@@ -4,6 +4,7 @@ import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   countOrphans,
+  type Endpoint,
   findUnreadDatagrams,
   type InternetSocket,
   isLoopback,
@@ -96,24 +97,49 @@ export function requireNoDatagrams({ localPids }: Tree): void {
 
 /**
  * The process stands still: a port that it opened in the last moment belongs to nobody in the datapath, and its packets would
- * be lost.
+ * be lost. What is between two sockets of the tree needs nobody.
  * @param sockets of the tree. They were asked: to find them in the kernel's tables takes a walk through all 2^18 buckets of it (6 ms).
  * @throws {UserError} `OPENED_MEANWHILE`
  */
 export function requireSamePorts(
-  { ports, block }: Pick<Tree, 'ports'> & { readonly block?: PortBlock | undefined },
+  { localPids, ports, block }: Tree & { readonly block?: PortBlock | undefined },
   sockets: readonly Pick<SurveyedOptions, 'local'>[],
 ): void {
   const known = new Set(ports);
-  for (const { local } of sockets) {
-    if (local.port === 0 || isLoopback(local.address) || known.has(local.port)) continue;
-    if (block !== undefined && isInBlock(block, local.port)) continue;
+  const opened = sockets.filter(
+    ({ local: { address, port } }) =>
+      port !== 0 && !known.has(port) && !isUnforwarded(address) && (block === undefined || !isInBlock(block, port)),
+  );
+  if (opened.length === 0) return;
+  const ours = new Set(sockets.filter(({ local }) => local.port !== 0).map(({ local }) => nameOf(local)));
+  const onLoopback = opened.some(({ local }) => isLoopback(local.address));
+  const listed = onLoopback ? readInternetSockets(localPids[0] ?? 0) : [];
+  const isWithin = (local: Endpoint): boolean => {
+    const remotes = listed.filter((socket) => nameOf(socket.local) === nameOf(local)).map(({ remote }) => remote);
+    return remotes.length > 0 && remotes.every((remote) => namesOf(remote).some((name) => ours.has(name)));
+  };
+  for (const { local } of opened) {
+    if (isLoopback(local.address) && isWithin(local)) continue;
     throw new UserError({
       code: 'OPENED_MEANWHILE',
       message: `the process opened port ${local.port} in the very moment in which it was stopped`,
       remedy: 'try again',
     });
   }
+}
+
+/** Nobody outside its tree is heard on another loopback address than 127.0.0.1 and ::1 (`LOCAL_CONNECTION`). */
+function isUnforwarded(address: string): boolean {
+  return address.startsWith('127.') && address !== '127.0.0.1';
+}
+
+function nameOf({ address, port }: Endpoint): string {
+  return `${address} ${port}`;
+}
+
+/** By its own address, and by the wildcards that may stand for it. */
+function namesOf({ address, port }: Endpoint): string[] {
+  return [address, '0.0.0.0', '0:0:0:0:0:0:0:0'].map((one) => nameOf({ address: one, port }));
 }
 
 function isClosing({ state, inode }: InternetSocket): boolean {

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
@@ -7,7 +8,10 @@ import { requireSamePorts } from '../../cli/migration/drain.js';
 import { readSocketDefaults, type SurveyedOptions, surveyTree } from '../../cli/process/socket-survey.js';
 import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
 
-/** Listens and is bound in every family, says its ports, and opens one more when it is told to. */
+/**
+ * Listens and is bound in every family and on loopback, says its ports, and opens one more when it is told to: at the wildcard, or
+ * a connection with a port of 127.0.0.1.
+ */
 const PROGRAM = `
 import socket, sys
 kept = []
@@ -22,11 +26,16 @@ loopback = [port(socket.AF_INET, socket.SOCK_STREAM, '127.0.0.1')]
 kept.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
 kept.append(socket.socket(socket.AF_UNIX))
 accepted = socket.create_connection(('127.0.0.1', loopback[0]))
-known = [port(socket.AF_INET, socket.SOCK_STREAM, '0.0.0.0'), port(socket.AF_INET6, socket.SOCK_STREAM, '::'),
+port(socket.AF_INET, socket.SOCK_STREAM, '127.0.0.2')
+known = loopback + [port(socket.AF_INET, socket.SOCK_STREAM, '0.0.0.0'), port(socket.AF_INET6, socket.SOCK_STREAM, '::'),
          port(socket.AF_INET, socket.SOCK_DGRAM, '0.0.0.0'), port(socket.AF_INET6, socket.SOCK_DGRAM, '::')]
 print(*known, flush=True)
-sys.stdin.readline()
-print(port(socket.AF_INET6, socket.SOCK_DGRAM, '::'), flush=True)
+to = sys.stdin.readline().strip()
+if to:
+    kept.append(socket.create_connection(('127.0.0.1', int(to))))
+    print(kept[-1].getsockname()[1], flush=True)
+else:
+    print(port(socket.AF_INET6, socket.SOCK_DGRAM, '::'), flush=True)
 sys.stdin.readline()
 `;
 
@@ -54,26 +63,58 @@ async function survey({ pid = 0 }: ChildProcess): Promise<SurveyedOptions[]> {
   return await surveyTree([pid], readSocketDefaults('self'));
 }
 
-test('a port that was opened since the look is noticed, whatever it is of', async ({ child, ports }) => {
-  requireSamePorts({ ports }, await survey(child)); // its loopback, its unbound and its unix sockets are nobody's concern
-  child.stdin?.write('\n');
-  const [opened] = await numbers(child);
+function requireSame(child: ChildProcess, ports: readonly number[], sockets: readonly SurveyedOptions[]): void {
+  requireSamePorts({ localPids: [child.pid ?? 0], ports }, sockets);
+}
+
+async function noticed(child: ChildProcess, ports: readonly number[], opened: number | undefined): Promise<void> {
   const sockets = await survey(child);
   try {
-    requireSamePorts({ ports }, sockets);
+    requireSame(child, ports, sockets);
     assert.unreachable('it should have been refused');
   } catch (error) {
     assert.instance(error, UserError);
     assert.is((error as UserError).code, 'OPENED_MEANWHILE');
     assert.match((error as UserError).message, `opened port ${opened} `);
   }
+}
+
+test('a port that was opened since the look is noticed, whatever it is of', async ({ child, ports }) => {
+  // what is within the tree, its unbound, its unix sockets and those of other loopback addresses are nobody's concern
+  requireSame(child, ports, await survey(child));
+  child.stdin?.write('\n');
+  await noticed(child, ports, (await numbers(child))[0]);
+});
+
+test('a connection over loopback with somebody else is noticed, one within the tree is not', async ({
+  child,
+  ports,
+}) => {
+  const other = createServer().listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  try {
+    child.stdin?.write(`${(other.address() as AddressInfo).port}\n`);
+    await noticed(child, ports, (await numbers(child))[0]);
+  } finally {
+    other.close();
+    child.kill('SIGKILL'); // or the server would not end
+  }
+});
+
+test('a connection over loopback that nobody in the tree has accepted yet is one within it', async ({
+  child,
+  ports,
+}) => {
+  child.stdin?.write(`${ports[1]}\n`); // at a wildcard
+  await numbers(child);
+  requireSame(child, ports, await survey(child));
 });
 
 test('each port that is not known is noticed', async ({ child, ports }) => {
   const sockets = await survey(child);
   for (const left of ports) {
     const known = ports.filter((port) => port !== left);
-    assert.throws(() => requireSamePorts({ ports: known }, sockets), new RegExp(` ${left} `));
+    assert.throws(() => requireSame(child, known, sockets), new RegExp(` ${left} `));
   }
 });
 
@@ -81,7 +122,7 @@ test('a socket says of itself what the kernel says in its tables', async ({ chil
   const pid = child.pid ?? 0;
   const holders = readSocketHolders([pid]);
   const listed = readInternetSockets(pid).filter(({ inode }) => holders.has(inode));
-  assert.is(listed.length, 6);
+  assert.is(listed.length, 7);
   const asked = new Map((await survey(child)).map(({ fd, local }) => [fd, local]));
   for (const { inode, local } of listed) assert.equal(asked.get(holders.get(inode)?.fd ?? -1), local);
 });
@@ -89,7 +130,7 @@ test('a socket says of itself what the kernel says in its tables', async ({ chil
 test('a process that is gone has opened nothing', async ({ child }) => {
   child.kill('SIGKILL');
   await once(child, 'exit');
-  requireSamePorts({ ports: [] }, await survey(child));
+  requireSame(child, [], await survey(child));
 });
 
 test.run();
