@@ -309,6 +309,7 @@ export class LocalSource implements SourceParticipant {
     if (!this.departures.has(migration)) return; // its own failure has put it back
     const { record, session, pages, sending, resident } = departure;
     const held = session?.passed('pre-dump') === true;
+    this.controlOf(departure)?.openEgress(resident?.home); // it runs as soon as CRIU lets go of it, and what it says counts again
     sending?.giveUp(tooLate(migration));
     pages?.discard();
     departure.memory?.giveUp(tooLate(migration));
@@ -322,7 +323,6 @@ export class LocalSource implements SourceParticipant {
       holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
     }
     await reached('source', 'repaired', migration);
-    this.controlOf(departure)?.openEgress(resident?.home);
     if (resident === undefined) scatter(record.freezer);
     else {
       const pod = new Cgroup(record.freezer.path);
