@@ -280,7 +280,7 @@ enum reason {
 	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
 	REASON_REVERSED = 27,        /* a pod's packet, in a tunnel to its home; there: taken out of it and sent to the correspondent */
 	REASON_PARK_LOST = 28,       /* parked, but the queue was full or taken away: counted by the controller, packets only */
-	REASON_INTERNAL = 29,        /* passed: both ends are in the pod */
+	REASON_INTERNAL = 29,        /* passed: both ends are in the pod; or CRIU tells a socket that it restores of a FIN */
 	REASON_HOMEWARD = 30,        /* a pod's packet for somebody on its home node itself: on its way there */
 	REASON_LOOPED_BACK = 31,     /* into this node's (or pod's) own stack, by way of its `lo` */
 	REASON_COUNT = 32,

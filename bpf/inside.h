@@ -49,7 +49,7 @@ static __always_inline int inside(struct __sk_buff *skb, enum reason *reason)
 	if (parsed != PARSED || t.fragment == FRAGMENT_LATER || (t.protocol != IPPROTO_TCP && t.protocol != IPPROTO_UDP))
 		return TC_ACT_OK;
 	*reason = REASON_INTERNAL;
-	if (has_socket(skb, &t))
+	if (skb->mark == MARK_CRIU || has_socket(skb, &t))
 		return TC_ACT_OK;
 	/* the pod's end of its link, which the filter has as its class: the one thing about a pod that its programs know */
 	__u32 link = skb->tc_classid & 0xffff;

@@ -17,6 +17,11 @@
 
 #define LOOPBACK_IFINDEX 1
 #define LOOPBACK_IPV4 0x7f000001
+/*
+ * CRIU's own packets (SOCCR_MARK of soccr/soccr.h): a restored socket that had heard its correspondent's FIN is told of it once
+ * more, by a segment over `lo` that nobody must park.
+ */
+#define MARK_CRIU 0xc114
 
 static __always_inline int is_loopback(const struct address *address)
 {

@@ -192,6 +192,9 @@ static __always_inline int loopback(struct __sk_buff *skb, struct decision *d)
 	d->reason = REASON_NOT_PARSED;
 	if (!scratch)
 		return TC_ACT_OK;
+	d->reason = REASON_INTERNAL;
+	if (skb->mark == MARK_CRIU)
+		return TC_ACT_OK;
 	struct tuple *t = &scratch->judged;
 
 	*t = (struct tuple){};

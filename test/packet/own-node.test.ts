@@ -28,6 +28,7 @@ const NAME = loopbackName(HOME, LOOPBACK);
 const BLOCK = 65_280;
 const NO_MAC = '00:00:00:00:00:00';
 const HOMEWARD = '02:68:6f:6d:65:00';
+const CRIUS_MARK = 0xc114;
 
 const away: BindingFields = { action: 'tunnel', egress: 'shut', careOf: CARE_OF };
 const here: BindingFields = { action: 'deliver', egress: 'open', careOf: HOME };
@@ -157,6 +158,16 @@ lo('datagrams to one that is about to stand still wait, from whoever they come',
   expectOf(bench(), 'hp_loopback', overLo(said), 'redirect', 'parked');
   const arrived = frame(tunnelled(said, { source: CARE_OF, destination: HOME }));
   expectOf(bench(), 'hp_ingress', arrived, 'redirect', 'parked');
+});
+
+lo('what CRIU tells a socket that it restores is never parked', () => {
+  const fin = overLo(request({ flags: 'FA' }));
+  const frozen = home({ action: 'park', egress: 'shut' });
+  expectOf(frozen, 'hp_loopback', fin, 'redirect', 'parked');
+  const { verdict, reason } = frozen.run('hp_loopback', fin, { mark: CRIUS_MARK });
+  assert.equal([verdict, reason], ['pass', 'internal']);
+  const inPod = host(here).run('hp_inside', fin, { mark: CRIUS_MARK });
+  assert.equal([inPod.verdict, inPod.reason], ['pass', 'internal']);
 });
 
 lo('loopback of another home is nothing of ours', () => {
