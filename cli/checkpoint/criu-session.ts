@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pidfdOpen, pollReadable } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
+import { openForReader } from '../system/fifo.js';
 import { type ProcessStamp, readText, stampAlive } from '../system/procfs.js';
 import { criuOf, endCriuOf } from './criu-processes.js';
 import { HookLog } from './hook-log.js';
@@ -166,17 +167,6 @@ export class CriuSession {
 
   private say(line: string): void {
     if (!this.over && this.verdict !== undefined) writeSync(this.verdict, `${line}\n`);
-  }
-}
-
-/** A FIFO opened for writing, once somebody reads it or waits to; undefined before, and when it is gone (fifo(7)). */
-function openForReader(path: string): number | undefined {
-  try {
-    return openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENXIO' || code === 'ENOENT') return undefined;
-    throw error;
   }
 }
 

@@ -1,10 +1,11 @@
-import { closeSync, constants, openSync, statSync } from 'node:fs';
+import { closeSync, constants, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { setPipeSize } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
+import { openForReader } from '../system/fifo.js';
 
 const INLET = 'memory';
 const PIPE_BYTES = 1 << 20;
@@ -79,15 +80,4 @@ function refused(): UserError {
     remedy: "free memory there, or look at the destination's log",
     exitStatus: 6,
   });
-}
-
-/** A FIFO opened for writing, once somebody reads it; undefined before, and when it is gone (fifo(7)). */
-function openForReader(path: string): number | undefined {
-  try {
-    return openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENXIO' || code === 'ENOENT') return undefined;
-    throw error;
-  }
 }
