@@ -17,7 +17,7 @@ static __always_inline int is_icmp_error(void *data, void *end, const struct tup
 {
 	struct icmp_header *icmp = data + bounded(t->l4);
 
-	if (!is_icmp(t) || t->fragment || (void *)(icmp + 1) > end)
+	if (!is_icmp(t) || t->fragment || (void *)(icmp + 1) > end || t->total < t->headers + sizeof(*icmp))
 		return 0;
 	if (t->family == FAMILY_IPV6)
 		return icmp->type < ICMP6_INFORMATIONAL;
@@ -51,6 +51,7 @@ static __always_inline int parse_quoted_packet(void *data, void *end, __u32 offs
 	quoted->protocol = ip->nexthdr;
 	quoted->total = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	quoted->df = 1;
+	quoted->fragment = FRAGMENT_NONE;
 	quoted->l3 = offset;
 	quoted->l4 = offset + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_FRAGMENT) {
@@ -61,12 +62,20 @@ static __always_inline int parse_quoted_packet(void *data, void *end, __u32 offs
 		quoted->protocol = fragment->next;
 		quoted->l4 += sizeof(*fragment);
 	}
+	quoted->headers = quoted->l4 - offset;
 	return parse_transport(data, end, quoted, 1) == PARSED;
+}
+
+/* What lies behind the end of the error itself is padding of its frame, whatever it looks like. */
+static __always_inline int is_quoted_in(const struct tuple *t, const struct tuple *quoted)
+{
+	return quoted->l3 + quoted->headers <= t->l3 + t->total;
 }
 
 static __always_inline int parse_quoted(void *data, void *end, const struct tuple *t, struct tuple *quoted)
 {
-	return parse_quoted_packet(data, end, t->l4 + sizeof(struct icmp_header), t->family, quoted);
+	return parse_quoted_packet(data, end, t->l4 + sizeof(struct icmp_header), t->family, quoted) &&
+	       is_quoted_in(t, quoted);
 }
 
 /* Whether an ICMP error says that the packet which it quotes was too big for a link. */

@@ -228,7 +228,8 @@ static __always_inline int tc_heed_too_big(struct __sk_buff *skb, const struct t
 	__u32 mtu = bpf_ntohs(icmp->mtu) ?: usual_mtu_below(outer->total); /* of ICMPv6 the lower half: all that is of interest */
 	__u32 at = bounded(outer->l3 + header_bytes(outer->family, outer->protocol == IPPROTO_UDP));
 	__u8 *first = data + at;
-	int legible = (void *)(first + 1) <= end && parse_quoted_packet(data, end, at, *first >> 4, inner);
+	int legible = (void *)(first + 1) <= end && parse_quoted_packet(data, end, at, *first >> 4, inner) &&
+		      is_quoted_in(t, inner);
 
 	if (mtu >= outer->total || (t->family == FAMILY_IPV6 && icmp->unused)) /* it would have fitted */
 		return TC_ACT_OK;

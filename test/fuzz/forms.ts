@@ -280,11 +280,11 @@ export function toldMtu(passage: Passage): number | undefined {
 
 /** The news, passed on to the correspondent whose packet was in the tunnel. */
 export function checkRelayed(passage: Passage): string | undefined {
-  const { scene, input, outer, news, end } = passage;
+  const { scene, input, outer, news } = passage;
   const told = toldMtu(passage);
   if (news === undefined || told === undefined) return 'no router has said so of a tunnel that is in use';
   const at = news.l3 + (news.family === 6 ? 40 : 20) + (news.protocol === 17 ? 8 : 0);
-  const about = new Reading().readIp(input, at, end, true);
+  const about = new Reading().readIp(input, at, outer.packetEnd, true);
   if (!about.valid || !about.df) return 'the packet inside is not there, or allows to be fragmented';
   return checkTooBig(passage, about, outer.packetEnd, leastMtu(about.family, told - overhead(scene)));
 }

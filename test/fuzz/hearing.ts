@@ -53,9 +53,9 @@ const hears = (bytes: Uint8Array, r: Reading): Heard =>
 const speaks = (bytes: Uint8Array, r: Reading): Heard =>
   claimed(bytes, r, r.source, r.sourcePort, r.destination, r.destinationPort);
 
-/** An ICMP error is about the packet that it quotes. */
-function isError(bytes: Uint8Array, reading: Reading, end: number): boolean {
-  if (reading.l4 + 8 > end) return false;
+/** An ICMP error is about the packet that it quotes. What lies behind its end is padding of the frame. */
+function isError(bytes: Uint8Array, reading: Reading): boolean {
+  if (reading.l4 + 8 > reading.packetEnd) return false;
   const type = u8(bytes, reading.l4);
   return reading.family === 6 ? type < 128 : [3, 4, 11, 12].includes(type);
 }
@@ -67,11 +67,11 @@ const isSpecial = (reading: Reading): boolean => reading.beyond || reading.fragm
 const quoted = new Reading();
 
 /** Whose a packet is that is no tunnel's. */
-function whose(bytes: Uint8Array, reading: Reading, end: number, side: 'heard' | 'said'): Heard {
+function whose(bytes: Uint8Array, reading: Reading, side: 'heard' | 'said'): Heard {
   if (isSpecial(reading)) return Heard.perhaps;
   if (!isIcmp(reading)) return side === 'heard' ? hears(bytes, reading) : speaks(bytes, reading);
-  if (!isError(bytes, reading, end)) return Heard.nobody;
-  quoted.readIp(bytes, reading.l4 + 8, end, true);
+  if (!isError(bytes, reading)) return Heard.nobody;
+  quoted.readIp(bytes, reading.l4 + 8, reading.packetEnd, true);
   if (quoted.family === 6 && quoted.unusual) return Heard.perhaps;
   if (!quoted.valid || quoted.family !== reading.family || quoted.fragment === Fragment.later) return Heard.nobody;
   if (side === 'said') return hears(bytes, quoted);
@@ -98,7 +98,8 @@ const tooBig = new Reading();
  * but the node itself. @returns the header that it quotes
  */
 function readNews(passage: Passage): Reading | undefined {
-  const { input, end, outer, scene } = passage;
+  const { input, outer, scene } = passage;
+  const end = outer.packetEnd;
   if (!isIcmp(outer) || outer.fragment !== Fragment.none || outer.l4 + 8 > end) return undefined;
   const kind = u16(input, outer.l4);
   if (outer.family === 6 ? kind >> 8 !== 2 : kind !== 0x0304) return undefined;
@@ -119,7 +120,7 @@ export function whoHears(passage: Passage): Heard {
   const here = isThere(input, outer.destination, family, own);
   const udp = here && outer.protocol === 17 && outer.destinationPort === TUNNEL_PORT;
   if (outer.fragment !== Fragment.none || outer.beyond || (outer.protocol !== 4 && outer.protocol !== 41 && !udp)) {
-    const heard = whose(input, outer, end, 'heard');
+    const heard = whose(input, outer, 'heard');
     if (heard === Heard.nobody) passage.news = readNews(passage);
     return heard;
   }
@@ -130,13 +131,13 @@ export function whoHears(passage: Passage): Heard {
   if (!inner.valid || inner.packetEnd !== outer.packetEnd) return Heard.nobody;
   if (!udp && inner.family !== (outer.protocol === 41 ? 6 : 4)) return Heard.nobody;
   passage.tunnel = inner;
-  const heard = whose(input, inner, end, 'heard');
+  const heard = whose(input, inner, 'heard');
   if (heard !== Heard.nobody) return heard;
   // Through a reverse tunnel the process speaks: from where it is away, and from nowhere else.
   const { binding, sharedAction } = scene;
   const away = [binding.action, sharedAction].filter((action) => action === 'tunnel' || action === 'park').length;
   if (!isThere(input, outer.source, family, bytesOf(binding.careOf)) || away === 0) return Heard.nobody;
-  const said = whose(input, inner, end, 'said');
+  const said = whose(input, inner, 'said');
   return said === Heard.bound && away === 1 ? Heard.perhaps : said; // the other one of the two bindings may have it
 }
 
@@ -145,5 +146,5 @@ export function whoSpeaks(passage: Passage): Heard {
   const { input, from, end, outer } = passage;
   outer.readFrame(input, from, end);
   if (!outer.valid || outer.tag !== Tag.none) return Heard.perhaps; // the guard may be stricter
-  return whose(input, outer, end, 'said');
+  return whose(input, outer, 'said');
 }

@@ -142,7 +142,7 @@ export class Reading {
     if (!quoted && (this.packetEnd > end || this.packetEnd < this.l4)) return this;
     const transport = this.fragment !== Fragment.later && (this.protocol === 6 || this.protocol === 17);
     if (!transport) {
-      this.valid = quoted || this.l4 <= limit;
+      this.valid = this.l4 <= limit;
       return this;
     }
     if (this.l4 + 8 > limit) return this;

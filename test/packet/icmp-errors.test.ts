@@ -65,6 +65,14 @@ const others: readonly (readonly [string, Buffer])[] = [
   ],
   ['an error that quotes no ports', ipv4(fromRouter, icmp(3, 3, 0, quote(reply(), 2)))],
   ['an error that quotes nothing', ipv4(fromRouter, icmp(3, 3, 0, Buffer.alloc(0)))],
+  [
+    'an error that quotes nothing, before padding that looks like a packet of the process',
+    ipv4({ ...fromRouter, totalLength: 28 }, icmp(3, 3, 0, quote(reply()))),
+  ],
+  [
+    'an ICMP packet of no bytes, before padding that looks like an error',
+    ipv4({ ...fromRouter, totalLength: 20 }, icmp(3, 3, 0, quote(reply()))),
+  ],
   ['an error about a later fragment', ipv4(fromRouter, icmp(3, 1, 0, quote(reply({ df: false, fragmentOffset: 9 }))))],
   ['an error about an error', ipv4(fromRouter, icmp(3, 3, 0, ipv4(fromRouter, icmp(3, 3, 0, quote(reply())))))],
 ];
