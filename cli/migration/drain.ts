@@ -3,13 +3,13 @@ import { UserError } from '../errors.js';
 import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
-  countOrphans,
   type Endpoint,
   findUnreadDatagrams,
   type InternetSocket,
   isLoopback,
   readInternetSockets,
   readSocketHolders,
+  type TcpState,
 } from '../process/sockets.js';
 import { hasObjects, sysvFindings } from '../process/sysv.js';
 import type { DepartureRecord } from './records.js';
@@ -18,7 +18,7 @@ import { refuse } from './refusals.js';
 type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
 
 /** Closed by the process, and not yet to the end: nobody holds them any more, so nobody can carry them. */
-const CLOSING: ReadonlySet<string> = new Set(['FIN_WAIT1', 'CLOSING', 'LAST_ACK']);
+const CLOSING: readonly TcpState[] = ['FIN_WAIT1', 'CLOSING', 'LAST_ACK'];
 /** A correspondent that acknowledges is done by then; one that does not is not waited for. While the process runs: */
 const CLOSING_MS = 200;
 /** And in the freeze: */
@@ -66,10 +66,9 @@ export async function awaitClosed({ localPids, ports }: Tree): Promise<void> {
   const root = localPids[0] ?? 0;
   const ours = new Set(ports);
   const limit = performance.now() + CLOSING_FROZEN_MS;
-  // To find them takes a walk through all 2^18 buckets of the kernel's table (6 ms); most often there are none to find.
-  while (countOrphans(root) > 0 && performance.now() < limit) {
-    const sockets = readInternetSockets(root, ['tcp', 'tcp6']);
-    if (!sockets.some((socket) => isClosing(socket) && ours.has(socket.local.port))) return;
+  while (performance.now() < limit) {
+    const closing = readInternetSockets(root, ['tcp', 'tcp6'], CLOSING).filter(isClosing);
+    if (!closing.some(({ local }) => ours.has(local.port))) return;
     await pause(1); // the kernel has no event for it
   }
 }
@@ -98,7 +97,7 @@ export function requireNoDatagrams({ localPids }: Tree): void {
 /**
  * The process stands still: a port that it opened in the last moment belongs to nobody in the datapath, and its packets would
  * be lost. What is between two sockets of the tree needs nobody.
- * @param sockets of the tree. They were asked: to find them in the kernel's tables takes a walk through all 2^18 buckets of it (6 ms).
+ * @param sockets of the tree. They were asked, each by its descriptor.
  * @throws {UserError} `OPENED_MEANWHILE`
  */
 export function requireSamePorts(
@@ -143,7 +142,7 @@ function namesOf({ address, port }: Endpoint): string[] {
 }
 
 function isClosing({ state, inode }: InternetSocket): boolean {
-  return inode === 0 && CLOSING.has(state);
+  return inode === 0 && CLOSING.includes(state);
 }
 
 /** Whether the tree uses System V objects of this node's own IPC namespace. */

@@ -1,21 +1,6 @@
-import { closeSync } from 'node:fs';
-import {
-  decodeNetlink,
-  encodeNetlink,
-  netlinkAttributes,
-  openSocketDiagnostics,
-  receiveNetlink,
-  sendNetlink,
-  withNetworkNamespace,
-} from '../../addon/lib/index.js';
-import type { NetlinkMessage } from '../../addon/lib/types.js';
-import { ExternalError } from '../errors.js';
+import { netlinkAttributes } from '../../addon/lib/index.js';
+import { dumpSockets } from './socket-diagnostics.js';
 
-const SOCK_DIAG_BY_FAMILY = 20; // include/uapi/linux/sock_diag.h
-const NLM_F_REQUEST = 1;
-const NLM_F_DUMP = 0x300;
-const NLMSG_ERROR = 2;
-const NLMSG_DONE = 3;
 const AF_UNIX = 1;
 const ALL_STATES = 0xffffffff;
 const SHOW_NAME_PEER_ICONS = 0x1 | 0x4 | 0x8; // include/uapi/linux/unix_diag.h
@@ -37,19 +22,12 @@ export interface UnixSocket {
 }
 
 /**
- * All unix sockets of the network namespace that `pid` is in. /proc/net/unix does not tell who is connected to whom.
+ * All unix sockets of the network namespace that `pid` is in; none when it is gone. /proc/net/unix does not tell who is connected to whom.
  * @throws {ExternalError} `NO_UNIX_DIAG` when the kernel was built without (CRIU needs it too).
  */
 export function readUnixSockets(pid: number): UnixSocket[] {
-  return withNetworkNamespace(`/proc/${pid}/ns/net`, () => {
-    const fd = openSocketDiagnostics();
-    try {
-      sendNetlink(fd, question());
-      return answers(fd);
-    } finally {
-      closeSync(fd);
-    }
-  });
+  const answers = dumpSockets(pid, 'unix_diag', question()) ?? [];
+  return answers.map(parse).filter((socket) => socket !== undefined);
 }
 
 /**
@@ -65,34 +43,11 @@ function question(): Buffer {
   body.writeUInt8(AF_UNIX, 0);
   body.writeUInt32LE(ALL_STATES, 4);
   body.writeUInt32LE(SHOW_NAME_PEER_ICONS, 12);
-  return encodeNetlink({ type: SOCK_DIAG_BY_FAMILY, flags: NLM_F_REQUEST | NLM_F_DUMP, sequence: 1, body }, []);
-}
-
-function answers(fd: number): UnixSocket[] {
-  const sockets: UnixSocket[] = [];
-  const buffer = Buffer.alloc(1 << 16);
-  for (;;) {
-    const length = receiveNetlink(fd, buffer);
-    if (length < 0) return sockets;
-    for (const message of decodeNetlink(buffer.subarray(0, length))) {
-      if (message.type === NLMSG_DONE) return sockets;
-      if (message.type === NLMSG_ERROR) {
-        throw new ExternalError({
-          code: 'NO_UNIX_DIAG',
-          message: `the kernel does not show its unix sockets (error ${-message.body.readInt32LE(0)})`,
-          command: 'sock_diag AF_UNIX',
-          log: [],
-          remedy: 'load the module unix_diag',
-        });
-      }
-      const socket = parse(message);
-      if (socket !== undefined) sockets.push(socket);
-    }
-  }
+  return body;
 }
 
 /** `struct unix_diag_msg`: family, type, state, pad, inode, cookie[2]; then attributes. */
-function parse({ body }: NetlinkMessage): UnixSocket | undefined {
+function parse(body: Buffer): UnixSocket | undefined {
   const type = TYPES[body.readUInt8(1)];
   if (type === undefined) return undefined;
   const attributes = netlinkAttributes(body, 16);

@@ -1,82 +1,62 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
+import { createInterface } from 'node:readline';
 import fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { parseSocketLine, readInternetSockets, TCP_STATES, type TransportName } from '../../cli/process/sockets.js';
+import { parseSocket, readInternetSockets, TCP_STATES, type TransportName } from '../../cli/process/sockets.js';
 
-// Lines of a real kernel, 6.18.
-const LISTENER =
-  '   0: 0100007F:18EB 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 30211 1 00000000ba9d2b4a 100 0 0 10 0';
-const ESTABLISHED =
-  '  12: 02004D0A:18EB 01004D0A:C6FE 01 00000010:00000020 02:000A7A1D 00000000  1000        0 31337 2 000000004d5ae1b6 20 4 30 10 -1';
-const TIME_WAIT =
-  '   3: 02004D0A:18EB 01004D0A:C700 06 00000000:00000000 03:00000B4B 00000000     0        0 0 3 0000000041ba7f7c';
-const MAPPED =
-  '   1: 0000000000000000FFFF000002004D0A:1F90 0000000000000000FFFF000001004D0A:D431 01 00000000:00000000 00:00000000 00000000     0        0 40404 1 00000000f8d0c9ee 20 0 0 10 -1';
-const WILDCARD6 =
-  '   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 555 1 0000000000000000 100 0 0 10 0';
-const GLOBAL6 =
-  '   5: B80D0120000000000000000001000000:0035 B80D0120000000000000000002000000:D903 01 00000000:00000000 00:00000000 00000000     0        0 777 2 0000000000000000 0';
+interface Printed {
+  readonly ends: readonly [readonly number[], readonly number[]];
+  readonly ports: readonly [number, number];
+  readonly state: number;
+  readonly queues: readonly [number, number];
+  readonly uid: number;
+  readonly inode: number;
+}
 
-test('reads a listener with the connections that nobody has accepted', () => {
-  assert.equal(parseSocketLine('tcp', LISTENER), {
+/** What the kernel answers for a socket: `struct inet_diag_msg`, and an attribute that nobody asked for. */
+function answerOf({ ends, ports, state, queues, uid, inode }: Printed): Buffer {
+  const answer = Buffer.alloc(72, 0);
+  answer.writeUInt8(ends[0].length === 4 ? 2 : 10, 0);
+  answer.writeUInt8(state, 1);
+  ports.forEach((port, end) => {
+    answer.writeUInt16BE(port, 4 + 2 * end);
+  });
+  ends.forEach((address, end) => {
+    answer.set(address, 8 + 16 * end);
+  });
+  [queues[0], queues[1], uid, inode].forEach((value, field) => {
+    answer.writeUInt32LE(value, 56 + 4 * field);
+  });
+  return Buffer.concat([answer, Buffer.from([5, 0, 8, 0, 1, 0, 0, 0])]);
+}
+
+/** A connection of a real kernel, 6.18, asked by family 2, protocol 6. */
+const ESTABLISHED = Buffer.from(
+  '02010000a4599e467f0000010000000000000000000000007f000001000000000000000000000000000000007bcc09000000000000000000000000000000000000000000' +
+    '5a5cf501',
+  'hex',
+);
+
+test('reads a connection as the kernel answers it', () => {
+  assert.equal(parseSocket('tcp', ESTABLISHED), {
     transport: 'tcp',
-    local: { address: '127.0.0.1', port: 6379 },
-    remote: { address: '0.0.0.0', port: 0 },
-    state: 'LISTEN',
-    receiveQueue: 3,
-    inode: 30211,
+    local: { address: '127.0.0.1', port: 42073 },
+    remote: { address: '127.0.0.1', port: 40518 },
+    state: 'ESTABLISHED',
+    receiveQueue: 0,
+    inode: 0x01f55c5a,
   });
 });
 
-test('reads a connection: both ends, and the queue that waits to be received, not the one to be sent', () => {
-  const socket = parseSocketLine('tcp', ESTABLISHED);
-  assert.equal(socket?.local, { address: '10.77.0.2', port: 6379 });
-  assert.equal(socket?.remote, { address: '10.77.0.1', port: 50942 });
-  assert.is(socket?.state, 'ESTABLISHED');
-  assert.is(socket?.receiveQueue, 0x20);
-  assert.is(socket?.inode, 31337);
-});
-
-test('a connection in TIME_WAIT belongs to nobody', () => {
-  const socket = parseSocketLine('tcp', TIME_WAIT);
-  assert.is(socket?.state, 'TIME_WAIT');
-  assert.is(socket?.inode, 0);
-});
-
-test('an IPv4 connection of an IPv6 socket has IPv4 addresses', () => {
-  const socket = parseSocketLine('tcp6', MAPPED);
-  assert.equal(socket?.local, { address: '10.77.0.2', port: 8080 });
-  assert.equal(socket?.remote, { address: '10.77.0.1', port: 54321 });
-});
-
-test('reads IPv6 addresses: the wildcard and global ones', () => {
-  assert.is(parseSocketLine('tcp6', WILDCARD6)?.local.address, '0:0:0:0:0:0:0:0');
-  const datagrams = parseSocketLine('udp6', GLOBAL6);
-  assert.equal(datagrams?.local, { address: '2001:db8:0:0:0:0:0:1', port: 53 });
-  assert.equal(datagrams?.remote, { address: '2001:db8:0:0:0:0:0:2', port: 55555 });
-});
-
-test('the empty line at the end of the table is no socket, and a cut line is none', () => {
-  assert.is(parseSocketLine('udp', ''), undefined);
-  assert.is(parseSocketLine('udp', LISTENER.slice(0, 60)), undefined);
-});
-
 test('a state that the kernel may invent later is NONE, not a crash', () => {
-  assert.is(parseSocketLine('tcp', LISTENER.replace(' 0A ', ' 1F '))?.state, 'NONE');
+  const answer = Buffer.from(ESTABLISHED);
+  answer.writeUInt8(31, 1);
+  assert.is(parseSocket('tcp', answer).state, 'NONE');
 });
-
-/** As the kernel prints it: each 32-bit word of the address in host order, little endian. */
-function print(bytes: readonly number[]): string {
-  const words: string[] = [];
-  for (let word = 0; word < bytes.length; word += 4) {
-    const swapped = bytes.slice(word, word + 4).reverse();
-    words.push(swapped.map((byte) => byte.toString(16).padStart(2, '0').toUpperCase()).join(''));
-  }
-  return words.join('');
-}
 
 /** The address in words, by somebody else's library. */
 function name(bytes: readonly number[]): string {
@@ -87,6 +67,20 @@ function name(bytes: readonly number[]): string {
   return address.toString();
 }
 
+/** Nobody accepts their connections, nor reads the datagrams. */
+const IDLE_LISTENERS = `
+import socket, sys
+four = socket.create_server(('127.0.0.1', 0))
+six = socket.create_server(('::', 0), family=socket.AF_INET6, dualstack_ipv6=True)
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(four.getsockname())
+clients = [socket.create_connection(('127.0.0.1', one.getsockname()[1])) for one in (four, six)]
+clients[0].send(b'abc')
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'hello', four.getsockname())
+print(four.getsockname()[1], six.getsockname()[1], flush=True)
+sys.stdin.readline()
+`;
+
 const byte = fc.integer({ min: 0, max: 255 });
 const four = fc.array(byte, { minLength: 4, maxLength: 4 });
 const sixteen = fc.oneof(
@@ -94,39 +88,54 @@ const sixteen = fc.oneof(
   four.map((last) => [...Array<number>(10).fill(0), 0xff, 0xff, ...last]),
 );
 const port = fc.integer({ min: 0, max: 65535 });
-const hex = (value: number, width: number): string => value.toString(16).toUpperCase().padStart(width, '0');
 
-test('any socket that the kernel can print comes back as it was', () => {
+test('any socket that the kernel can answer comes back as it was', () => {
   const socket = fc.record({
-    slot: fc.integer({ min: 0, max: 9_999_999 }),
     ends: fc.oneof(fc.tuple(four, four), fc.tuple(sixteen, sixteen)),
     protocol: fc.constantFrom('tcp' as const, 'udp' as const),
     ports: fc.tuple(port, port),
     state: fc.integer({ min: 1, max: TCP_STATES.length - 1 }),
     queues: fc.tuple(fc.nat(0xffffffff), fc.nat(0xffffffff)),
     uid: fc.nat(0xffffffff),
-    inode: fc.nat(),
-    more: fc.constantFrom('', ' 1 00000000ba9d2b4a 100 0 0 10 0', ' 2 0000000000000000 0'),
+    inode: fc.nat(0xffffffff),
   });
   fc.assert(
-    fc.property(socket, ({ slot, ends: [local, remote], protocol, ports, state, queues, uid, inode, more }) => {
+    fc.property(socket, ({ protocol, ...printed }) => {
+      const [local, remote] = printed.ends;
       const transport: TransportName = local.length === 4 ? protocol : `${protocol}6`;
-      const line = [
-        `${String(slot).padStart(4)}: ${print(local)}:${hex(ports[0], 4)} ${print(remote)}:${hex(ports[1], 4)}`,
-        `${hex(state, 2)} ${hex(queues[0], 8)}:${hex(queues[1], 8)} 00:00000000 00000000`,
-        `${String(uid).padStart(5)}        0 ${inode}${more}`,
-      ].join(' ');
-      assert.equal(parseSocketLine(transport, line), {
+      assert.equal(parseSocket(transport, answerOf(printed)), {
         transport,
-        local: { address: name(local), port: ports[0] },
-        remote: { address: name(remote), port: ports[1] },
-        state: TCP_STATES[state],
-        receiveQueue: queues[1],
-        inode,
+        local: { address: name(local), port: printed.ports[0] },
+        remote: { address: name(remote), port: printed.ports[1] },
+        state: TCP_STATES[printed.state],
+        receiveQueue: printed.queues[0],
+        inode: printed.inode,
       });
     }),
     { numRuns: 500 },
   );
+});
+
+test('a listener with the connections that nobody has accepted, and they wait in its queue', async () => {
+  const child = spawn('python3', ['-c', IDLE_LISTENERS], { stdio: ['pipe', 'pipe', 'inherit'] });
+  try {
+    const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string];
+    const [four = 0, six = 0] = line.split(' ').map(Number);
+    const found = readInternetSockets(child.pid ?? 0).filter(({ local }) => local.port === four || local.port === six);
+    const seen = found.map(
+      ({ transport, local, state, receiveQueue }) =>
+        `${transport} ${local.address} ${local.port === four ? 'v4' : 'v6'} ${state} ${transport === 'udp' ? receiveQueue > 0 : receiveQueue}`,
+    );
+    assert.equal(seen.sort(), [
+      'tcp 127.0.0.1 v4 ESTABLISHED 3', // sent, and read by nobody
+      'tcp 127.0.0.1 v4 LISTEN 1',
+      'tcp6 0:0:0:0:0:0:0:0 v6 LISTEN 1',
+      'tcp6 127.0.0.1 v6 ESTABLISHED 0', // by IPv4, of an IPv6 socket
+      'udp 127.0.0.1 v4 CLOSE true', // the room that they take, not their bytes
+    ]);
+  } finally {
+    child.kill('SIGKILL');
+  }
 });
 
 test('the sockets of some transports only, or of all', async () => {
@@ -141,6 +150,8 @@ test('the sockets of some transports only, or of all', async () => {
   assert.is(here.length, 1);
   assert.equal(readInternetSockets(process.pid, ['tcp']).filter(ours), here);
   assert.equal(readInternetSockets(process.pid, ['tcp6', 'udp', 'udp6']).filter(ours), []);
+  assert.equal(readInternetSockets(process.pid, ['tcp'], ['LISTEN']).filter(ours), here);
+  assert.equal(readInternetSockets(process.pid, ['tcp'], ['FIN_WAIT1', 'CLOSING']).filter(ours), []);
   server.close();
 });
 
