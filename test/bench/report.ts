@@ -1,12 +1,7 @@
-/*
- * The report: one page of Markdown with a picture for each part, and the same tables for the terminal.
- */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { textTable } from '../../cli/text-table.js';
 import { BINDINGS, TAXES, taxName } from './home-tax.js';
 import type { LabComparison } from './lab-comparison.js';
 import { RATIO_GROUPS } from './lab-ratios.js';
+import { inTerminal, type Section, writePage } from './page.js';
 import { BASE, CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import { barPlot, linePlot, type Series } from './plot.js';
 import { type Goal, goals, type Result } from './result.js';
@@ -22,34 +17,14 @@ const WORDS: Readonly<Record<(typeof CASES)[number], string>> = {
   park: 'park',
 };
 
-type Rows = readonly (readonly string[])[];
-
-interface Section {
-  readonly title: string;
-  readonly text: string;
-  readonly head: readonly string[];
-  readonly rows: Rows;
-  readonly picture?: { readonly file: string; readonly svg: string };
-}
-
 /** For the terminal. */
 export function terminalReport(result: Result): string {
-  return sections(result)
-    .map(({ title, text, head, rows }) => `${title}\n${text}\n\n${textTable(head, rows)}\n`)
-    .join('\n');
+  return inTerminal(sections(result));
 }
 
 /** Writes README.md and its pictures. @returns the path of the page. */
 export function writeReport(folder: string, result: Result): string {
-  mkdirSync(folder, { recursive: true });
-  const page = sections(result).map(({ title, text, head, rows, picture }) => {
-    if (picture !== undefined) writeFileSync(join(folder, picture.file), picture.svg);
-    const shown = picture === undefined ? [] : [`![${title}](${picture.file})`, ''];
-    return [`## ${title}`, '', text, '', ...shown, markdownTable(head, rows), ''].join('\n');
-  });
-  const path = join(folder, 'README.md');
-  writeFileSync(path, ['# The datapath, measured', '', ...page].join('\n'));
-  return path;
+  return writePage(folder, 'The datapath, measured', sections(result));
 }
 
 function sections(result: Result): Section[] {
@@ -172,9 +147,4 @@ function spread({ value, low, high }: Figure, digits: number): string {
 
 function bytes(size: number): string {
   return size < 1 << 20 ? `${(size / 1024).toFixed(1)} KiB` : `${(size / (1 << 20)).toFixed(1)} MiB`;
-}
-
-function markdownTable(head: readonly string[], rows: Rows): string {
-  const line = (cells: readonly string[]) => `| ${head.map((_, index) => cells[index] ?? '').join(' | ')} |`;
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
 }

@@ -9,11 +9,16 @@ import { projectFile } from '../../cli/system/project.js';
  * @returns where each node has it
  */
 export async function installProgram(name: string, ...nodes: LabNode[]): Promise<string> {
+  return await installFrom('lab', name, ...nodes);
+}
+
+/** The same with a program from another folder of the tests. */
+export async function installFrom(room: string, name: string, ...nodes: LabNode[]): Promise<string> {
   const path = `/run/${name}`;
   const { stdout } = await run('mktemp', ['-d', `/tmp/${name}-XXXXXX`]);
   const folder = stdout.trim();
   try {
-    await run('clang', ['-O2', '-Wall', '-o', `${folder}/${name}`, projectFile(`test/lab/${name}.c`), '-lm']);
+    await run('clang', ['-O2', '-Wall', '-o', `${folder}/${name}`, projectFile(`test/${room}/${name}.c`), '-lm']);
     for (const node of nodes) await run('cp', ['-p', `${folder}/${name}`, node.path(path)]);
   } finally {
     await run('rm', ['-rf', folder]);
@@ -22,9 +27,14 @@ export async function installProgram(name: string, ...nodes: LabNode[]): Promise
 }
 
 /** Starts a server in a node and waits until it has a socket on its port. @returns its pid in the node */
-export async function startServer(node: LabNode, command: readonly string[], port: number): Promise<number> {
+export async function startServer(
+  node: LabNode,
+  command: readonly string[],
+  port: number,
+  limitMs = 10_000,
+): Promise<number> {
   const pid = await node.detach(command);
-  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await sleep(5)) {
+  for (const deadline = Date.now() + limitMs; Date.now() < deadline; await sleep(5)) {
     const machinePid = node.machinePid(pid);
     if (machinePid === undefined) break;
     if (readInternetSockets(machinePid).some(({ local }) => local.port === port)) return pid;
