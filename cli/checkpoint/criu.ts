@@ -74,6 +74,8 @@ export interface DumpOptions extends Surroundings {
   readonly shellJob?: boolean;
   /** The tree uses System V objects of the node's own IPC namespace: CRIU saves them when it stands outside of that. */
   readonly outsideIpc?: boolean;
+  /** It uses shared memory under names that are gone: CRIU makes others beside it, which travel with it. */
+  readonly linkRemap?: boolean;
 }
 
 export interface RestoreOptions extends Surroundings {
@@ -106,7 +108,8 @@ const COMMON = [
  */
 export async function startDump(options: DumpOptions): Promise<CriuSession> {
   await makeVerdictFifo(options.images);
-  return start('dump', { ...options, memoryLimit: 0 }, ['-t', String(options.pid), '--ghost-limit', '16M']);
+  const names = options.linkRemap === true ? ['--link-remap'] : [];
+  return start('dump', { ...options, memoryLimit: 0 }, ['-t', String(options.pid), '--ghost-limit', '16M', ...names]);
 }
 
 /**

@@ -7,8 +7,6 @@ const MAX_NAME_BYTES = 255;
 
 /** What every pod has for itself: the kernel's file systems, devices, and the place where CRIU is for a moment. */
 const OF_THE_POD = ['/proc', '/sys', '/dev', '/.homeproxy'];
-/** Shared memory by name is a file like any other. */
-const SHARED_MEMORY = '/dev/shm';
 
 /** Names of files that stand beside others for a moment, and belong to us. */
 export const OWN_NAME = /^\.homeproxy-/;
@@ -26,7 +24,6 @@ export function isPlainPath(path: string): boolean {
 /** Whether a path may travel: plain, and not one of those that a pod has for itself. */
 export function mayTravel(path: string): boolean {
   if (!isPlainPath(path) || path.split('/').some((part) => OWN_NAME.test(part))) return false;
-  if (isBelow(path, SHARED_MEMORY)) return path !== SHARED_MEMORY;
   return path !== '/' && !OF_THE_POD.some((own) => path === own || isBelow(path, own));
 }
 

@@ -108,10 +108,7 @@ class Finder {
     if (path !== '/' && this.entries.get(path)?.entry.kind !== 'folder') return;
     for (const name of this.list(path)) {
       const below = join(path, name);
-      if (!mayTravel(below)) {
-        if (below === '/dev') for (const shared of this.list('/dev/shm')) this.tree(join('/dev/shm', shared));
-        continue;
-      }
+      if (!mayTravel(below)) continue;
       const stats = this.look(below);
       if (stats?.isDirectory() === true) this.tree(below);
       else this.put(below, stats);

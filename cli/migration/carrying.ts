@@ -28,6 +28,7 @@ import type { Carry, NodeName } from './messages.js';
 import type { ArrivalRecord, DepartureRecord } from './records.js';
 import { outOfOrder } from './refusals.js';
 import type { Resident } from './residents.js';
+import { makeObjects, removeShared } from './shared-objects.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 
@@ -245,8 +246,10 @@ export async function takeParcel(
   await reached('destination', final ? 'files-complete' : 'files-received', record.request.migration);
 }
 
-/** Destination: the images are here too; CRIU opens the files next. @throws {UserError} `CARRY_MALFORMED` */
-export async function filesArrived({ files, record }: Arrival): Promise<void> {
+/** Destination: the images are here too; CRIU opens the files next. @throws {UserError} `CARRY_MALFORMED`, `SHM_TAKEN` */
+export async function filesArrived(arrival: Arrival, keep: (change: Partial<ArrivalRecord>) => void): Promise<void> {
+  const { files, record } = arrival;
+  await makeObjects(arrival, keep);
   if (record.request.carry !== true) return;
   if (files?.complete !== true) throw malformed('the last of them did not come');
   files.homecoming?.exchange();
@@ -264,9 +267,10 @@ export function closeDoorOf(site: Site, { record, resident }: Arrival): void {
   }
 }
 
-/** The process does not come: home's files are what they were. Idempotent. */
+/** The process does not come: home's files, and what there is in /dev/shm, are what they were. Idempotent. */
 export function putBack({ record }: Arrival): void {
   if (record.homecoming !== undefined) takeBack(record.homecoming);
+  removeShared(record.sharedObjects);
 }
 
 function mebibytes(bytes: number): string {

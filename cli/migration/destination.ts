@@ -231,7 +231,7 @@ export class LocalDestination implements DestinationParticipant {
     keepTimers(arrival.record.images);
     if (arrival.session !== undefined) await arrival.memory?.complete(arrival.record.images, arrival.session);
     this.keep(arrival, { received: true });
-    await filesArrived(arrival);
+    await filesArrived(arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'received', migration);
     await arrival.session?.release(inventory);
     await reached('destination', 'restoring', migration);

@@ -5,6 +5,7 @@ import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
+import type { FileIdentity } from '../process/shared-memory.js';
 import type { SysvFindings } from '../process/sysv.js';
 import type { ProcessStamp } from '../system/procfs.js';
 import type { Carry, NodeName, PrepareDestinationRequest, PrepareSourceRequest } from './messages.js';
@@ -65,6 +66,8 @@ export interface DepartureRecord {
   readonly block?: PortBlock | undefined;
   /** What it uses of this node's System V objects, to remove once it has left; absent from a former version's record. */
   readonly sysv?: Pick<SysvFindings, 'own' | 'semaphoresSeen'>;
+  /** Its objects in /dev/shm that were copied, to remove here once it has left. */
+  readonly sharedObjects?: readonly FileIdentity[];
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */
@@ -84,6 +87,8 @@ export interface ArrivalRecord {
   readonly outcome: 'held' | 'running' | 'lost';
   /** What its files change at home, once they are here. */
   readonly homecoming?: HomecomingRecord;
+  /** Objects in /dev/shm that are made for it at home. */
+  readonly sharedObjects?: readonly FileIdentity[];
 }
 
 /** Phases of a migration, in order. Their durations are what the summary shows. */

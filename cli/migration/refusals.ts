@@ -101,3 +101,12 @@ export function requireNode(nodes: readonly NodeName[], name: string): NodeName 
     remedy: 'see `homeproxy hosts`',
   });
 }
+
+/** The copy of a process here may not be moved. */
+export function fenced(twin: string, { name }: NodeName): UserError {
+  return new UserError({
+    code: 'FENCED',
+    message: `the copy of ${twin} on ${name} is an old one: it runs elsewhere`,
+    remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
+  });
+}

@@ -15,6 +15,7 @@ import {
 } from '../system/procfs.js';
 import { readUnixSockets } from '../system/unix-diag.js';
 import { fileVerdicts, unverified } from './room-files.js';
+import { objectVerdicts } from './shared-objects.js';
 
 const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
 
@@ -67,6 +68,7 @@ export async function fitVerdicts(
     ),
     ...(room.returning ? takenTerminals(needs.terminals) : []), // elsewhere it gets terminals of its own
     ...(files?.verdicts ?? []),
+    ...objectVerdicts(needs, description, room.returning),
     ...(await fileVerdicts(needed, readUnixSockets(process.pid))),
     ...unverified(needed),
     ...processorVerdicts(needs.cpuFeatures, readProcessorFeatures()),

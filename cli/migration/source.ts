@@ -14,6 +14,7 @@ import { examineProcess } from '../process/examine.js';
 import { readHomeAddresses } from '../process/home-addresses.js';
 import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
+import { sharedMemoryFindings } from '../process/shared-memory.js';
 import { removeObjects, sysvFindings } from '../process/sysv.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { BindingControl } from './binding-control.js';
@@ -43,9 +44,10 @@ import type {
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { DepartureRecord } from './records.js';
-import { outOfOrder, refuse } from './refusals.js';
+import { fenced, outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending, sendAhead } from './sending.js';
+import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
 import type { Site } from './site.js';
 import { standStill } from './stand-still.js';
 import { reached } from './steps.js';
@@ -159,6 +161,7 @@ export class LocalSource implements SourceParticipant {
       pid,
       shellJob: isShellJob(description),
       outsideIpc: usesSysv(record),
+      linkRemap: needsNames(localPids),
       ...inside,
     });
     await reached('source', 'criu-started', migration);
@@ -207,7 +210,7 @@ export class LocalSource implements SourceParticipant {
     try {
       const waitedMs = await emptyAcceptQueues(record, this.site.timeouts.drainMs);
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
-      refuse(record.request.pid, verdicts);
+      refuse(record.request.pid, [...verdicts, ...sharedMemoryFindings(localPids).verdicts]);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
       resident?.control.claim(description);
       return { waitedMs, description };
@@ -219,7 +222,7 @@ export class LocalSource implements SourceParticipant {
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
   async freeze({ migration }: MigrationRequest): Promise<void> {
     const departure = this.require(migration);
-    const { record, session, pages, ahead } = departure;
+    const { record, session, pages, ahead, resident } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
     this.controlOf(departure)?.holdDatagrams();
     await reached('source', 'datagrams-held', migration);
@@ -235,7 +238,8 @@ export class LocalSource implements SourceParticipant {
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
     const noted = noteSockets(record);
-    noted.catch(() => undefined); // heard when the dump is over
+    const copied = copyObjects(record, resident !== undefined);
+    for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages
     const dump = session.reached('post-dump', freezeMs + transferMs).catch(async (error: unknown) => {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
@@ -247,6 +251,8 @@ export class LocalSource implements SourceParticipant {
     requireSamePorts(record, await noted);
     const sysv = await requireSaved(record);
     if (usesSysv({ sysv })) this.keep(departure, { sysv });
+    const sharedObjects = listObjects(record, await copied);
+    if (sharedObjects.length > 0) this.keep(departure, { sharedObjects });
     if (departure.reverting) throw tooLate(migration);
     new Cgroup(record.freezer.path).setFrozen(true);
     await reached('source', 'frozen', migration);
@@ -290,6 +296,7 @@ export class LocalSource implements SourceParticipant {
     if (resident !== undefined) await destroyPod(resident.pod);
     else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
     if (record.sysv !== undefined) await removeObjects(record.sysv.own);
+    if (resident === undefined) removeShared(record.sharedObjects);
     await noteStopped(this.site, record);
     wipeImageFolder(record.images);
     await reached('source', 'wiped', migration);
@@ -322,6 +329,7 @@ export class LocalSource implements SourceParticipant {
     if (status === null && held) {
       holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
     }
+    dropNames(record.localPids);
     await reached('source', 'repaired', migration);
     if (resident === undefined) scatter(record.freezer);
     else {
@@ -377,13 +385,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   private subject(pid: number, resident: Resident | undefined): [pid: number, options: InspectOptions] {
-    if (resident?.control.fenced === true) {
-      throw new UserError({
-        code: 'FENCED',
-        message: `the copy of ${resident.twin} on ${this.node.name} is an old one: it runs elsewhere`,
-        remedy: 'if the home node was rebuilt, run `homeproxy recover` there',
-      });
-    }
+    if (resident?.control.fenced === true) throw fenced(resident.twin, this.node);
     const ownPids = [process.pid];
     const uplinks = this.site.forwarding.datapath.status().map((uplink) => uplink.interface);
     return resident === undefined

@@ -169,7 +169,9 @@ async function startInit(cgroupProcs: string): Promise<number> {
   const args = ['--net', '--pid', '--mount', '--fork', '--mount-proc', '--propagation', 'private'];
   // Terminals of its own: one that comes keeps its number, which may be somebody else's here (Documentation/filesystems/devpts.rst).
   const terminals = 'mount -t devpts -o newinstance,nosuid,noexec,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts';
-  const script = `${terminals} && echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
+  // And POSIX shared memory of its own: its names are the tree's alone.
+  const memory = '{ [ ! -d /dev/shm ] || mount -t tmpfs -o nosuid,nodev,mode=1777 homeproxy /dev/shm; }';
+  const script = `${terminals} && ${memory} && echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
   const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,

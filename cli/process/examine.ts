@@ -11,6 +11,7 @@ import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
 import { opensForWriting } from './open-mode.js';
 import { relationVerdicts } from './session-verdicts.js';
+import { identityOf, type SharedObject, sharedMemoryFindings } from './shared-memory.js';
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
 import { optionVerdicts, socketVerdicts } from './socket-verdicts.js';
@@ -43,8 +44,10 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
   const tasks = taskFindings(localPids);
   const mapped = readMappedFiles(localPids);
   const sysv = await sysvFindings(localPids);
-  const opened = openFileFindings(descriptors, heldOutside);
-  const inMemory = mappedFileFindings(mapped.files);
+  const shared = sharedMemoryFindings(localPids, options.inPod === true);
+  const apart = new Set(shared.objects.map(identityOf));
+  const opened = openFileFindings(descriptors, heldOutside, apart);
+  const inMemory = mappedFileFindings(mapped.files, apart);
   const unixSockets = readUnixSockets(pid);
   const unix = unixVerdicts(unixSockets, holders, (inode) => nameOf(heldOutside.get(`socket:[${inode}]`)?.pid));
   const unixInodes = new Set(unixSockets.map(({ inode }) => inode).filter((inode) => holders.has(inode)));
@@ -61,6 +64,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...tasks.verdicts,
     ...mapped.verdicts,
     ...sysv.verdicts,
+    ...shared.verdicts,
     ...opened.verdicts,
     ...inMemory.verdicts,
     ...foreignMemoryVerdicts(localPids),
@@ -90,6 +94,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
       ours.some(({ transport }) => transport.endsWith('6')),
       congestionControls(surveyed.flatMap(({ options }) => options)),
       ownTerminals(descriptors),
+      shared.objects,
     ),
   };
 }
@@ -100,6 +105,7 @@ function needsOf(
   ipv6: boolean,
   congestionControls: string[],
   terminals: number[],
+  objects: readonly SharedObject[],
 ): Omit<Needs, 'criu'> {
   return {
     files: [...files],
@@ -108,9 +114,10 @@ function needsOf(
     seccomp: tasks.seccomp,
     ipv6,
     congestionControls,
-    memoryBytes: tasks.memoryBytes,
+    memoryBytes: objects.reduce((sum, { mapped, stored }) => sum + (mapped ? 0 : stored), tasks.memoryBytes),
     hugeBytes: tasks.hugeBytes,
     terminals,
+    sharedMemory: objects.map(({ names, stored }) => ({ names: [...names], bytes: stored })),
   };
 }
 

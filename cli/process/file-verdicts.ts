@@ -6,6 +6,7 @@ import { storedBytes } from './file-hash.js';
 import { type MappedFile, statOf } from './memory-map.js';
 import type { NeededFile } from './needs.js';
 import { openFileOf } from './open-file.js';
+import { identityOf } from './shared-memory.js';
 import type { Holder } from './sockets.js';
 import { NAMESPACES } from './task-verdicts.js';
 import { count, refused, willChange } from './verdicts.js';
@@ -29,10 +30,11 @@ export interface FileFindings {
   readonly needed: NeededFile[];
 }
 
-/** Open files, devices and folders of a tree. */
+/** Open files, devices and folders of a tree. @param apart files that are judged apart, by {@link identityOf} */
 export function openFileFindings(
   descriptors: readonly TreeDescriptor[],
   heldOutside: ReadonlyMap<string, Holder>,
+  apart: ReadonlySet<string> = new Set(),
 ): FileFindings {
   const verdicts: Verdict[] = [];
   const needed = new Map<string, NeededFile>();
@@ -48,6 +50,7 @@ export function openFileFindings(
     const open = openFileOf(pid, fd);
     if (open === undefined || !isNamedFile(open.target)) continue; // closed meanwhile
     const { stats } = open;
+    if (apart.has(identityOf(stats))) continue;
     const path = open.target.replace(/ \(deleted\)$/, '');
     const { mode, size: bytes } = stats;
     if (stats.isCharacterDevice() || stats.isBlockDevice()) {
@@ -69,12 +72,12 @@ export function openFileFindings(
 }
 
 /** Files that the processes have mapped; their content is compared later, by its hash. */
-export function mappedFileFindings(files: readonly MappedFile[]): FileFindings {
+export function mappedFileFindings(files: readonly MappedFile[], apart: ReadonlySet<string> = new Set()): FileFindings {
   const verdicts: Verdict[] = [];
   const needed = new Map<string, NeededFile>();
   for (const file of files) {
     const stats = statOf(file.entry);
-    if (stats === undefined) continue; // unmapped meanwhile
+    if (stats === undefined || apart.has(identityOf(stats))) continue; // or unmapped meanwhile
     const { path } = file;
     if (stats.nlink === 0) verdicts.push(...ghost(path, `memory of pid ${file.pid}`, storedBytes(stats), needed));
     else if (file.deleted) verdicts.push(lostName(file));
@@ -87,16 +90,11 @@ export function mappedFileFindings(files: readonly MappedFile[]): FileFindings {
 
 /** CRIU would have to open it by a name that it has no more (it can, with --link-remap, where source and destination share their files). */
 function lostName({ path, pid }: MappedFile): Verdict {
-  const semaphore = /^\/dev\/shm\/sem\.[^/]+$/.test(path); // sem_open(3) of glibc: made under a passing name
   return refused(
     'FILE_UNREACHABLE',
     `memory of pid ${pid}`,
-    semaphore
-      ? 'it has a named semaphore in its memory that it made itself, which has lost the name under which it was made'
-      : `it has ${path} in its memory, which has lost that name but has another`,
-    semaphore
-      ? 'let it make the semaphore, close it and open it again, or use one in memory without a name'
-      : 'let the program open its file anew (most do on a reload)',
+    `it has ${path} in its memory, which has lost that name but has another`,
+    'let the program open its file anew (most do on a reload)',
   );
 }
 

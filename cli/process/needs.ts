@@ -47,6 +47,8 @@ export const needsSchema = z.object({
   hugeBytes: z.number().int().min(0),
   /** Numbers of the terminals whose masters it has: each is /dev/pts/<number>, and can be no other. */
   terminals: z.array(z.number().int().nonnegative()).default([]),
+  /** Its objects in /dev/shm, by their names there. */
+  sharedMemory: z.array(z.object({ names: z.array(z.string()), bytes: z.number().int().nonnegative() })).default([]),
   /** Version of the CRIU that would dump it. */
   criu: z.string(),
 });

@@ -9,13 +9,22 @@ import { describe, errorOf, Scenario } from './scenario.js';
 import { settledTraces } from './traces.js';
 
 const PORT = 7401;
+const POSIX_PORT = 7411;
+/** What the POSIX program has in /dev/shm. */
+const OBJECTS = ['hp-board', 'hp-notes', 'sem.hp-mine', 'sem.hp-yours'];
 
-const test = suite('a parent and its child that work with System V memory, semaphores and a message queue');
+const test = suite(
+  'parents and children that work with shared memory and semaphores, System V and POSIX, and with a queue',
+);
 let scenario: Scenario;
 let program: string;
 let pid: number;
 let client: LineClient;
 let asked = 0;
+let posixProgram: string;
+let posix: number;
+let posixClient: LineClient;
+let posixAsked = 0;
 
 test.before(async () => {
   scenario = await Scenario.start('sysv');
@@ -27,6 +36,10 @@ test.before(async () => {
   program = await installProgram('sysv', home, lab.node('host1'), lab.node('host2'));
   pid = await startServer(home, [program, String(PORT)], PORT);
   client = await LineClient.connect(scenario.client, home.address, PORT);
+  posixProgram = await installProgram('posix', home, lab.node('host1'), lab.node('host2'));
+  posix = await startServer(home, [posixProgram, String(POSIX_PORT)], POSIX_PORT);
+  posixClient = await LineClient.connect(scenario.client, home.address, POSIX_PORT);
+  await lab.node('host1').run(['sh', '-c', 'echo of another >/dev/shm/hp-board']);
 });
 test.after(downAll);
 
@@ -34,6 +47,18 @@ test.after(downAll);
 async function turn(): Promise<void> {
   const word = `word${asked++ % 3}`;
   assert.is(await client.ask('?'), `${asked} ${asked} 3 ${word} found whole`);
+}
+
+/** The same with POSIX shared memory and named semaphores; what they have must be what is there under its name. */
+async function posixTurn(): Promise<void> {
+  posixAsked++;
+  assert.is(await posixClient.ask('?'), `${posixAsked} ${posixAsked} ${posixAsked - 1} found whole`);
+}
+
+/** What a node's own processes see in /dev/shm. */
+async function sharedMemory(node: string): Promise<string[]> {
+  const { stdout } = await scenario.lab.node(node).run(['ls', '/dev/shm']);
+  return stdout.split('\n').filter((name) => name !== '');
 }
 
 /** The System V objects that a node's own processes see, by their keys. */
@@ -44,28 +69,48 @@ async function objects(node: string): Promise<string[]> {
 }
 
 test('work together at home', async () => {
-  for (let index = 0; index < 5; index++) await turn();
+  for (let index = 0; index < 5; index++) await Promise.all([turn(), posixTurn()]);
   assert.equal(await objects('home'), ['484f4d45', '484f4d45', '484f4d45']);
-  const { stdout } = await scenario.homeproxy('home', ['check', String(pid), 'host1']);
-  assert.match(stdout, /1 memory segment, 1 message queue, 1 semaphore set.* go with it/);
+  assert.equal(await sharedMemory('home'), OBJECTS);
+  const check = (of: number) => scenario.homeproxy('home', ['check', String(of), 'host1']);
+  const [sysv, named] = await Promise.all([check(pid), check(posix)]);
+  assert.match(sysv.stdout, /1 memory segment, 1 message queue, 1 semaphore set.* go with it/);
+  assert.is(named.status, 0, describe(named));
+  assert.match(named.stdout, /its 4 objects in \/dev\/shm .*go with it/);
 });
 
 test('a move that fails leaves them everything', async () => {
-  await scenario.lab.node('host1').run(['mount', '--bind', '/dev/null', program]);
-  const outcome = await scenario.homeproxy('home', ['migrate', String(pid), 'host1', '--json']);
-  assert.is.not(outcome.status, 0);
-  await scenario.lab.node('host1').run(['umount', program]);
-  await turn();
+  const host1 = scenario.lab.node('host1');
+  for (const one of [program, posixProgram]) await host1.run(['mount', '--bind', '/bin/true', one]);
+  const move = (of: number) => scenario.homeproxy('home', ['migrate', String(of), 'host1', '--json']);
+  for (const outcome of await Promise.all([move(pid), move(posix)])) assert.is.not(outcome.status, 0);
+  for (const one of [program, posixProgram]) await host1.run(['umount', one]);
+  await Promise.all([turn(), posixTurn()]);
+  assert.equal(await sharedMemory('home'), OBJECTS);
 });
 
-for (const to of ['host1', 'host2', 'home', 'host1', 'home']) {
-  test(`move to ${to}: they go on with what they had, and it is nowhere else`, async () => {
-    if (to === 'home') await scenario.recall(pid);
-    else await scenario.migrate(pid, to);
+const TOUR: readonly (readonly [string, string])[] = [
+  ['host1', 'shared'],
+  ['host2', 'shared'],
+  ['home', ''],
+  ['host1', 'carry'],
+  ['home', ''],
+];
+for (const [to, files] of TOUR) {
+  test(`move to ${to} ${files}: they go on with what they had, and it is nowhere else`, async () => {
+    const move = async (of: number): Promise<void> => {
+      const args = to === 'home' ? ['recall', String(of)] : ['migrate', String(of), to, '--files', files];
+      const outcome = await scenario.homeproxy('home', args);
+      assert.is(outcome.status, 0, describe(outcome));
+    };
+    await Promise.all([move(pid), move(posix)]);
     const place = to === 'home' ? 'home' : `${to} (in a pod)`;
-    assert.equal(placesOf(scenario.lab, program), [place, place]);
-    for (let index = 0; index < 5; index++) await turn();
+    for (const one of [program, posixProgram]) assert.equal(placesOf(scenario.lab, one), [place, place]);
+    for (let index = 0; index < 5; index++) await Promise.all([turn(), posixTurn()]);
     for (const node of ['home', 'host1', 'host2']) assert.equal(await objects(node), [], node);
+    assert.equal(await sharedMemory('home'), to === 'home' ? OBJECTS : []);
+    assert.equal(await sharedMemory('host1'), ['hp-board'], 'that of another');
+    assert.equal(await sharedMemory('host2'), []);
   });
 }
 
@@ -81,8 +126,37 @@ test('one that shares its memory with a process that stays is refused: they cann
   await home.run(['kill', ...both.map(String)]);
 });
 
+test('so is one that shares an object in /dev/shm, and that process is named', async () => {
+  const { home } = scenario;
+  const other = await startServer(home, [posixProgram, String(POSIX_PORT + 1), '/hp-other'], POSIX_PORT + 1);
+  const outcome = await scenario.homeproxy('home', ['migrate', String(posix), 'host1', '--json']);
+  assert.is(outcome.status, 3, describe(outcome));
+  const { message, remedy = '' } = errorOf(outcome);
+  assert.match(message, new RegExp(`/dev/shm/sem\\.hp-mine: pid ${other} \\(posix\\), outside .*SHM_SHARED`));
+  assert.match(message, /\/dev\/shm\/hp-notes: .*SHM_SHARED/);
+  assert.not.match(message, /hp-board/);
+  assert.match(remedy, /end the other one/);
+  await home.run(['sh', '-c', `kill ${other}; rm /dev/shm/hp-other`]);
+  await posixTurn();
+});
+
+test('a name that somebody at home takes meanwhile: the recall says so, and they go on where they are', async () => {
+  const { home } = scenario;
+  await scenario.migrate(posix, 'host1');
+  await home.run(['sh', '-c', 'echo stranger >/dev/shm/hp-notes']);
+  const outcome = await scenario.homeproxy('home', ['recall', String(posix), '--json']);
+  assert.is(outcome.status, 3, describe(outcome));
+  assert.match(errorOf(outcome).message, /\/dev\/shm\/hp-notes: .* at home meanwhile.*SHM_TAKEN/);
+  await posixTurn();
+  assert.equal(await sharedMemory('home'), ['hp-notes']);
+  await home.run(['rm', '/dev/shm/hp-notes']);
+  await scenario.recall(posix);
+  await posixTurn();
+});
+
 test('and nothing is left over on any node', async () => {
-  await client.close();
+  await Promise.all([client.close(), posixClient.close()]);
+  await scenario.home.run(['sh', '-c', `kill ${posix}; rm /dev/shm/*`]);
   assert.equal(await settledTraces(scenario.lab, scenario.untouched), scenario.untouched);
 });
 

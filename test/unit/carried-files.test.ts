@@ -56,7 +56,7 @@ for (const path of [
   '/proc/1/mem',
   '/sys/kernel',
   '/dev/sda',
-  '/dev/shm',
+  '/dev/shm/object',
   '/.homeproxy/criu',
   '/opt/.homeproxy-m-1',
 ]) {
@@ -66,8 +66,8 @@ for (const path of [
   });
 }
 
-test('may travel: plain absolute paths, and named shared memory', () => {
-  for (const path of ['/opt/app', '/.hidden/..name', '/dev/shm/segment', '/process']) assert.ok(mayTravel(path), path);
+test('may travel: plain absolute paths', () => {
+  for (const path of ['/opt/app', '/.hidden/..name', '/process']) assert.ok(mayTravel(path), path);
   assert.ok(isPlainPath('/'));
   assert.equal(foldersAbove('/a/b/c'), ['/a', '/a/b']);
 });
