@@ -47,6 +47,7 @@ export {
   setsockopt,
   tcpRepair,
   tcpRepairState,
+  unreadBytes,
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';

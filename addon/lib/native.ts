@@ -123,6 +123,7 @@ export interface Native {
   pidfdGetfd(pidfd: number, fd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
   getsockname(fd: number): Buffer;
+  unreadBytes(fd: number): number;
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
   newSocket(domain: number, type: number): number;
   surveySockets(pids: Int32Array, questions: Int32Array, defaults: Uint8Array): Promise<Buffer>;

@@ -92,6 +92,11 @@ export function getsockname(fd: number): Buffer {
   return native.getsockname(fd);
 }
 
+/** What a socket has to read, in bytes; of TCP only what comes before an urgent byte. Throws EINVAL for a listener. */
+export function unreadBytes(fd: number): number {
+  return native.unreadBytes(fd);
+}
+
 export function setsockopt(fd: number, level: number, name: number, value: Uint8Array): void {
   if (!(value instanceof Uint8Array)) throw new TypeError('value must be a Uint8Array');
   native.setsockopt(fd, level, name, value);

@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
@@ -67,6 +69,13 @@ Napi::Value GetSockName(const Napi::CallbackInfo& info) {
     Fail(info.Env(), errno, "getsockname");
   }
   return Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<uint8_t*>(&name), std::min<size_t>(size, sizeof name));
+}
+
+// (fd) -> what it has to read, in bytes: of TCP that before the urgent byte, if there is one (tcp_inq)
+Napi::Value UnreadBytes(const Napi::CallbackInfo& info) {
+  int bytes = 0;
+  if (ioctl(IntOf(info[0]), SIOCINQ, &bytes) != 0) Fail(info.Env(), errno, "ioctl", "SIOCINQ");
+  return Napi::Number::New(info.Env(), bytes);
 }
 
 // (domain, type) -> a new socket
@@ -143,6 +152,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["pidfdSendSignal"] = Napi::Function::New(env, PidfdSendSignal, "pidfdSendSignal");
   exports["getsockopt"] = Napi::Function::New(env, GetSockOpt, "getsockopt");
   exports["getsockname"] = Napi::Function::New(env, GetSockName, "getsockname");
+  exports["unreadBytes"] = Napi::Function::New(env, UnreadBytes, "unreadBytes");
   exports["newSocket"] = Napi::Function::New(env, NewSocket, "newSocket");
   exports["setsockopt"] = Napi::Function::New(env, SetSockOpt, "setsockopt");
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");

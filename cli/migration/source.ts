@@ -16,6 +16,7 @@ import { type InspectOptions, inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { sharedMemoryFindings } from '../process/shared-memory.js';
 import { removeObjects, sysvFindings } from '../process/sysv.js';
+import { urgentVerdicts } from '../process/urgent-data.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
@@ -237,6 +238,7 @@ export class LocalSource implements SourceParticipant {
     await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
+    refuse(record.request.pid, urgentVerdicts(record.localPids));
     const noted = noteSockets(record);
     const copied = copyObjects(record, resident !== undefined);
     for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over

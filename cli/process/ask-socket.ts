@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
+import { getsockopt, pidfdGetfd, pidfdOpen, unreadBytes } from '../../addon/lib/index.js';
 import type { Holder } from './sockets.js';
 
 /** The socket or its process has gone, is none of that family, has no such thing; or we may not ask. */
@@ -42,6 +42,16 @@ export class AskedSocket {
   /** An option that is a text. @returns empty when there is none. */
   text(level: number, option: number): string {
     return (this.ask(level, option, Buffer.alloc(16)) ?? Buffer.alloc(0)).toString('latin1').replace(/\0.*$/s, '');
+  }
+
+  /** What it has to read, in bytes: of TCP what comes before an urgent byte. @returns undefined when there is no answer. */
+  unread(): number | undefined {
+    try {
+      return unreadBytes(this.fd);
+    } catch (error) {
+      if (codeOf(error) === 'EINVAL') return undefined; // it listens by now
+      throw error;
+    }
   }
 
   /** Whether an option is there but may not be read. */

@@ -17,6 +17,7 @@ import { descriptorVerdicts, type TreeDescriptor } from './descriptor-verdicts.j
 import { multicastVerdicts } from './multicast.js';
 import { treeNumbers } from './session-verdicts.js';
 import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
+import { urgentVerdicts } from './urgent-data.js';
 
 const MAX_CORRESPONDENTS = 256; // as many entries as a neighbour table is sure to hold (gc_thresh2: 512)
 
@@ -65,7 +66,11 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     ...descriptorVerdicts(descriptors, heldOutside),
   ];
   const bound = bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses: options.homeAddresses });
-  verdicts.push(...bound.verdicts, ...multicastVerdicts(pid, ours, holders));
+  verdicts.push(
+    ...bound.verdicts,
+    ...multicastVerdicts(pid, ours, holders),
+    ...urgentVerdicts(localPids, { ours, holders }),
+  );
   const description: ProcessDescription = {
     homePid: homePid(pid, options),
     comm: root.comm,

@@ -70,6 +70,18 @@ held.setsockopt(1, 50, libc.syscall(321, 5, ctypes.create_string_buffer(words + 
   },
   { name: 'elsewhere', code: 'NOT_HOME_ADDRESS', enter: "held = socket.create_server(('10.99.0.1', 7390))" },
   {
+    name: 'urgent',
+    code: 'URGENT_DATA',
+    enter: `
+listener = socket.create_server(('127.0.0.1', 0))
+other = socket.create_connection(listener.getsockname())
+held = listener.accept()[0]
+os.set_inheritable(other.fileno(), True)
+for data, flags in ((b'before', 0), (b'!', 1), (b'after', 0)): other.send(data, flags)
+while len(held.recv(16, 2)) < 6: pass
+held.recv(1, 1)`,
+  },
+  {
     name: 'multicast',
     code: 'MULTICAST',
     enter: `

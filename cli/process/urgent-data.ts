@@ -1,0 +1,60 @@
+import { SocketInterview } from './ask-socket.js';
+import type { Verdict } from './description.js';
+import { type Holder, type InternetSocket, readInternetSockets, readSocketHolders, type TcpState } from './sockets.js';
+import { refused } from './verdicts.js';
+
+/** A FIN that has come counts as something to read, and is no byte. */
+const AFTER_FIN: readonly TcpState[] = ['CLOSE_WAIT', 'LAST_ACK', 'CLOSING'];
+const WITH_DATA: readonly TcpState[] = ['ESTABLISHED', 'FIN_WAIT1', 'FIN_WAIT2', ...AFTER_FIN];
+/** A running process reads meanwhile: what looks the same so often in a row is so. */
+const ROUNDS = 3;
+
+/** What has been read already of the sockets of a tree. */
+interface Seen {
+  readonly ours: readonly InternetSocket[];
+  readonly holders: ReadonlyMap<number, Holder>;
+}
+
+/**
+ * Connections of a tree in whose unread data an urgent (out-of-band) byte is, read by itself or not: CRIU 4.2.1 takes what comes
+ * before it, and loses it and all that comes after it without a word (tried; it asks with SIOCINQ, which ends there).
+ */
+export function urgentVerdicts(pids: readonly number[], seen?: Seen): Verdict[] {
+  const holders = seen?.holders ?? readSocketHolders(pids);
+  let suspects = (seen?.ours ?? connectionsOf(pids)).filter(({ transport }) => transport.startsWith('tcp'));
+  for (let round = 1; ; round++) {
+    suspects = cutShort(suspects, holders);
+    if (suspects.length === 0 || round === ROUNDS) return suspects.map(({ inode }) => urgent(holders.get(inode)));
+    const before = new Map(suspects.map(({ inode, receiveQueue }) => [inode, receiveQueue]));
+    suspects = connectionsOf(pids).filter(({ inode, receiveQueue }) => before.get(inode) === receiveQueue);
+  }
+}
+
+function connectionsOf(pids: readonly number[]): InternetSocket[] {
+  return readInternetSockets(pids[0] ?? 0, ['tcp', 'tcp6'], WITH_DATA);
+}
+
+/** Those of which less can be read than has come. */
+function cutShort(sockets: readonly InternetSocket[], holders: ReadonlyMap<number, Holder>): InternetSocket[] {
+  const interview = new SocketInterview();
+  try {
+    return sockets.filter((socket) => {
+      const holder = holders.get(socket.inode);
+      if (holder === undefined || socket.receiveQueue === 0 || !WITH_DATA.includes(socket.state)) return false;
+      const readable = interview.with(holder, (asked) => asked.unread());
+      const fin = AFTER_FIN.includes(socket.state) ? 1 : 0;
+      return readable !== undefined && readable + fin < socket.receiveQueue;
+    });
+  } finally {
+    interview.close();
+  }
+}
+
+function urgent(holder: Holder | undefined): Verdict {
+  return refused(
+    'URGENT_DATA',
+    `fd ${holder?.fd} of pid ${holder?.pid}`,
+    'an urgent (out-of-band) byte is in what has come on its connection and was not read, which CRIU would lose with all that follows it',
+    'try again when the program has read it, or end that connection',
+  );
+}
