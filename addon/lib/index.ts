@@ -51,5 +51,5 @@ export {
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
-export { criuMemoryLibrary, readMemory, scanPresent, scanWritten, trackWrites } from './tracker.js';
+export { criuMemoryLibrary, readMemory, scanLast, scanWritten, trackWrites } from './tracker.js';
 export type * from './types.js';

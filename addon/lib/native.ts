@@ -140,8 +140,8 @@ export interface Native {
   cloneMount(path: string, readOnly: boolean): number;
   openBeneath(folder: number, path: string, flags: number, mode: number): number;
   trackWrites(pid: number): Promise<number>;
-  scanWritten(uffd: number, pid: number, mappings: BigUint64Array, last: boolean): Promise<BigUint64Array>;
-  scanPresent(pid: number, mappings: BigUint64Array): Promise<BigUint64Array>;
+  scanWritten(uffd: number, pid: number, mappings: BigUint64Array): Promise<BigUint64Array>;
+  scanLast(pid: number, mappings: BigUint64Array): Promise<readonly [written: BigUint64Array, present: BigUint64Array]>;
   readMemory(pid: number, address: bigint, buffer: Uint8Array): number;
   openTap(name: string, persist: boolean): [fd: number, ifindex: number];
   setTapPersist(fd: number, persist: boolean): void;

@@ -16,22 +16,23 @@ export function trackWrites(pid: number): Promise<number> {
  * The pages of a process that were written since the last call, or not asked about before: those that are in memory or swapped
  * out, not a file's, and not the kernel's zero page.
  * @param mappings start and end of each, page-aligned; private, anonymous and readable ones.
- * @param last the process stands still and this is the last call: nothing is armed again.
  * @returns start and end of each range, in the order of the mappings.
  * @throws {BpfError} ENOENT, ESRCH when the process has ended.
  */
-export function scanWritten(
-  tracker: number,
-  pid: number,
-  mappings: BigUint64Array,
-  last: boolean,
-): Promise<BigUint64Array> {
-  return native.scanWritten(tracker, pid, mappings, last);
+export function scanWritten(tracker: number, pid: number, mappings: BigUint64Array): Promise<BigUint64Array> {
+  return native.scanWritten(tracker, pid, mappings);
 }
 
-/** All pages of such mappings that hold something, as ranges. @throws {BpfError} as {@link scanWritten} */
-export function scanPresent(pid: number, mappings: BigUint64Array): Promise<BigUint64Array> {
-  return native.scanPresent(pid, mappings);
+/**
+ * The same when the process stands still, and for the last time: nothing is armed again.
+ * @returns the pages that were written, and all that hold something. @throws {BpfError} as {@link scanWritten}
+ */
+export async function scanLast(
+  pid: number,
+  mappings: BigUint64Array,
+): Promise<{ readonly written: BigUint64Array; readonly present: BigUint64Array }> {
+  const [written, present] = await native.scanLast(pid, mappings);
+  return { written, present };
 }
 
 /**

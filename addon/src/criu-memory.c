@@ -26,6 +26,7 @@
  *   5 KEEP     pages that it has in the end, ascending; all others are forgotten
  *   6 END
  *   7 LIFE     nothing; the sender lives
+ *   8 DENSE    pages that all come, before the first of them
  */
 #undef _FILE_OFFSET_BITS /* it would rename the functions that are defined here */
 #define _GNU_SOURCE

@@ -19,8 +19,10 @@
 #define ADDRESS_END (1ul << 47)
 #define MAX_AREAS 16384
 #define MAX_KEPT (1u << 20)
+#define HUGE_PAGE (1ul << 21)
+#define COLLAPSE 25 /* MADV_COLLAPSE, linux/mman.h of 6.1 */
 
-enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE };
+enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE, DENSE };
 
 struct record {
 	uint32_t kind, zero;
@@ -123,6 +125,35 @@ static bool admit(uint64_t start, uint64_t end)
 	return true;
 }
 
+/* Whether nothing has come there yet. */
+static bool untouched(uint64_t start, uint64_t end)
+{
+	for (uint64_t at = start; at < end; at += PAGE) {
+		const struct area *area = area_at(at);
+		const uint64_t page = area ? (at - area->start) / PAGE : 0;
+
+		if (!area || area->come[page / 8] & (1 << page % 8))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Makes huge pages of memory that will be full, where the kernel can: they are had in less time than 512 small ones, and what
+ * CRIU forks in the freeze inherits them as quickly as one. Unlike MADV_HUGEPAGE this leaves no mark on the mapping. Each call
+ * waits for all processors (lru_add_drain_all): one for all of it.
+ */
+static void make_huge(uint64_t start, uint64_t end)
+{
+	const uint64_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), last = end & ~(HUGE_PAGE - 1);
+
+	if (first >= last)
+		return;
+	for (uint64_t at = first; at < last; at += HUGE_PAGE)
+		*(volatile char *)place(at) = 0; /* where there is no page table yet there is nothing to collapse */
+	madvise(place(first), last - first, COLLAPSE);
+}
+
 static bool forget(uint64_t start, uint64_t end)
 {
 	for (uint64_t at = start; at < end;) {
@@ -174,6 +205,13 @@ static bool take_record(int fd, const struct record *record)
 		return make_area(start, end);
 	case PAGES:
 		return admit(start, end) && read_all(fd, place(start), bytes) == 1;
+	case DENSE:
+		if (untouched(start, end)) {
+			if (!admit(start, end))
+				return false;
+			make_huge(start, end);
+		}
+		return true;
 	case ZERO:
 		return forget(start, end);
 	case MAPPING:

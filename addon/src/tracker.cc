@@ -37,7 +37,8 @@ struct PageScan {
 
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, PageScan);
 constexpr uint64_t kRearm = 1 << 0, kRequireAsync = 1 << 1;
-constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwapped = 1 << 4, kZeroPage = 1 << 5;
+constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwapped = 1 << 4, kZeroPage = 1 << 5, kHuge = 1 << 6;
+constexpr uint64_t kPage = 4096, kHugePage = 1 << 21;
 
 using Ranges = std::vector<uint64_t>;  // start, end, start, end ...
 
@@ -101,8 +102,19 @@ Napi::Value TrackWrites(const Napi::CallbackInfo& info) {
       [fd](Napi::Env env) { return Napi::Number::New(env, fd->Release()); });
 }
 
+void Append(uint64_t from, uint64_t to, uint64_t start, Ranges* found) {
+  if (!found->empty() && found->back() == from && from != start) {
+    found->back() = to;
+  } else {
+    found->push_back(from);
+    found->push_back(to);
+  }
+}
+
 // The pages in a range that hold memory of the process's own; `rearm` makes the next scan with `written` tell of later writes.
-bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, Ranges* found, Trouble* trouble) {
+// With `present`, that gets all of them, and `found` those that were written.
+bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, Ranges* found, Trouble* trouble,
+          Ranges* present = nullptr) {
   std::vector<PageRegion> regions(16384), all;
   for (uint64_t at = start; at < end;) {
     PageScan scan = {};
@@ -113,9 +125,9 @@ bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, R
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
     scan.category_inverted = kZeroPage | kFile;
-    scan.category_mask = kZeroPage | kFile | (written ? kWritten : 0);
+    scan.category_mask = kZeroPage | kFile | (written && present == nullptr ? kWritten : 0);
     scan.category_anyof_mask = kPresent | kSwapped;
-    scan.return_mask = kPresent;
+    scan.return_mask = present == nullptr ? kPresent : kPresent | kWritten;
     const int count = ioctl(pagemap, kPagemapScan, &scan);
     if (count < 0) {
       *trouble = {errno, "PAGEMAP_SCAN"};
@@ -131,15 +143,36 @@ bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, R
   for (const PageRegion& region : all) {
     const uint64_t from = std::max(region.start, known);
     if (from >= region.end) continue;
-    if (!found->empty() && found->back() == from && from != start) {
-      found->back() = region.end;
-    } else {
-      found->push_back(from);
-      found->push_back(region.end);
-    }
+    if (present != nullptr) Append(from, region.end, start, present);
+    if (present == nullptr || (region.categories & kWritten) != 0) Append(from, region.end, start, found);
     known = region.end;
   }
   return true;
+}
+
+// A huge page is armed as one, and a single write to it would make all of it written: where only its first page is armed, the
+// kernel maps it by small ones.
+void SplitHuge(int pagemap, uint64_t start, uint64_t end) {
+  std::vector<PageRegion> regions(1024);
+  for (uint64_t at = start; at < end;) {
+    PageScan scan = {};
+    scan.size = sizeof scan;
+    scan.start = at;
+    scan.end = end;
+    scan.vec = reinterpret_cast<uint64_t>(regions.data());
+    scan.vec_len = regions.size();
+    scan.category_mask = scan.return_mask = kHuge;
+    const int count = ioctl(pagemap, kPagemapScan, &scan);
+    if (count < 0 || scan.walk_end <= at) return;
+    for (int i = 0; i < count; i++) {
+      for (uint64_t page = regions[i].start; page < regions[i].end; page += kHugePage) {
+        Ranges armed;
+        Trouble gone;
+        Scan(pagemap, page, page + kPage, false, true, &armed, &gone);
+      }
+    }
+    at = scan.walk_end;
+  }
 }
 
 Ranges RangesOf(const Napi::Value& value) {
@@ -153,11 +186,10 @@ Napi::Value ArrayOf(Napi::Env env, const Ranges& ranges) {
   return array;
 }
 
-// (userfaultfd, pid, mappings, last) -> the ranges that were written since the last scan. What is not tracked yet is written as
-// a whole, and tracked from now on unless this is the last scan.
+// (userfaultfd, pid, mappings) -> the ranges that were written since the last scan. What is not tracked yet is written as a
+// whole, and tracked from now on.
 Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
   const int uffd = IntOf(info[0]), pid = IntOf(info[1]);
-  const bool last = info[3].As<Napi::Boolean>().Value();
   auto mappings = std::make_shared<Ranges>(RangesOf(info[2]));
   auto found = std::make_shared<Ranges>();
   return Task::Start(
@@ -173,23 +205,22 @@ Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
           const uint64_t start = (*mappings)[i], end = (*mappings)[i + 1];
           Ranges written;
           Trouble refused;
-          if (Scan(pagemap.Get(), start, end, true, !last, &written, &refused)) {
+          if (Scan(pagemap.Get(), start, end, true, true, &written, &refused)) {
             found->insert(found->end(), written.begin(), written.end());
             continue;
           }
           // Not tracked, or not all of it: all that is there counts as written. Pages that the scan had armed before it failed
           // are among them.
           written.clear();
-          if (!last) {
-            uffdio_register area = {};
-            area.range = {start, end - start};
-            area.mode = UFFDIO_REGISTER_MODE_WP;
-            // a mapping that went meanwhile is no loss: the next look at the maps shows it
-            if (ioctl(uffd, UFFDIO_REGISTER, &area) == 0) {
-              Trouble gone;
-              Ranges armed;
-              Scan(pagemap.Get(), start, end, false, true, &armed, &gone);
-            }
+          uffdio_register area = {};
+          area.range = {start, end - start};
+          area.mode = UFFDIO_REGISTER_MODE_WP;
+          // a mapping that went meanwhile is no loss: the next look at the maps shows it
+          if (ioctl(uffd, UFFDIO_REGISTER, &area) == 0) {
+            Trouble gone;
+            Ranges armed;
+            SplitHuge(pagemap.Get(), start, end);
+            Scan(pagemap.Get(), start, end, false, true, &armed, &gone);
           }
           if (!Scan(pagemap.Get(), start, end, false, false, &written, trouble)) return;
           found->insert(found->end(), written.begin(), written.end());
@@ -198,21 +229,35 @@ Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
       [found](Napi::Env env) { return ArrayOf(env, *found); });
 }
 
-// (pid, mappings) -> the ranges of pages that are there
-Napi::Value ScanPresent(const Napi::CallbackInfo& info) {
+// (pid, mappings) -> [the ranges that were written since the last scan, those of all pages that are there], in one walk
+Napi::Value ScanLast(const Napi::CallbackInfo& info) {
   const int pid = IntOf(info[0]);
   auto mappings = std::make_shared<Ranges>(RangesOf(info[1]));
-  auto found = std::make_shared<Ranges>();
+  auto written = std::make_shared<Ranges>(), present = std::make_shared<Ranges>();
   return Task::Start(
       info.Env(),
       [=](Trouble* trouble) {
         const UniqueFd pagemap(open(("/proc/" + std::to_string(pid) + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
         if (pagemap.Get() < 0) *trouble = {errno, "open"};
         for (size_t i = 0; i + 1 < mappings->size() && trouble->error == 0; i += 2) {
-          Scan(pagemap.Get(), (*mappings)[i], (*mappings)[i + 1], false, false, found.get(), trouble);
+          const uint64_t start = (*mappings)[i], end = (*mappings)[i + 1];
+          Ranges here, all;
+          Trouble refused;
+          if (!Scan(pagemap.Get(), start, end, true, false, &here, &refused, &all)) {
+            all.clear();  // not tracked, or not all of it
+            Scan(pagemap.Get(), start, end, false, false, &all, trouble);
+            here = all;
+          }
+          written->insert(written->end(), here.begin(), here.end());
+          present->insert(present->end(), all.begin(), all.end());
         }
       },
-      [found](Napi::Env env) { return ArrayOf(env, *found); });
+      [written, present](Napi::Env env) {
+        auto both = Napi::Array::New(env, 2);
+        both.Set(0u, ArrayOf(env, *written));
+        both.Set(1u, ArrayOf(env, *present));
+        return both;
+      });
 }
 
 // (pid, address, buffer) -> bytes that were read: fewer when the rest is not there any more
@@ -232,7 +277,7 @@ Napi::Value ReadMemory(const Napi::CallbackInfo& info) {
 void ExportTracker(Napi::Env env, Napi::Object exports) {
   exports["trackWrites"] = Napi::Function::New(env, TrackWrites, "trackWrites");
   exports["scanWritten"] = Napi::Function::New(env, ScanWritten, "scanWritten");
-  exports["scanPresent"] = Napi::Function::New(env, ScanPresent, "scanPresent");
+  exports["scanLast"] = Napi::Function::New(env, ScanLast, "scanLast");
   exports["readMemory"] = Napi::Function::New(env, ReadMemory, "readMemory");
 }
 

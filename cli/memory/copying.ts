@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
-import { readMemory, scanPresent, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
 import { readText } from '../system/procfs.js';
 import { ownMappings } from './mappings.js';
@@ -13,7 +13,6 @@ import {
   pageRecords,
   type Range,
   signRecord,
-  subtract,
   unflatten,
   union,
 } from './records.js';
@@ -22,9 +21,14 @@ import {
 interface LastLook {
   readonly mappings: readonly Range[];
   readonly written: readonly Range[];
+  /** All that there is in them. */
+  readonly present: readonly Range[];
 }
 
 const CHUNK_BYTES = 1 << 20;
+/** The other end is told ahead of so much that will come whole. */
+const DENSE_BYTES = 64 << 20;
+const HUGE_PAGE_BYTES = 2 << 20;
 const MAX_ROUNDS = 12;
 /** What can be sent in about this time may wait for the freeze. */
 const GOOD_ENOUGH_MS = 10;
@@ -86,32 +90,28 @@ export class Copying {
         yield signRecord('life');
       }
       yield bareRecords('area', look.mappings);
-      const present = intersect(unflatten(await scanPresent(this.pid, flatten(look.mappings))), look.mappings);
+      const { present } = look;
       const again = intersect(this.takeMissed(), present);
       yield* this.pages([...again, ...look.written], false);
       if (this.missed.length > 0) throw unreadable(this.pid);
       yield Buffer.concat([bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')]);
     } catch (error) {
       this.onFailure(error);
-      throw error;
-    } finally {
       this.stopTracking();
+      throw error;
     }
   }
 
   /**
-   * The process stands still: what was written since the last round is still to be sent. The tracking ends, because CRIU dumps no
-   * mapping that has some.
+   * The process stands still: what was written since the last round is still to be sent. The tracking goes on: to end it now would
+   * take the kernel another walk through all pages.
    * @returns the mappings that are carried in this way.
    */
   async lastLook(): Promise<readonly Range[]> {
-    const tracked = this.mappings();
-    const written = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(tracked), true));
-    this.stopTracking();
-    // Without the tracking, neighbours that differed by it alone become one mapping: CRIU finds that one.
+    this.requireTracker();
     const mappings = this.mappings();
-    this.missed.push(...subtract(mappings, tracked));
-    this.onLook({ mappings, written: intersect(written, mappings) });
+    const { written, present } = await scanLast(this.pid, flatten(mappings));
+    this.onLook({ mappings, written: unflatten(written), present: unflatten(present) });
     return mappings;
   }
 
@@ -119,7 +119,7 @@ export class Copying {
   leaveToCriu(): void {
     this.stopTracking();
     this.missed = [];
-    this.onLook({ mappings: [], written: [] });
+    this.onLook({ mappings: [], written: [], present: [] });
   }
 
   /** Gives up. Whoever reads the records has to stop as well. */
@@ -132,10 +132,8 @@ export class Copying {
     let before = Number.POSITIVE_INFINITY;
     for (let round = 0; round < MAX_ROUNDS; round++) {
       const mappings = this.mappings();
-      const written = [
-        ...this.takeMissed(),
-        ...unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings), false)),
-      ];
+      const found = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings)));
+      const written = [...this.takeMissed(), ...found];
       const bytes = bytesOf(written);
       yield bareRecords('area', mappings);
       const began = performance.now();
@@ -150,7 +148,13 @@ export class Copying {
     let records: Buffer[] = [];
     let pending = 0;
     for (const range of ranges) {
+      let told = fresh ? range.start : range.end;
       for (let start = range.start; start < range.end; ) {
+        if (start >= told) {
+          const ahead = start + DENSE_BYTES;
+          told = Math.min(ahead - (ahead % HUGE_PAGE_BYTES), range.end);
+          records.push(bareRecords('dense', [{ start, end: told }]));
+        }
         const wanted = Math.min(CHUNK_BYTES, range.end - start);
         const chunk = Buffer.allocUnsafe(wanted);
         const length = readMemory(this.pid, BigInt(start), chunk);

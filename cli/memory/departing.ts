@@ -66,10 +66,15 @@ export class DepartingMemory {
     return Math.max((this.copying?.sent ?? 0) - before, 0);
   }
 
+  /** The process is gone, or goes on: its mappings need no tracking any more. */
+  release(): void {
+    this.copying?.stopTracking();
+  }
+
   /** Nothing of this is wanted any more. */
   giveUp(reason: Error): void {
     this.cut.abort(reason);
-    this.copying?.stopTracking();
+    this.release();
   }
 }
 

@@ -10,7 +10,7 @@ export interface Range {
   readonly end: number;
 }
 
-const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7 } as const;
+const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7, dense: 8 } as const;
 export type RecordKind = keyof typeof KINDS;
 
 /** Writes a record's head into a buffer. */
@@ -96,19 +96,4 @@ export function union(ranges: readonly Range[]): Range[] {
     else if (last.end < range.end) whole[whole.length - 1] = { start: last.start, end: range.end };
   }
   return whole;
-}
-
-/** What is in the first and not in the second; each list ascending and without overlaps. */
-export function subtract(from: readonly Range[], what: readonly Range[]): Range[] {
-  const rest: Range[] = [];
-  for (const { start, end } of from) {
-    let at = start;
-    for (const other of what) {
-      if (other.end <= at || other.start >= end) continue;
-      if (other.start > at) rest.push({ start: at, end: other.start });
-      at = other.end;
-    }
-    if (at < end) rest.push({ start: at, end });
-  }
-  return rest;
 }

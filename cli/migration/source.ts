@@ -286,7 +286,7 @@ export class LocalSource implements SourceParticipant {
   private async destroyHere(migration: string): Promise<ParkCounts> {
     const departure = this.departures.get(migration);
     if (departure === undefined) return NONE;
-    const { record, session, pages, resident } = departure;
+    const { record, session, pages, memory, resident } = departure;
     resident?.control.raise(record.request.epoch);
     const counts = (await resident?.control.tunnel(resident.home)) ?? NONE;
     await reached('source', 'forwarded', migration);
@@ -294,6 +294,7 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'let-end', migration);
     await session?.end(this.site.timeouts.commitMs);
     pages?.close();
+    memory?.release();
     await reached('source', 'ended', migration);
     if (resident !== undefined) await destroyPod(resident.pod);
     else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type BpfError, readMemory, scanPresent, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { type BpfError, readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { folder } from './private-namespaces.js';
 
 const test = suite('write tracking');
@@ -33,6 +33,10 @@ for line in sys.stdin:
         if verb == 'forget': area.madvise(mmap.MADV_DONTNEED, number * PAGE, PAGE)
     if verb == 'every':
         for number in range(0, ${PAGES}, 2): area[number * PAGE] = 1
+    if verb == 'huge':
+        for number in range(${PAGES}): area[number * PAGE] = 1
+        area.madvise(mmap.MADV_HUGEPAGE)
+        area.madvise(25) # MADV_COLLAPSE
     if verb == 'child':
         if os.fork() == 0:
             for number in range(10): area[number * PAGE] = 77
@@ -98,7 +102,7 @@ test('what was written since the last scan, exactly, and first all that is there
   await tell('write 1 2 3 39999');
   await tell('read 10 11');
   const tracker = await trackWrites(pid);
-  const scan = async (last = false): Promise<number[]> => pages(await scanWritten(tracker, pid, area, last));
+  const scan = async (): Promise<number[]> => pages(await scanWritten(tracker, pid, area));
   assert.equal(await scan(), [1, 2, 3, 39999]);
   assert.equal(await scan(), []);
   await tell('write 2 500 39999');
@@ -113,8 +117,9 @@ test('what was written since the last scan, exactly, and first all that is there
   await tell('child');
   assert.equal(await scan(), [], "a child's writes are its own");
   await tell('write 3');
-  assert.equal(await scan(true), [3]);
-  assert.equal(pages(await scanPresent(pid, area)), [1, 3, 500, 600, 39999]);
+  const { written, present } = await scanLast(pid, area);
+  assert.equal(pages(written), [3]);
+  assert.equal(pages(present), [1, 3, 500, 600, 39999]);
   closeSync(tracker);
 });
 
@@ -123,10 +128,13 @@ test('more ranges than one answer of the kernel holds, in order and none twice',
   const every = Array.from({ length: PAGES / 2 }, (_, index) => 2 * index);
   await tell('every');
   const tracker = await trackWrites(pid);
-  assert.equal(pages(await scanWritten(tracker, pid, area, false)), every);
-  assert.equal(pages(await scanPresent(pid, area)), every);
+  assert.equal(pages(await scanWritten(tracker, pid, area)), every);
   await tell('every');
-  assert.equal(pages(await scanWritten(tracker, pid, area, false)), every);
+  assert.equal(pages(await scanWritten(tracker, pid, area)), every);
+  await tell('write 2 39998');
+  const { written, present } = await scanLast(pid, area);
+  assert.equal(pages(written), [2, 39998]);
+  assert.equal(pages(present), every);
   closeSync(tracker);
 });
 
@@ -136,9 +144,23 @@ test('a mapping that was not asked about before is written as a whole', async ()
   const half = start + BigInt((PAGES / 2) * PAGE);
   await tell('write 1 30000 30001');
   const tracker = await trackWrites(pid);
-  assert.equal(pages(await scanWritten(tracker, pid, BigUint64Array.of(start, half), false)), [1]);
+  assert.equal(pages(await scanWritten(tracker, pid, BigUint64Array.of(start, half))), [1]);
   await tell('write 30001');
-  assert.equal(pages(await scanWritten(tracker, pid, BigUint64Array.of(start, half, half, end), true)), [30000, 30001]);
+  const { written, present } = await scanLast(pid, BigUint64Array.of(start, half, half, end));
+  assert.equal(pages(written), [30000, 30001]);
+  assert.equal(pages(present), [1, 30000, 30001]);
+  closeSync(tracker);
+});
+
+test('huge pages are tracked page by page', async () => {
+  const { pid, area, tell, pages } = await subject();
+  await tell('huge');
+  const tracker = await trackWrites(pid);
+  const huge = /^AnonHugePages: +(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'));
+  assert.ok(Number(huge?.[1]) > 0, 'it has some');
+  await scanWritten(tracker, pid, area);
+  await tell('write 5000 20000');
+  assert.equal(pages(await scanWritten(tracker, pid, area)), [5000, 20000]);
   closeSync(tracker);
 });
 
@@ -152,7 +174,7 @@ test('nothing is left in the process', async () => {
   const flags = (): string[] => readFileSync(`/proc/${pid}/smaps`, 'utf8').match(/^VmFlags:.*$/gm) ?? [];
   const before = [descriptors(), flags()];
   const tracker = await trackWrites(pid);
-  await scanWritten(tracker, pid, area, false);
+  await scanWritten(tracker, pid, area);
   assert.equal(descriptors(), before[0]);
   assert.ok(flags().some((each) => / uw /.test(each)));
   closeSync(tracker);
