@@ -9,6 +9,8 @@ import { openForReader } from '../system/fifo.js';
 
 const INLET = 'memory';
 const PIPE_BYTES = 1 << 20;
+/** What comes in small pieces, as TLS has them, is handed over in larger ones: each is work for a thread, and wakes CRIU. */
+const PIECE_BYTES = 1 << 18;
 
 /** A CRIU that has not come to the FIFO by then does not use it, for example because it is a static program. */
 const START_MS = 15_000;
@@ -55,8 +57,8 @@ export class Inlet {
       // it stays as it is: slower, nothing else
     }
     try {
-      for await (const record of records) {
-        for (let at = 0; at < record.length; ) at += (await pipe.write(record, at)).bytesWritten;
+      for await (const piece of inPieces(records)) {
+        for (let at = 0; at < piece.length; ) at += (await pipe.write(piece, at)).bytesWritten;
       }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'EPIPE') throw refused();
@@ -71,6 +73,20 @@ export class Inlet {
     const fd = await this.open(over, STARTED_MS).catch(() => undefined);
     if (fd !== undefined) closeSync(fd);
   }
+}
+
+async function* inPieces(records: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let pending: Buffer[] = [];
+  let bytes = 0;
+  for await (const record of records) {
+    pending.push(record);
+    bytes += record.length;
+    if (bytes < PIECE_BYTES) continue;
+    yield Buffer.concat(pending, bytes);
+    pending = [];
+    bytes = 0;
+  }
+  yield Buffer.concat(pending, bytes);
 }
 
 function refused(): UserError {
