@@ -11,11 +11,15 @@ import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, readProcess, stampAlive, stampProcess } from '../system/procfs.js';
 import { insideFilters, insideNetwork, networkSettings } from './inside-network.js';
 import { createRootFolder, enterRoot } from './pod-root.js';
+import { tcpSettings } from './tcp-settings.js';
 
 const INIT = 'catatonit';
 const LOCAL_ROUTE_MS = 2000;
 /** Pairs of a file below /proc/sys/net, which shows the namespace of whoever opens it, and a value. */
 const WRITE_SETTINGS = 'while [ $# -gt 1 ]; do echo "$2" >"/proc/sys/net/$1" || exit 1; shift 2; done';
+/** The same for what is not worth a failure: only the machine's own namespace may choose some kinds of congestion control. */
+const TAKE_SETTINGS =
+  'while [ $# -gt 1 ]; do [ "$(cat "/proc/sys/net/$1")" = "$2" ] || echo "$2" >"/proc/sys/net/$1"; shift 2; done; true';
 
 /** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
 export interface PodRecord {
@@ -208,6 +212,7 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
     ].join('\n'),
   });
   await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
+  await run('nsenter', [...inside, 'sh', '-c', TAKE_SETTINGS, 'sh', ...tcpSettings()]);
   await run('nsenter', [...inside, 'sh', '-c', WRITE_SETTINGS, 'sh', ...networkSettings(options)]);
   await localRoutes(pod, options.homeAddresses.filter(isIPv6));
   if (options.programs !== undefined) await attachInside(inside, options.programs);

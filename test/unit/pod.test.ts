@@ -1,6 +1,6 @@
 // limit: 120 s
 import { execFileSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createPod, destroyPod, keepPidsFree, type PodOptions, type PodRecord, podAlive } from '../../cli/pod/pod.js';
@@ -94,6 +94,15 @@ test('the home addresses of both families are local there, and all else is reach
     const [loopback] = rows(inside(pod, 'ip', '-j', 'link', 'show', 'dev', 'lo')) as [Row & { flags: string[] }];
     assert.ok(loopback.flags.includes('UP'));
   }));
+
+test("new sockets there behave as the node's settings say, not as a new namespace's do", () => {
+  writeFileSync('/proc/sys/net/ipv4/tcp_keepalive_time', '77');
+  writeFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'reno');
+  return withPod({}, (pod) => {
+    assert.is(inside(pod, 'cat', '/proc/sys/net/ipv4/tcp_keepalive_time').trim(), '77');
+    assert.is(inside(pod, 'cat', '/proc/sys/net/ipv4/tcp_congestion_control').trim(), 'reno');
+  });
+});
 
 test('its kernel is in no multicast group that it would report on the link', () =>
   withPod({}, (pod) => {
