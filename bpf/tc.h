@@ -55,7 +55,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 	case STEP_TUNNEL:
 		return tc_tunnel(skb, d, &t, &d->reason);
 	case STEP_DELIVER:
-		return tc_deliver(skb, d->found.binding, &d->reason);
+		return tc_hand_over(skb, d, &d->reason);
 	case STEP_LOOP_BACK:
 		d->reason = REASON_LOOPED_BACK;
 		return tc_loop_back(skb, &d->reason);
@@ -309,7 +309,7 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 		return tc_tunnel(skb, &d, &t, reason);
 	case STEP_DELIVER:
 		*reason = REASON_DELIVERED;
-		return tc_deliver(skb, found->binding, reason);
+		return tc_hand_over(skb, &d, reason);
 	case STEP_PASS:
 		if (found->binding->action == ACTION_PARK)
 			return TC_ACT_SHOT; /* nobody replays into a closed queue */

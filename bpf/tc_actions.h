@@ -195,6 +195,19 @@ static __always_inline int tc_deliver(struct __sk_buff *skb, const struct bindin
 }
 
 /*
+ * The same at the ingress of a device, where the packet can go on at the other end of the pod's link without waiting in a queue
+ * between. What came in UDP goes through the link: there the kernel merges segments (GRO), which it could not in that tunnel.
+ */
+static __always_inline int tc_hand_over(struct __sk_buff *skb, const struct decision *d, enum reason *reason)
+{
+	const struct binding *binding = d->found.binding;
+	int verdict = tc_deliver(skb, binding, reason);
+	int udp = d->outer == header_bytes(FAMILY_IPV4, 1) || d->outer == header_bytes(FAMILY_IPV6, 1);
+
+	return verdict == TC_ACT_SHOT || udp ? verdict : bpf_redirect_peer(binding->pod_ifindex, 0);
+}
+
+/*
  * How many frames the TAP hands out for this skb: it has no segmentation offload, so that the kernel splits a super-packet.
  * By the skb's length: the header of one beyond 64 KiB ("BIG TCP") says 0.
  */
