@@ -243,9 +243,15 @@ function mebibytes(bytes: number): string {
   return `${(bytes / (1 << 20)).toFixed(1)} MiB`;
 }
 
-/** CRIU gives a process what it had, and can give no more than this daemon has. */
-function privilegeVerdicts({ capabilities, seccomp, ipv6 }: Needs): Verdict[] {
-  const status = readText('/proc/self/status') ?? '';
+/**
+ * CRIU gives a process what it had, and can give no more than this daemon has.
+ * @param status of this daemon, as in /proc/<pid>/status
+ */
+export function privilegeVerdicts(
+  { capabilities, seccomp, ipv6 }: Pick<Needs, 'capabilities' | 'seccomp' | 'ipv6'>,
+  status = readText('/proc/self/status') ?? '',
+  hasIpv6 = existsSync('/proc/net/if_inet6'),
+): Verdict[] {
   const own = BigInt(`0x${/^CapPrm:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
   const lacking = BigInt(`0x${capabilities || '0'}`) & ~own;
   const verdicts: Verdict[] = [];
@@ -276,7 +282,7 @@ function privilegeVerdicts({ capabilities, seccomp, ipv6 }: Needs): Verdict[] {
       'take the filter from that service',
     );
   }
-  if (ipv6 && !existsSync('/proc/net/if_inet6')) {
+  if (ipv6 && !hasIpv6) {
     lacks('IPv6', 'the process has IPv6 sockets, and the destination has no IPv6', 'switch IPv6 on there');
   }
   return verdicts;

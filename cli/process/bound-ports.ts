@@ -48,6 +48,10 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
     const { port } = socket.local;
     if (port === 0) continue;
     const peer = inodeOfEnds.get(endsOf(socket, socket.remote, socket.local));
+    if (staysUnforwarded(socket.remote, home) && (peer === undefined || !holders.has(peer))) {
+      verdicts.push(localConnection(socket));
+      continue;
+    }
     const addresses = reachedBy(socket, home, holders.get(socket.inode));
     if (addresses.length === 0 && isLoopback(socket.local.address)) {
       if (peer !== undefined && !holders.has(peer)) verdicts.push(localConnection(socket));
@@ -134,7 +138,11 @@ function endsOf(socket: InternetSocket, local: Endpoint, remote: Endpoint): stri
   return `${protocolOf(socket)} ${local.address} ${local.port} ${remote.address} ${remote.port}`;
 }
 
-/** Of the loopback addresses only the two usual ones are forwarded. */
+/** Of the loopback addresses only the two usual ones are forwarded: as a peer, too, though it be 127.0.0.1 that speaks with it. */
+function staysUnforwarded({ address, port }: Endpoint, home: ReadonlyMap<string, string>): boolean {
+  return port !== 0 && isLoopback(address) && !home.has(address);
+}
+
 function localConnection(socket: InternetSocket): Verdict {
   return {
     outcome: 'refused',

@@ -15,6 +15,7 @@ import { identityOf, type SharedObject, sharedMemoryFindings } from './shared-me
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
 import { optionVerdicts, socketVerdicts } from './socket-verdicts.js';
+import { readSignedSockets } from './sockets.js';
 import { sysvFindings } from './sysv.js';
 import { type TaskFindings, taskFindings } from './task-verdicts.js';
 import { unixVerdicts } from './unix-verdicts.js';
@@ -69,7 +70,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...inMemory.verdicts,
     ...foreignMemoryVerdicts(localPids),
     ...unix.verdicts,
-    ...socketVerdicts(ours, holders, unixInodes),
+    ...socketVerdicts(ours, holders, unixInodes, readSignedSockets(pid)),
     ...optionVerdicts(surveyed),
   ];
   const moving: Moving = {

@@ -39,11 +39,12 @@ const FAMILIES: Readonly<Record<number, string>> = {
   44: 'AF_XDP',
 };
 
-/** Sockets of a tree that CRIU 4.2 cannot carry, or not as they are. Asks each by pidfd_getfd and getsockopt. */
+/** Sockets of a tree that CRIU 4.2 cannot carry, or not as they are. Asks each by pidfd_getfd and getsockopt. @param withKeys inodes of those with keys for signatures */
 export function socketVerdicts(
   ours: readonly InternetSocket[],
   holders: ReadonlyMap<number, Holder>,
   unixInodes: ReadonlySet<number>,
+  withKeys: ReadonlySet<number> = new Set(),
 ): Verdict[] {
   const verdicts: Verdict[] = [];
   const known = new Map(ours.map((socket) => [socket.inode, socket]));
@@ -52,6 +53,7 @@ export function socketVerdicts(
     for (const [inode, holder] of holders) {
       if (unixInodes.has(inode)) continue;
       const internet = known.get(inode);
+      if (internet !== undefined && withKeys.has(inode)) verdicts.push(signed(subjectOf(holder)));
       interview.with(holder, (socket) => {
         verdicts.push(
           ...(internet === undefined ? strangeSocket(socket, holder) : internetSocket(socket, internet, holder)),
@@ -94,7 +96,7 @@ export function optionVerdicts(sockets: readonly SurveyedOptions[]): Verdict[] {
 }
 
 /** One that no table of TCP or UDP lists: of another protocol, or neither bound nor connected yet. */
-function strangeSocket(socket: AskedSocket, holder: Holder): Verdict[] {
+export function strangeSocket(socket: AskedSocket, holder: Holder): Verdict[] {
   const subject = subjectOf(holder);
   const family = socket.number(SOL_SOCKET, SO_DOMAIN);
   const protocol = socket.number(SOL_SOCKET, SO_PROTOCOL) ?? 0;
@@ -170,6 +172,15 @@ function multipath(subject: string): Verdict {
     subject,
     'a Multipath TCP socket, which CRIU cannot save',
     'switch it off in the program; a Go program (1.24 or newer) with the environment GODEBUG=multipathtcp=0',
+  );
+}
+
+function signed(subject: string): Verdict {
+  return refused(
+    'TCP_MD5',
+    subject,
+    'its segments are signed (TCP-MD5, as BGP does), with keys that CRIU cannot save',
+    'leave the program where it is, or let it do without keys',
   );
 }
 

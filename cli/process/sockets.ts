@@ -8,6 +8,9 @@ const AF_INET = 2;
 const AF_INET6 = 10;
 const IPPROTO_TCP = 6;
 const IPPROTO_UDP = 17;
+const INET_DIAG_MD5SIG = 18; // include/uapi/linux/inet_diag.h
+const WITH_TCP_INFO = 1 << 1; // INET_DIAG_INFO
+const MESSAGE_BYTES = 72;
 
 /** TCP states by their number (include/net/tcp_states.h); a bound UDP socket is in CLOSE, a connected one in ESTABLISHED. */
 export const TCP_STATES = [
@@ -70,10 +73,11 @@ export function readInternetSockets(
  *   | family | protocol | extensions | pad | states | one socket's name: 0 |
  *   +--------+----------+------------+-----+--------+----------------------+
  */
-function question(transport: TransportName, states: readonly TcpState[]): Buffer {
+function question(transport: TransportName, states: readonly TcpState[], extensions = 0): Buffer {
   const body = Buffer.alloc(56);
   body.writeUInt8(transport.endsWith('6') ? AF_INET6 : AF_INET, 0);
   body.writeUInt8(transport.startsWith('tcp') ? IPPROTO_TCP : IPPROTO_UDP, 1);
+  body.writeUInt8(extensions, 2);
   body.writeUInt32LE(
     states.reduce((mask, state) => mask | (1 << TCP_STATES.indexOf(state)), 0),
     4,
@@ -104,6 +108,27 @@ export function parseSocket(transport: TransportName, answer: Buffer): InternetS
     receiveQueue: answer.readUInt32LE(56),
     inode: answer.readUInt32LE(68),
   };
+}
+
+/**
+ * Inodes of TCP sockets that have keys for signatures (TCP-MD5, RFC 2385), in the network namespace that `pid` is in. The kernel
+ * shows them to whom has CAP_NET_ADMIN and asks for `tcp_info` too (tcp_diag_put_md5sig): that makes a long answer.
+ */
+export function readSignedSockets(pid: number): Set<number> {
+  const answers = (['tcp', 'tcp6'] as const).flatMap(
+    (transport) => dumpSockets(pid, 'tcp_diag', question(transport, TCP_STATES, WITH_TCP_INFO)) ?? [],
+  );
+  const signed = answers.filter((answer) => hasAttribute(answer, INET_DIAG_MD5SIG));
+  return new Set(signed.map((answer) => answer.readUInt32LE(68)));
+}
+
+/** There may be thousands of answers: no attribute is copied. */
+function hasAttribute(answer: Buffer, wanted: number): boolean {
+  for (let at = MESSAGE_BYTES; at + 4 <= answer.length; ) {
+    if (answer.readUInt16LE(at + 2) === wanted) return true;
+    at += Math.max((answer.readUInt16LE(at) + 3) & ~3, 4); // NLA_ALIGN
+  }
+  return false;
 }
 
 /** The text of an address of 4 or 16 bytes in network order, as {@link Endpoint} has it; a mapped one as IPv4. */

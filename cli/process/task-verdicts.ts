@@ -131,8 +131,8 @@ function surroundings(root: number): Verdict[] {
   return verdicts;
 }
 
-function limitsOf({ path }: Cgroup): string[] {
-  const top = unifiedMount();
+/** Limits of a cgroup, and of those above it. @param top where cgroup-v2 is mounted */
+export function limitsOf({ path }: Pick<Cgroup, 'path'>, top = unifiedMount()): string[] {
   const limits: string[] = [];
   for (let at = path; at.length > top.length; at = at.slice(0, at.lastIndexOf('/'))) {
     for (const name of ['memory.max', 'cpu.max']) {

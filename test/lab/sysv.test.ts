@@ -1,11 +1,13 @@
 // limit: 240 s
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { ProcessCheck } from '../../cli/check-report.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
-import { describe, errorOf, Scenario } from './scenario.js';
+import type { Outcome } from './node-command.js';
+import { describe, errorOf, oneLine, Scenario } from './scenario.js';
 import { settledTraces } from './traces.js';
 
 const PORT = 7401;
@@ -54,6 +56,9 @@ async function posixTurn(): Promise<void> {
   posixAsked++;
   assert.is(await posixClient.ask('?'), `${posixAsked} ${posixAsked} ${posixAsked - 1} found whole`);
 }
+
+const refusals = (check: Outcome): string[] =>
+  (oneLine(check) as ProcessCheck).verdicts.filter(({ outcome }) => outcome === 'refused').map(({ code }) => code);
 
 /** What a node's own processes see in /dev/shm. */
 async function sharedMemory(node: string): Promise<string[]> {
@@ -149,6 +154,8 @@ test('a name that somebody at home takes meanwhile: the recall says so, and they
   assert.match(errorOf(outcome).message, /\/dev\/shm\/hp-notes: .* at home meanwhile.*SHM_TAKEN/);
   await posixTurn();
   assert.equal(await sharedMemory('home'), ['hp-notes']);
+  const other = await scenario.homeproxy('home', ['check', String(posix), 'host2', '--files', 'carry', '--json']);
+  assert.equal(refusals(other), ['FILES_SHARED'], describe(other));
   await home.run(['rm', '/dev/shm/hp-notes']);
   await scenario.recall(posix);
   await posixTurn();

@@ -82,6 +82,38 @@ while len(held.recv(16, 2)) < 6: pass
 held.recv(1, 1)`,
   },
   {
+    name: 'signed',
+    code: 'TCP_MD5',
+    enter: `
+held = socket.create_server(('0.0.0.0', 7392))
+peer = struct.pack('=H2x4s120x', 2, socket.inet_aton('10.77.0.9'))
+held.setsockopt(6, 14, peer + struct.pack('=BBHi80s', 0, 0, 3, 0, b'key'))`,
+  },
+  {
+    name: 'worker',
+    code: 'SHARED_LISTENER',
+    enter: withStranger("held = socket.create_server(('0.0.0.0', 7393))", 'pass', ''),
+  },
+  {
+    name: 'loopback',
+    code: 'LOCAL_CONNECTION',
+    enter: withStranger(
+      "listener = socket.create_server(('127.0.0.2', 7394))\nheld = socket.create_connection(('127.0.0.2', 7394))\nother = listener.accept()[0]",
+      'held.close()',
+      'other.close()\nlistener.close()',
+    ),
+  },
+  {
+    name: 'shared-object',
+    code: 'SHM_SHARED',
+    enter: withStranger("held = os.open('/dev/shm/verdicts', os.O_CREAT | os.O_RDWR)", 'pass', ''),
+  },
+  {
+    name: 'queue',
+    code: 'POSIX_QUEUE',
+    enter: "held = libc.syscall(240, b'verdicts', os.O_CREAT | os.O_RDWR, 0o600, None)\nassert held >= 0",
+  },
+  {
     name: 'multicast',
     code: 'MULTICAST',
     enter: `

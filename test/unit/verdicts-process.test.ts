@@ -3,6 +3,7 @@ import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseMaps, readMappedFiles } from '../../cli/process/memory-map.js';
+import { run } from '../../cli/system/command.js';
 import { readChildren, readText } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
@@ -199,6 +200,12 @@ held = libc.sem_open(b'/${semaphore}', os.O_CREAT, 0o600, 0)
 assert held != 0`,
     verdicts: ['will-change SHM_OBJECTS'],
     reason: /its 1 object in \/dev\/shm \(sem\..*\) go with it/,
+  },
+  {
+    what: 'a file in a folder of /dev/shm',
+    source: `os.mkdir('/dev/shm/${semaphore}')\nheld = open('/dev/shm/${semaphore}/file', 'w')`,
+    verdicts: ['refused SHM_FOLDER'],
+    reason: /in a folder of \/dev\/shm/,
   },
   {
     what: 'an anonymous file with a name to come',
@@ -408,6 +415,24 @@ for (const { what, use } of SHARED_OBJECTS) {
   });
 }
 
+test('System V objects beside much memory of others, with which alone they can be saved, are refused', async () => {
+  const other = await startInState(`
+libc.shmat.restype = ctypes.c_void_p
+assert libc.shmat(libc.shmget(4250, 17 << 20, 0o1600), None, 0) != 2**64 - 1`);
+  const own = await startInState(`
+libc.shmat.restype = ctypes.c_void_p
+assert libc.shmat(libc.shmget(4251, 4096, 0o1600), None, 0) != 2**64 - 1`);
+  try {
+    const { verdicts } = await examine(own.pid);
+    assert.equal(words(verdicts), ['refused SYSV_OTHERS']);
+    assert.match(objections(verdicts)[0]?.reason ?? '', /others on this node, which have \d+ MiB/);
+  } finally {
+    other.kill();
+    own.kill();
+    for (const key of [4250, 4251]) await run('ipcrm', ['-M', String(key)]);
+  }
+});
+
 // What this machine cannot make, in the kernel's words (Documentation/filesystems/proc.rst; fs/proc/task_mmu.c).
 test('mappings of devices, GPUs, sockets and uprobes are told by their names', () => {
   const maps = `
@@ -437,6 +462,7 @@ test.after(() => {
   endSubjects();
   rmSync(folder, { recursive: true, force: true });
   rmSync(`/dev/shm/sem.${semaphore}`, { force: true });
+  rmSync(`/dev/shm/${semaphore}`, { recursive: true, force: true });
 });
 
 if (!entered) skip(test, 'verdicts on processes, files and memory', 'needs root');

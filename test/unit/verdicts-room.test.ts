@@ -2,7 +2,12 @@
 import { mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { fitVerdicts, processorVerdicts, versionVerdicts } from '../../cli/migration/room-verdicts.js';
+import {
+  fitVerdicts,
+  privilegeVerdicts,
+  processorVerdicts,
+  versionVerdicts,
+} from '../../cli/migration/room-verdicts.js';
 import type { Verdict } from '../../cli/process/description.js';
 import type { Examination } from '../../cli/process/examine.js';
 import { FileHashes } from '../../cli/process/file-hash.js';
@@ -147,6 +152,28 @@ test('capabilities that this node could not give, and a CRIU that is older here'
   assert.equal(versionVerdicts('4.2', '5.0'), []);
   assert.equal(versionVerdicts('3.19', '4.2'), []);
   assert.is(versionVerdicts('5.0', '4.9')[0]?.code, 'CRIU_OLDER');
+});
+
+test('seccomp and IPv6 that a process needs and this node lacks, in the words of another kernel', () => {
+  const status = 'CapPrm:\t000001ffffffffff\nSeccomp:\t0\n';
+  const process = { capabilities: '0', seccomp: true, ipv6: true };
+  assert.equal(privilegeVerdicts(process, status, true), []);
+  const missing = (lacking: typeof process, text: string, ipv6: boolean): string[] =>
+    privilegeVerdicts(lacking, text, ipv6).map(({ code, subject }) => `${code} ${subject}`);
+  assert.equal(missing(process, status, false), ['FEATURE_MISSING IPv6']);
+  assert.equal(missing(process, 'CapPrm:\t0\n', true), ['FEATURE_MISSING seccomp']);
+  assert.equal(missing(process, status.replace('Seccomp:\t0', 'Seccomp:\t2'), true), ['FEATURE_MISSING seccomp']);
+  assert.equal(missing({ ...process, seccomp: false, ipv6: false }, 'CapPrm:\t0\n', false), []);
+});
+
+test('more in /dev/shm than is in its memory takes too long while it stands still; less does not', async () => {
+  const shared = (mebibytes: number) => ({ sharedMemory: [{ names: ['a', 'b'], bytes: mebibytes << 20 }] });
+  assert.equal(words(await fit(shared(100))), []);
+  assert.equal(words(await fit(shared(1000))), ['refused SHM_LARGE']);
+});
+
+test('a node that is being drained takes no process', async () => {
+  assert.equal(words(await fit({}, { draining: true })), ['refused DRAINING']);
 });
 
 test('coming home: its pid and its ports are its own, or another has taken them', async () => {

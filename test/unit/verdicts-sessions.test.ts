@@ -1,8 +1,11 @@
 // limit: 120 s
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isShellJob } from '../../cli/process/session-verdicts.js';
+import { limitsOf } from '../../cli/process/task-verdicts.js';
+import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { readChildren, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
@@ -63,6 +66,34 @@ os.setsid()`);
   } finally {
     subject.kill();
   }
+});
+
+test('one that a service manager has started: it will see it end, may start it again, and what keeps it from that is said', async () => {
+  const unit = new Cgroup(join(unifiedMount(), `homeproxy-test-${process.pid}.service`)).create();
+  const subject = await startInState('');
+  try {
+    unit.add(subject.pid);
+    const { verdicts } = await examine(subject.pid);
+    const service = verdicts.find(({ code }) => code === 'SERVICE');
+    assert.is(service?.outcome, 'will-change');
+    assert.match(service?.reason ?? '', /belongs to homeproxy-test-\d+\.service: the service manager sees it end/);
+    assert.match(service?.remedy ?? '', /^set Restart=no for homeproxy-test-\d+\.service/);
+  } finally {
+    subject.kill();
+    await unit.empty();
+    unit.remove();
+  }
+});
+
+test('limits of its cgroup and of those above stay (CGROUP_LIMITS): read from files, for not every kernel has the controllers', () => {
+  const [top, slice] = [join(folder, 'cgroup'), join(folder, 'cgroup/slice')];
+  mkdirSync(join(slice, 'service'), { recursive: true });
+  writeFileSync(join(top, 'memory.max'), '1\n'); // of the machine itself there is none
+  writeFileSync(join(slice, 'memory.max'), '1073741824\n');
+  writeFileSync(join(slice, 'service/memory.max'), 'max\n');
+  writeFileSync(join(slice, 'service/cpu.max'), '50000 100000\n');
+  assert.equal(limitsOf({ path: join(slice, 'service') }, top), ['cpu.max 50000 100000', 'memory.max 1073741824']);
+  assert.equal(limitsOf({ path: top }, top), []);
 });
 
 test('numbers that must be free at home: threads, and groups whose leader has ended', async () => {

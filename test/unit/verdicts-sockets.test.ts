@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { upperLayer } from '../../cli/process/socket-verdicts.js';
+import type { AskedSocket } from '../../cli/process/ask-socket.js';
+import { strangeSocket, upperLayer } from '../../cli/process/socket-verdicts.js';
 import { readChildren } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
 import { endSubjects, enterPrivateWorld, ip } from './private-world.js';
@@ -55,6 +56,15 @@ const states: readonly State[] = [
     what: 'a Multipath TCP socket that is not bound yet',
     source: 'held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262)',
     verdicts: ['refused MPTCP'],
+  },
+  {
+    what: 'a TCP listener that has keys for signatures (TCP-MD5)',
+    source: `
+held = socket.create_server(('${HOME}', 7117))
+address = struct.pack('=H2x4s120x', 2, socket.inet_aton('10.77.0.9'))
+held.setsockopt(6, 14, address + struct.pack('=BBHi80s', 0, 0, 3, 0, b'key'))`,
+    verdicts: ['refused TCP_MD5'],
+    reason: /signed .*keys that CRIU cannot save/,
   },
   {
     what: 'a raw socket',
@@ -271,6 +281,26 @@ other.close()`);
   } finally {
     subject.kill();
     process.kill(child, 'SIGKILL'); // it left the group
+  }
+});
+
+test('what this kernel cannot make: told by the protocol that SO_PROTOCOL answers', () => {
+  const socketOf = (protocol: number): AskedSocket => {
+    const answers = new Map([
+      [39, 2], // SO_DOMAIN: AF_INET
+      [38, protocol], // SO_PROTOCOL
+      [3, 1], // SO_TYPE: SOCK_STREAM
+    ]);
+    return { number: (_level: number, option: number) => answers.get(option) } as unknown as AskedSocket;
+  };
+  for (const [protocol, code, reason] of [
+    [132, 'SCTP', /an SCTP socket/],
+    [33, 'SOCKET_PROTOCOL', /IP protocol 33/], // DCCP
+  ] as const) {
+    const [verdict, ...more] = strangeSocket(socketOf(protocol), { pid: 4, fd: 3 });
+    assert.equal(more, []);
+    assert.equal([verdict?.outcome, verdict?.code, verdict?.subject], ['refused', code, 'fd 3 of pid 4']);
+    assert.match(verdict?.reason ?? '', reason);
   }
 });
 
