@@ -126,6 +126,7 @@ struct port_key {
 struct port_entry {
 	__u32 binding;
 	__u32 shared; /* 0: every socket on the port belongs to the binding; 1: look the flow up in `flows` */
+	__u32 left_behind; /* 1: flows in `flows` with binding 0 are still this node's, see below */
 };
 
 /*
@@ -152,6 +153,10 @@ struct flow_key {
 	__u8 pad[3];
 };
 
+/*
+ * Binding 0: the process had closed the connection before it departed, and the kernel of this node brings it to its end. When its
+ * correspondent begins a new one from the same port, that is the process's, wherever it is.
+ */
 struct flow_entry {
 	__u32 binding;
 };

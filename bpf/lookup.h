@@ -30,10 +30,10 @@ static __always_inline __s64 owner_of_block(const struct address *local, __be16 
 }
 
 /*
- * The id of the binding that a flow belongs to; -1: nobody's. A global function (Linux 5.6) is verified once, and not along
- * each of the paths that lead to it: three quarters of the time that the programs take to load.
+ * The id of the binding that a flow belongs to; -1: nobody's. `starts`: it begins with this packet. A global
+ * function (Linux 5.6) is verified once, and not along each of the paths that lead to it: three quarters of the time that the programs take to load.
  */
-__noinline __s64 owner_of(const struct flow_key *flow)
+__noinline __s64 owner_of(const struct flow_key *flow, int starts)
 {
 	if (!flow)
 		return -1;
@@ -42,16 +42,18 @@ __noinline __s64 owner_of(const struct flow_key *flow)
 
 	if (!entry)
 		return owner_of_block(&flow->local, flow->local_port);
-	if (!entry->shared)
+	if (!entry->shared && !entry->left_behind)
 		return entry->binding;
 	struct flow_entry *exact = bpf_map_lookup_elem(&flows, flow);
 
-	return exact ? (__s64)exact->binding : -1;
+	if (exact && exact->binding)
+		return exact->binding;
+	return entry->shared || (exact && !starts) ? -1 : (__s64)entry->binding;
 }
 
 /* The binding of a local endpoint, seen from a remote one; .binding NULL: not ours. */
 static __always_inline struct found find(__u8 protocol, const struct address *local, __be16 local_port,
-					const struct address *remote, __be16 remote_port)
+					const struct address *remote, __be16 remote_port, int starts)
 {
 	struct found none = {};
 	__u32 bit = bpf_ntohs(local_port);
@@ -72,19 +74,21 @@ static __always_inline struct found find(__u8 protocol, const struct address *lo
 		.remote_port = remote_port,
 		.protocol = protocol,
 	};
-	__s64 id = owner_of(&flow);
+	__s64 id = owner_of(&flow, starts);
 
 	return id < 0 ? none : find_by_id(id);
 }
 
 static __always_inline struct found find_by_destination(const struct tuple *t)
 {
-	return find(t->protocol, &t->destination, t->destination_port, &t->source, t->source_port);
+	return find(t->protocol, &t->destination, t->destination_port, &t->source, t->source_port,
+		    t->syn == SYN_START);
 }
 
 static __always_inline struct found find_by_source(const struct tuple *t)
 {
-	return find(t->protocol, &t->source, t->source_port, &t->destination, t->destination_port);
+	return find(t->protocol, &t->source, t->source_port, &t->destination, t->destination_port,
+		    t->syn == SYN_START);
 }
 
 #endif

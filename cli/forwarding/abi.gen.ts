@@ -141,6 +141,7 @@ export type PortKeyStruct = {
 export type PortEntryStruct = {
   binding: number;
   shared: number;
+  left_behind: number;
 };
 
 export type BlockKeyStruct = {

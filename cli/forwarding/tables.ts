@@ -1,4 +1,4 @@
-import { type BpfMap, type BpfObject, htons, StructCodec } from '../../addon/lib/index.js';
+import { type BpfMap, type BpfObject, StructCodec } from '../../addon/lib/index.js';
 import type { StructInput } from '../../addon/lib/types.js';
 import { BugError } from '../errors.js';
 import type {
@@ -6,35 +6,19 @@ import type {
   BlockEntryStruct,
   BlockKeyStruct,
   DeviceStruct,
-  FlowEntryStruct,
-  FlowKeyStruct,
   LocalEntryStruct,
   NodeEntryStruct,
   ParkReleaseStruct,
   ParkStateStruct,
   PortEntryStruct,
-  PortKeyStruct,
 } from './abi.gen.js';
-import { addressBytes, decodeAddress, encodeAddress } from './address.js';
+import { addressBytes, encodeAddress } from './address.js';
 import { FastPath, type FastPlace } from './fast-path.js';
+import { type Flow, FlowKeys, type LocalPort } from './flow-keys.js';
+import { LeftBehind, NOBODY } from './left-behind.js';
 import { BLOCK_PORTS, blockIndexes, type PortBlock } from './port-block.js';
 
 const ALL_PORTS = Buffer.alloc(8, 0xff);
-const PROTOCOLS = { tcp: 6, udp: 17 } as const;
-
-/** A local port in the home's address space. */
-export interface LocalPort {
-  readonly protocol: 'tcp' | 'udp';
-  readonly address: string;
-  readonly port: number;
-}
-
-/** An exact flow on a shared port. */
-export interface Flow {
-  readonly protocol: 'tcp' | 'udp';
-  readonly local: { readonly address: string; readonly port: number };
-  readonly remote: { readonly address: string; readonly port: number };
-}
 
 /** A map whose key is one u32 and whose value is a structure of the ABI. */
 export class RecordMap<Value> {
@@ -82,18 +66,16 @@ export class Tables {
   readonly counterCodec: StructCodec;
   readonly bindingCounterKeyCodec: StructCodec;
   readonly fastPath: FastPath;
+  readonly leftBehind: LeftBehind;
   private readonly filter: BpfMap;
   private readonly ports: BpfMap;
   private readonly blocks: BpfMap;
   private readonly flows: BpfMap;
   private readonly nodes: BpfMap;
   private readonly localAddresses: BpfMap;
-  private readonly portKey: StructCodec;
-  private readonly portEntry: StructCodec;
+  private readonly keys: FlowKeys;
   private readonly blockKey: StructCodec;
   private readonly blockEntry: StructCodec;
-  private readonly flowKey: StructCodec;
-  private readonly flowEntry: StructCodec;
   private readonly nodeEntry: StructCodec;
   private readonly localEntry: StructCodec;
 
@@ -114,12 +96,10 @@ export class Tables {
     this.localAddresses = object.map('local_addresses');
     this.counterCodec = codec('counter');
     this.bindingCounterKeyCodec = codec('binding_counter_key');
-    this.portKey = codec('port_key');
-    this.portEntry = codec('port_entry');
+    this.keys = new FlowKeys(object);
+    this.leftBehind = new LeftBehind(object, this.keys, this.fastPath);
     this.blockKey = codec('block_key');
     this.blockEntry = codec('block_entry');
-    this.flowKey = codec('flow_key');
-    this.flowEntry = codec('flow_entry');
     this.nodeEntry = codec('node_entry');
     this.localEntry = codec('local_entry');
   }
@@ -145,8 +125,8 @@ export class Tables {
       this.fastPath.copy(id, binding);
     }
     for (const [key, value] of this.ports.getBatch()) {
-      const { binding, shared } = this.portEntry.decode(value) as PortEntryStruct;
-      this.fastPath.claim(this.fastPlace(key), binding, shared === 1);
+      const { binding, shared, left_behind } = this.keys.decodePortEntry(value);
+      if (left_behind === 0) this.fastPath.claim(this.keys.fastPlace(key), binding, shared === 1);
     }
     for (const [key, value] of this.blocks.getBatch()) {
       const { binding } = this.blockEntry.decode(value) as BlockEntryStruct;
@@ -164,49 +144,54 @@ export class Tables {
   removeBinding(id: number): void {
     this.unbind(id);
     const own: Buffer[] = [];
+    const leftBehind: Buffer[] = [];
     const heirs = new Map<string, number>(); // shared ports that the flows of other bindings still need
     for (const [key, value] of this.flows.getBatch()) {
-      const binding = this.flowBinding(value);
+      const { binding } = this.keys.decodeFlowEntry(value);
       if (binding === id) own.push(key);
-      else heirs.set(this.localPortOf(key), binding);
+      else if (binding === NOBODY) leftBehind.push(key);
+      else heirs.set(this.keys.portOfFlow(key).toString('hex'), binding);
     }
     this.flows.deleteBatch(own);
     const released: Buffer[] = [];
     for (const [key, value] of this.ports.getBatch()) {
-      const entry = this.portEntry.decode(value) as PortEntryStruct;
+      const entry = this.keys.decodePortEntry(value);
       if (entry.binding !== id) continue;
       const heir = entry.shared === 1 ? heirs.get(key.toString('hex')) : undefined;
       if (heir === undefined) released.push(key);
-      else this.ports.set(key, this.portEntry.encode({ binding: heir, shared: 1 } satisfies PortEntryStruct));
+      else this.ports.set(key, this.keys.encodePortEntry({ ...entry, binding: heir }));
     }
     const blocks = this.blocks
       .getBatch()
       .filter(([, value]) => (this.blockEntry.decode(value) as BlockEntryStruct).binding === id)
       .map(([key]) => key);
     this.release(released, blocks);
+    const free = new Set(released.map((key) => key.toString('hex')));
+    this.flows.deleteBatch(leftBehind.filter((key) => free.has(this.keys.portOfFlow(key).toString('hex'))));
     this.parkStates.delete(id);
     this.parkReleases.delete(id);
     for (const key of [...this.bindingCounters.keys()]) if (key.readUInt32LE() === id) this.bindingCounters.delete(key);
   }
 
   /**
-   * Gives a port to a binding. Exclusive: all that comes to it; shared: only the flows that are claimed beside it.
+   * Gives a port to a binding, but for what was left behind on it. Exclusive: all that comes to it; shared: only the flows that are claimed beside it.
    * @throws {BugError} when another binding has it, unless both share it.
    */
   claimPort(port: LocalPort, binding: number, shared: boolean): void {
-    const key = this.encodePort(port);
+    const key = this.keys.encodePort(port);
     const present = this.ports.get(key);
     if (present !== undefined) {
-      const entry = this.portEntry.decode(present) as PortEntryStruct;
+      const entry = this.keys.decodePortEntry(present);
       if (entry.binding !== binding && !(entry.shared === 1 && shared)) {
         throw new BugError(`${port.protocol} port ${port.port} belongs to binding ${entry.binding}`);
       }
     }
-    const entry: PortEntryStruct = { binding, shared: shared ? 1 : 0 };
-    this.fastPath.release(this.fastPlace(key));
-    this.ports.set(key, this.portEntry.encode(entry));
+    const left_behind = present === undefined ? 0 : this.keys.decodePortEntry(present).left_behind;
+    const entry: PortEntryStruct = { binding, shared: shared ? 1 : 0, left_behind };
+    this.fastPath.release(this.keys.fastPlace(key));
+    this.ports.set(key, this.keys.encodePortEntry(entry));
     this.setFilter(port);
-    this.fastPath.claim(this.fastPlace(key), binding, shared);
+    if (left_behind === 0) this.fastPath.claim(this.keys.fastPlace(key), binding, shared);
   }
 
   /**
@@ -233,16 +218,16 @@ export class Tables {
   }
 
   claimFlows(flows: readonly Flow[], binding: number): void {
-    const value = this.flowEntry.encode({ binding } satisfies FlowEntryStruct);
-    this.flows.setBatch(flows.map((flow) => [this.encodeFlow(flow), value] as const));
+    const value = this.keys.encodeFlowEntry({ binding });
+    this.flows.setBatch(flows.map((flow) => [this.keys.encodeFlow(flow), value] as const));
   }
 
   /** Ports that name a binding. */
   portsOf(binding: number): LocalPort[] {
     return this.ports
       .getBatch()
-      .filter(([, value]) => (this.portEntry.decode(value) as PortEntryStruct).binding === binding)
-      .map(([key]) => this.decodePort(key));
+      .filter(([, value]) => this.keys.decodePortEntry(value).binding === binding)
+      .map(([key]) => this.keys.decodePort(key));
   }
 
   /**
@@ -277,6 +262,7 @@ export class Tables {
   close(): void {
     for (const map of [
       this.fastPath,
+      this.leftBehind,
       this.bindings,
       this.devices,
       this.parkStates,
@@ -296,7 +282,7 @@ export class Tables {
 
   /** Takes entries of `ports` and `port_blocks` away, and the bits of the filter that nobody else needs. */
   private release(ports: readonly Buffer[], blocks: readonly Buffer[]): void {
-    const places = ports.map((key) => this.fastPlace(key));
+    const places = ports.map((key) => this.keys.fastPlace(key));
     for (const place of places) this.fastPath.release(place);
     for (const key of blocks) this.fastPath.releaseAll(this.placesOfBlock(key));
     this.ports.deleteBatch(ports);
@@ -305,7 +291,7 @@ export class Tables {
     for (const place of places) words.set(Math.floor(bitOf(place) / BLOCK_PORTS), 0n);
     for (const key of blocks) for (const word of wordsOf(this.blockIndex(key))) words.set(word, 0n);
     for (const key of this.ports.keys()) {
-      const bit = bitOf(this.fastPlace(key));
+      const bit = bitOf(this.keys.fastPlace(key));
       const word = Math.floor(bit / BLOCK_PORTS);
       const used = words.get(word);
       if (used !== undefined) words.set(word, used | (1n << BigInt(bit % BLOCK_PORTS)));
@@ -338,43 +324,6 @@ export class Tables {
     return (['tcp', 'udp'] as const).flatMap((protocol) =>
       Array.from({ length: BLOCK_PORTS }, (_, offset) => ({ protocol, port: index * BLOCK_PORTS + offset, local })),
     );
-  }
-
-  private flowBinding(value: Uint8Array): number {
-    return (this.flowEntry.decode(value) as FlowEntryStruct).binding;
-  }
-
-  /** Key of the port of a flow's local end, in hex. */
-  private localPortOf(key: Uint8Array): string {
-    const { local, local_port, protocol } = this.flowKey.decode(key) as FlowKeyStruct;
-    const port: PortKeyStruct = { local, port: local_port, protocol };
-    return this.portKey.encode(port).toString('hex');
-  }
-
-  private encodePort({ protocol, address, port }: LocalPort): Buffer {
-    const key: PortKeyStruct = { local: encodeAddress(address), port: htons(port), protocol: PROTOCOLS[protocol] };
-    return this.portKey.encode(key);
-  }
-
-  private fastPlace(key: Uint8Array): FastPlace {
-    const { local, port, protocol } = this.portKey.decode(key) as PortKeyStruct;
-    return { protocol: protocol === PROTOCOLS.udp ? 'udp' : 'tcp', port: htons(port), local };
-  }
-
-  private decodePort(bytes: Uint8Array): LocalPort {
-    const { local, port, protocol } = this.portKey.decode(bytes) as PortKeyStruct;
-    return { protocol: protocol === PROTOCOLS.udp ? 'udp' : 'tcp', address: decodeAddress(local), port: htons(port) };
-  }
-
-  private encodeFlow({ protocol, local, remote }: Flow): Buffer {
-    const key: FlowKeyStruct = {
-      local: encodeAddress(local.address),
-      remote: encodeAddress(remote.address),
-      local_port: htons(local.port),
-      remote_port: htons(remote.port),
-      protocol: PROTOCOLS[protocol],
-    };
-    return this.flowKey.encode(key);
   }
 }
 

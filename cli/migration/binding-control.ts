@@ -12,6 +12,7 @@ import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import type { RouteMonitor } from '../system/route-monitor.js';
 import type { Table } from './journal.js';
+import type { LeftBehind } from './left-behind.js';
 import type { NodeName, ParkCounts } from './messages.js';
 
 /** What a node forwards with; shared by all its bindings. */
@@ -31,6 +32,8 @@ export interface Forwarding {
   readonly reverseTunnel: boolean;
   /** Longest park queue, in packets. */
   readonly parkPackets: number;
+  /** Connections that departed processes had closed, which this node brings to their end. */
+  readonly leftBehind: LeftBehind;
   /** Durable records of the queues that are open, by binding. */
   readonly queues: Table<ParkQueueRecord>;
 }
@@ -182,6 +185,12 @@ export class BindingControl {
   /** Parks all that is not of a connection that had begun. */
   holdDatagrams(): void {
     this.change({ hold: Hold.datagrams });
+  }
+
+  /** Connections on these ports that the process has closed, and that are not at their end, stay this node's. It stands still. */
+  leaveBehind(ports: readonly number[]): void {
+    const home = this.forwarding.datapath.tables.bindings.get(this.id)?.home;
+    if (home !== undefined) this.forwarding.leftBehind.keep(ports, decodeAddress(home));
   }
 
   /** Parks everything. What this node's copy still has to say may go out. */

@@ -20,7 +20,8 @@ export async function standStill(
   try {
     await gate?.reachedBy(session);
     await reached('source', 'at-gate', migration);
-    await awaitClosed(record);
+    if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
+    else await awaitClosed(record); // its pod does not outlive it
     if (departure.reverting) throw tooLate(migration);
     control?.park();
     control?.silence();

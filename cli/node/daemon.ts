@@ -251,6 +251,7 @@ export class Daemon {
     await this.servers?.control.close();
     await this.servers?.peer.close();
     for (const client of this.clients.values()) client.close();
+    this.forwarding.leftBehind.close();
     this.forwarding.neighbours.close();
     this.forwarding.monitor.close();
     this.forwarding.datapath.close();

@@ -8,6 +8,7 @@ import { followLocalAddresses } from '../forwarding/local-addresses.js';
 import { Neighbours } from '../forwarding/neighbours.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import type { Journal } from '../migration/journal.js';
+import { LeftBehind } from '../migration/left-behind.js';
 import type { NodeName } from '../migration/messages.js';
 import { interfaceOf, readLink } from '../system/ip.js';
 import { projectFile } from '../system/project.js';
@@ -39,6 +40,7 @@ export async function openForwarding(
     uplinkMtu: mtu,
     reverseTunnel: ownNode(config).reverseTunnel,
     parkPackets: config.park.packets,
+    leftBehind: new LeftBehind(datapath.tables),
     queues: journal.queues,
   };
 }

@@ -2,7 +2,8 @@ import { BpfObject, type BpfProgram } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
-import { type Flow, Tables } from '../../cli/forwarding/tables.js';
+import type { Flow } from '../../cli/forwarding/flow-keys.js';
+import { Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import {
   dotted,

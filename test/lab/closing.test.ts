@@ -12,8 +12,9 @@ import { processesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { readIpv4, readTcp, type TcpSegment } from './pcap.js';
 import { SocketAgent } from './socket-agent.js';
+import { mapEntries } from './traces.js';
 
-const PORTS = { control: 7300, served: 7301 };
+const PORTS = { control: 7300, served: 7301, bulk: 7302 };
 
 const test = suite('connections that the process closes while it is about to leave');
 let lab: FaultLab;
@@ -41,11 +42,11 @@ function machinePid(): number {
   return found.machinePid;
 }
 
-async function segmentsOf(capture: Capture): Promise<TcpSegment[]> {
+async function segmentsOf(capture: Capture, port: number): Promise<TcpSegment[]> {
   const packets = (await capture.stop()).flatMap((frame) => readIpv4(frame) ?? []);
   return packets
     .flatMap((packet) => readTcp(packet) ?? [])
-    .filter(({ sourcePort, destinationPort }) => [sourcePort, destinationPort].includes(PORTS.served));
+    .filter(({ sourcePort, destinationPort }) => [sourcePort, destinationPort].includes(port));
 }
 
 for (const [from, to] of [
@@ -73,11 +74,38 @@ for (const [from, to] of [
     lab.goOn(from);
     await moving;
     await client.do('close', 'last');
-    const segments = await segmentsOf(capture);
+    const segments = await segmentsOf(capture, PORTS.served);
     const withFlag = (flag: 'FIN' | 'RST') => segments.filter(({ flags }) => flags.has(flag));
     assert.equal(withFlag('RST'), []);
     assert.is(withFlag('FIN').length, 2, 'each end said once that it had finished');
   });
 }
+
+test('before it leaves home: all that it had said is heard, by a correspondent that reads it only when it is away', async () => {
+  await server.do('listen', 'bulk', '0.0.0.0', PORTS.bulk);
+  const from = await client.do('connect', 'slow', lab.node('home').address, PORTS.bulk);
+  assert.is(await server.do('accept', 'bulk', 'slow'), from);
+  const sent = await server.do('fill', 'slow');
+  await server.do('close', 'slow');
+  const capture = await Capture.start(lab.lab.node('client'));
+  await streamControl(lab.socket('home'), migrateMethod, { pid: server.pid, to: 'host1' }, () => undefined);
+  assert.is((await mapEntries(lab.lab, 'home'))['maps/flows'], 1);
+  assert.equal(await client.do('to_end', 'slow'), [sent, true]);
+  await client.do('close', 'slow');
+  const segments = await segmentsOf(capture, PORTS.bulk);
+  assert.is(segments.filter(({ flags }) => flags.has('RST')).length, 0);
+  assert.is(segments.filter(({ flags }) => flags.has('FIN')).length, 2);
+});
+
+test('and what was left behind of it at home is forgotten when it has come to its end', async () => {
+  const kept = async (): Promise<number | undefined> => (await mapEntries(lab.lab, 'home'))['maps/flows'];
+  for (const deadline = performance.now() + 10_000; (await kept()) !== 0 && performance.now() < deadline; )
+    await sleep(100);
+  assert.is(await kept(), 0);
+  await client.do('connect', 'again', lab.node('home').address, PORTS.bulk);
+  await server.do('accept', 'bulk', 'again');
+  assert.is(await client.do('send', 'again', 'hello'), 5);
+  assert.is(await server.do('receive', 'again', 5), 'hello');
+});
 
 test.run();

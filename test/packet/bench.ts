@@ -141,11 +141,19 @@ export class Bench {
     return this;
   }
 
-  claim(id: number, address: string, port: number, options: { protocol?: number; shared?: boolean } = {}): this {
-    const { protocol = Protocol.tcp, shared = false } = options;
+  claim(
+    id: number,
+    address: string,
+    port: number,
+    options: { protocol?: number; shared?: boolean; leftBehind?: boolean } = {},
+  ): this {
+    const { protocol = Protocol.tcp, shared = false, leftBehind = false } = options;
     const key = { local: { word: addressWords(address) }, port: htons(port), protocol };
     this.map('ports', (map) =>
-      map.set(this.encode('port_key', key), this.encode('port_entry', { binding: id, shared: shared ? 1 : 0 })),
+      map.set(
+        this.encode('port_key', key),
+        this.encode('port_entry', { binding: id, shared: shared ? 1 : 0, left_behind: leftBehind ? 1 : 0 }),
+      ),
     );
     this.map('port_filter', (map) => {
       const bit = port + (protocol === Protocol.udp ? 65536 : 0);

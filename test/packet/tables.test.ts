@@ -8,7 +8,7 @@ import { Action, type BindingStruct, Egress, Encapsulation } from '../../cli/for
 import { decodeAddress, encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import { tunnelFields, tunnelOverhead } from '../../cli/forwarding/encapsulation.js';
-import type { Flow, LocalPort } from '../../cli/forwarding/tables.js';
+import type { Flow, LocalPort } from '../../cli/forwarding/flow-keys.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 
