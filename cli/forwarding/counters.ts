@@ -20,15 +20,15 @@ const REASONS = names(Reason);
 
 /** Every counter of the node; see enum counters in bpf/abi.h for their places. */
 export function readCounters(tables: Tables): CounterRow[] {
-  const rows: CounterRow[] = [];
-  for (const [hook, hookName] of HOOKS) {
-    for (const [reason, reasonName] of REASONS) {
-      const key = Buffer.alloc(4);
-      key.writeUInt32LE(hook * Counters.per_hook + reason);
-      rows.push({ hook: hookName, reason: reasonName, ...sum(tables, tables.counters.getPerCpu(key) ?? []) });
-    }
-  }
-  return rows;
+  const values = new Map<number, readonly Buffer[]>();
+  for (const [key, perCpu] of tables.counters.entriesPerCpu()) values.set(key.readUInt32LE(), perCpu);
+  return HOOKS.flatMap(([hook, hookName]) =>
+    REASONS.map(([reason, reasonName]) => ({
+      hook: hookName,
+      reason: reasonName,
+      ...sum(tables, values.get(hook * Counters.per_hook + reason) ?? []),
+    })),
+  );
 }
 
 /** The counters of one binding; reasons that never occurred are absent. */
