@@ -1,4 +1,4 @@
-// Exits 0 when node_modules holds exactly what package-lock.json asks for, by npm's own record of what it installed;
+// Exits 0 when node_modules holds exactly what npm-shrinkwrap.json asks for, by npm's own record of what it installed;
 // else says the first difference on stdout and exits 1. (`npm ls` takes ten times as long.)
 import { existsSync, readFileSync } from 'node:fs';
 
@@ -8,12 +8,12 @@ function read(file) {
 
 function difference() {
   if (!existsSync('node_modules/.package-lock.json')) return 'not installed';
-  const asked = read('package-lock.json').packages;
+  const asked = read('npm-shrinkwrap.json').packages;
   const installed = read('node_modules/.package-lock.json').packages;
   const { dependencies = {}, devDependencies = {} } = read('package.json');
   for (const [name, range] of Object.entries({ ...dependencies, ...devDependencies })) {
     const locked = asked[''].dependencies?.[name] ?? asked[''].devDependencies?.[name];
-    if (locked !== range) return `package.json asks for ${name} ${range}, package-lock.json has ${locked}`;
+    if (locked !== range) return `package.json asks for ${name} ${range}, npm-shrinkwrap.json has ${locked}`;
   }
   for (const [path, entry] of Object.entries(asked)) {
     if (path === '') continue;

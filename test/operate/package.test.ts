@@ -38,6 +38,13 @@ function installed({ prefix }: World): string {
   return join(prefix, 'lib/node_modules/homeproxy');
 }
 
+type Locked = Record<string, { version: string; dev?: boolean; devOptional?: boolean; optional?: boolean }>;
+
+function versionIn(folder: string): string | undefined {
+  const file = join(folder, 'package.json');
+  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version : undefined;
+}
+
 test.before((world) => {
   world.folder = mkdtempSync(join(tmpdir(), 'homeproxy-package-'));
   world.prefix = join(world.folder, 'prefix');
@@ -68,12 +75,26 @@ test('has the programs and what they need, and neither tests nor sources of the 
       'cli/bin',
       'dist/addon',
       'dist/cli',
+      'npm-shrinkwrap.json',
       'oclif.manifest.json',
       'package.json',
     ],
   );
   assert.ok(contents.includes('bpf/build/homeproxy.bpf.o'));
   assert.ok(contents.includes('config/systemd/homeproxy.service'));
+});
+
+test('has brought exactly the versions of other packages that were tested, and none that only tests need', (world) => {
+  const root = installed(world);
+  const lock = JSON.parse(readFileSync(projectFile('npm-shrinkwrap.json'), 'utf8')) as { packages: Locked };
+  const { '': _own, ...asked } = lock.packages;
+  const wrong = Object.entries(asked).filter(([path, { version, dev, devOptional, optional }]) => {
+    const found = versionIn(join(root, path));
+    return found === undefined ? !(dev || devOptional || optional) : dev || found !== version;
+  });
+  assert.equal(wrong, []);
+  assert.ok(Object.keys(asked).some((path) => versionIn(join(root, path)) !== undefined));
+  assert.is(existsSync(projectFile('package-lock.json')), false, 'one lock file: npm would read npm-shrinkwrap.json');
 });
 
 test('has compiled its addon, and runs without the checkout', (world) => {
