@@ -1,6 +1,10 @@
 import { closeSync } from 'node:fs';
-import { pidfdGetfd, pidfdOpen, tcpRepair } from '../../addon/lib/index.js';
+import { pidfdGetfd, pidfdOpen, setsockopt, tcpRepair, tcpRepairState } from '../../addon/lib/index.js';
 import { readDescriptors } from '../system/procfs.js';
+
+const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
+const TRUE = Buffer.from(new Int32Array([1]).buffer);
 
 /**
  * Takes the sockets of a tree out of TCP_REPAIR. CRIU does so itself when a dump is vetoed; when it was killed while it held
@@ -31,7 +35,11 @@ export function endRepair(pids: readonly number[]): number {
 function endSocketRepair(pidfd: number, fd: number): boolean {
   const socket = pidfdGetfd(pidfd, fd);
   try {
+    if (tcpRepairState(socket) === 'off') return false;
     tcpRepair(socket, 'off');
+    // Linux forgets SO_REUSEADDR with it, and nobody knows any more what it was. Without it the next server on this port would
+    // find its address in use for as long as something is left of the connection.
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, TRUE);
     return true;
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;

@@ -1,7 +1,11 @@
 import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { Flags } from '@oclif/core';
 import { BaseCommand } from '../base-command.js';
-import { ExternalError } from '../errors.js';
+import { ExternalError, UserError } from '../errors.js';
+import { run } from '../system/command.js';
 import { projectFile } from '../system/project.js';
+import { serviceUnit, UNIT_PATH } from '../system/service-unit.js';
 
 export default class Setup extends BaseCommand {
   static override summary =
@@ -11,11 +15,21 @@ export default class Setup extends BaseCommand {
 socket; where the distribution's fails, a newer one goes into a private prefix (/usr/local/lib/homeproxy), and no foreign package
 source stays active. Says in one line what each step did; does nothing where nothing is missing. Needs root, or sudo.
 
-Exit status: 0; 5 a step failed, and said why.`;
-  static override examples = ['<%= config.bin %> <%= command.id %>'];
+With --service it writes the systemd unit instead: for this homeproxy and the Node.js that runs it, wherever they are installed.
+Write it again when one of them has moved.
 
-  async run(): Promise<{ ok: true }> {
-    await this.parse(Setup);
+Exit status: 0; 5 a step failed, and said why; 7 this machine has no systemd, or the unit cannot be written.`;
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --service && systemctl enable --now homeproxy',
+  ];
+  static override flags = {
+    service: Flags.boolean({ description: `only write ${UNIT_PATH}`, default: false }),
+  };
+
+  async run(): Promise<{ ok: true; unit?: string }> {
+    const { flags } = await this.parse(Setup);
+    if (flags.service) return await this.writeUnit();
     const script = projectFile('config/setup.sh');
     const { status } = spawnSync(script, { stdio: ['inherit', 2, 'inherit'] });
     if (status !== 0) {
@@ -28,5 +42,25 @@ Exit status: 0; 5 a step failed, and said why.`;
       });
     }
     return { ok: true };
+  }
+
+  private async writeUnit(): Promise<{ ok: true; unit: string }> {
+    const template = readFileSync(projectFile('config/systemd/homeproxy.service'), 'utf8');
+    const unit = serviceUnit(template, process.execPath, projectFile('cli/bin/run.js'));
+    try {
+      writeFileSync(UNIT_PATH, unit, { mode: 0o644 });
+    } catch (error) {
+      const lacking = (error as NodeJS.ErrnoException).code === 'ENOENT';
+      throw new UserError({
+        code: 'UNIT_UNWRITABLE',
+        message: `${UNIT_PATH} cannot be written: ${lacking ? 'there is no systemd here' : (error as Error).message}`,
+        remedy: lacking ? 'let your own service manager run `homeproxy up`' : 'run it as root (sudo)',
+        exitStatus: 7,
+        cause: error,
+      });
+    }
+    if (existsSync('/run/systemd/system')) await run('systemctl', ['daemon-reload']);
+    this.log(`wrote ${UNIT_PATH}; start it with: systemctl enable --now homeproxy`);
+    return { ok: true, unit: UNIT_PATH };
   }
 }

@@ -7,7 +7,7 @@ import { type ConnectionNote, NOTED_CONNECTIONS, NOTED_WORDS } from './connectio
 import type { DepartureRecord } from './records.js';
 import type { Site } from './site.js';
 
-/** Notes, from CRIU's images, how the connections of a process that has left stood when it was stopped. */
+/** Notes, from CRIU's images, how the connections of a process stood when it was stopped to leave, whether it has left or not. */
 export async function noteStopped(
   { journal, report }: Site,
   { request, home, images }: DepartureRecord,

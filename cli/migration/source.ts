@@ -341,6 +341,7 @@ export class LocalSource implements SourceParticipant {
       await resident.control.deliver(resident.home);
     }
     await reached('source', 'runs-again', migration);
+    if (session?.passed('post-dump') === true) await noteStopped(this.site, record);
     wipeImageFolder(record.images);
     this.forget(migration);
   }

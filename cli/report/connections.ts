@@ -5,17 +5,20 @@ type Connections = NonNullable<MigrationReport['connections']>;
 type Moved = Connections['moved'][number];
 type Numbers = NonNullable<Moved['atSource']>;
 
-/** How each connection stood at the source when it stopped, and at the destination before it ran; nothing when that is not known. */
-export function connectionsSection(connections: MigrationReport['connections']): string {
+/**
+ * How each connection stood at the source when it stopped, and at the destination before it ran; nothing when that is not known.
+ * @param stayed whether the process was not moved: then it runs on with the sockets that it had
+ */
+export function connectionsSection(connections: MigrationReport['connections'], stayed: boolean): string {
   if (connections === undefined) return '';
-  const rows = [...connections.moved].sort((a, b) => rank(a) - rank(b)).flatMap(rowsOf);
+  const rows = [...connections.moved].sort((a, b) => rank(a) - rank(b)).flatMap((moved) => rowsOf(moved, stayed));
   return `<section>
-<h2>Connections before and after</h2>
-<p>${verdict(connections)}</p>
+<h2>${stayed ? 'Connections when it had stopped' : 'Connections before and after'}</h2>
+<p>${stayed ? stayedVerdict(connections) : verdict(connections)}</p>
 <div class="wide"><table><thead><tr><th>local</th><th>remote</th><th>at the</th><th>state</th><th class="number">sent to</th><th class="number">received to</th><th class="number">unread</th><th class="number">unacknowledged</th><th class="number">of it unsent</th><th></th></tr></thead><tbody>
 ${rows.join('\n')}
 </tbody></table></div>
-<p class="soft">Sequence numbers after the last byte (or FIN) that was sent and received: at the source as CRIU found them when the process had stopped, at the destination as its kernel said before the process ran. The rest is bytes.</p>
+<p class="soft">Sequence numbers after the last byte (or FIN) that was sent and received: at the source as CRIU found them when the process had stopped${stayed ? '' : ', at the destination as its kernel said before the process ran'}. The rest is bytes.</p>
 </section>`;
 }
 
@@ -44,11 +47,20 @@ function verdict({ total, moved }: Connections): string {
     .join(' ');
 }
 
+/** There is nothing to compare: who runs on has the same sockets, and they go on as soon as it does. */
+function stayedVerdict({ total, moved }: Connections): string {
+  const rest = Math.max(0, total - moved.length);
+  return `${counted(total)} stood still with the process and went on from here: it kept its sockets, which were never closed, so there is no other end to compare.${rest > 0 ? ` Of ${rest} nothing was noted.` : ''}`;
+}
+
 function counted(connections: number): string {
   return connections === 1 ? '1 connection' : `${connections} connections`;
 }
 
-function rowsOf({ local, remote, atSource, atDestination, same }: Moved): string[] {
+function rowsOf({ local, remote, atSource, atDestination, same }: Moved, stayed: boolean): string[] {
+  if (stayed) {
+    return [`<tr><td>${xmlText(local)}</td><td>${xmlText(remote)}</td>${cells('source', atSource)}<td></td></tr>`];
+  }
   const names = `<td rowspan="2">${xmlText(local)}</td><td rowspan="2">${xmlText(remote)}</td>`;
   const mark =
     same === undefined

@@ -49,7 +49,7 @@ export function reportPage(report: MigrationReport): string {
 </head>
 <body>
 <main>
-${[header(title, row), timelines(report), packets(row), connectionsSection(report.connections), reapplied(report), steps(report)].filter((part) => part !== '').join('\n')}
+${[header(title, row), timelines(report), packets(row), connectionsSection(report.connections, stayed(row)), reapplied(report), steps(report)].filter((part) => part !== '').join('\n')}
 </main>
 </body>
 </html>
@@ -97,6 +97,10 @@ function outcome({ state, error, summary, to, from }: JournalRow): string {
     default:
       return `<span class="bad">Not finished yet: ${xmlText(state)}${xmlText(because)}</span>`;
   }
+}
+
+function stayed({ state }: JournalRow): boolean {
+  return state === 'rolled-back' || state === 'reverted';
 }
 
 function timelines(report: MigrationReport): string {

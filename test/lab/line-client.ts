@@ -9,8 +9,13 @@ export class LineClient {
 
   static async connect(node: LabNode, host: string, port: number): Promise<LineClient> {
     const command = new NodeCommand(node, [process.execPath, '-e', RELAY, host, String(port)]);
-    await command.printed(/^connected\n/);
+    await command.printed(/^connected \d+\n/);
     return new LineClient(command);
+  }
+
+  /** Of its own end. */
+  get port(): number {
+    return Number(/^connected (\d+)\n/.exec(this.command.stdout)?.[1]);
   }
 
   /** @throws {Error} when there is no answer in 15 s, or the connection has ended */
@@ -34,7 +39,7 @@ export class LineClient {
 
 const RELAY = `
 const [host, port] = process.argv.slice(1);
-const socket = require('net').connect(Number(port), host, () => console.log('connected'));
+const socket = require('net').connect(Number(port), host, () => console.log('connected', socket.localPort));
 socket.on('error', (error) => { console.error(error.code); process.exit(1); });
 socket.on('end', () => process.exit(1));
 process.stdin.pipe(socket, { end: false });

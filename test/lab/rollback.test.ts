@@ -5,6 +5,8 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import { PHASES, type Phase } from '../../cli/migration/records.js';
+import { journalMethod, reportMethod } from '../../cli/node/control-methods.js';
+import { callControl } from '../../cli/node/control-transport.js';
 import { copiesOf, placesOf } from './copies.js';
 import { letRestoreFail } from './failing-restore.js';
 import { downAll } from './lab-fixture.js';
@@ -33,6 +35,8 @@ let redis: Redis;
 let load: Load;
 let fresh: NewConnections;
 let probe: LineClient;
+/** A connection on which nothing is said. */
+let idle: LineClient;
 
 test.before(async () => {
   scenario = await Scenario.start('rollback', { hosts: 1 });
@@ -46,6 +50,8 @@ test.before(async () => {
   load = await Load.start(client, home.address, { paceMs: 10, graceMs: 20_000 });
   fresh = await NewConnections.start(client, home.address, REDIS_PORT, 50);
   probe = await LineClient.connect(client, home.address, REDIS_PORT);
+  idle = await LineClient.connect(client, home.address, REDIS_PORT);
+  await idle.ask('PING');
 });
 test.after(downAll);
 
@@ -189,6 +195,25 @@ test('because the link is cut in the transfer: exit 6 when the time is over, and
     await setLink('up');
   }
   await assertAtHome();
+});
+
+/** The connection on which nothing is said, as the report of a migration has it. */
+async function idleIn(migration: string) {
+  const { connections } = await callControl(control(), reportMethod, { migration });
+  return connections?.moved.find(({ remote }) => remote.endsWith(`:${idle.port}`));
+}
+
+function control(): string {
+  return scenario.home.path('/run/homeproxy/control.sock');
+}
+
+test('and the report has where its connections stood; one on which nothing is said stands there ever since', async () => {
+  const { migrations } = await callControl(control(), journalMethod, { last: 10 });
+  const stopped = migrations.filter(({ steps }) => steps.some(({ step }) => step === 'source:dumped'));
+  assert.ok(stopped.length >= 2, JSON.stringify(migrations));
+  const [first, ...others] = await Promise.all(stopped.map(({ migration }) => idleIn(migration)));
+  assert.equal(Object.keys(first ?? {}), ['local', 'remote', 'atSource']);
+  for (const other of others) assert.equal(other, first);
 });
 
 test('or does not fail, because the link comes back in time', async () => {

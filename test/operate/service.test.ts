@@ -1,7 +1,9 @@
 // limit: 300 s
 /** The daemon as a service of a real systemd, on two machines. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, cpSync } from 'node:fs';
+import { chmodSync, copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -11,12 +13,16 @@ import { startServer } from '../lab/c-program.js';
 import { bareLab, downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
 import { askTicker, installTicker, TICKER } from '../lab/ticker.js';
-import { bootMachine } from './machine.js';
+import { bootMachine, SYSTEM_PATH } from './machine.js';
 
 const UNIT = projectFile('config/systemd/homeproxy.service');
+const INSTALLED = '/etc/systemd/system/homeproxy.service';
+/** Where nvm and the like put a Node.js, or as good as: no service manager looks there. */
+const ELSEWHERE = '/usr/local/nvm/v20/bin';
 const PORT = 7400;
 
 const test = suite('under a service manager');
+const folder = mkdtempSync(join(tmpdir(), 'homeproxy-service-'));
 let home: LabNode;
 let host: LabNode;
 let pid: number;
@@ -25,10 +31,9 @@ let conversation: LineClient;
 test.before(async () => {
   const lab = await bareLab('service', { hosts: 1 });
   [home, host] = [await bootMachine(lab, 'home'), await bootMachine(lab, 'host1')];
-  for (const machine of [home, host]) {
-    cpSync(machine.path('/run/lab/bin/homeproxy'), machine.path('/usr/local/bin/homeproxy'));
-    copyFileSync(UNIT, machine.path('/etc/systemd/system/homeproxy.service'));
-  }
+  await moveNode(home);
+  cpSync(host.path('/run/lab/bin/homeproxy'), host.path('/usr/local/bin/homeproxy'));
+  copyFileSync(UNIT, host.path(INSTALLED));
   await installTicker(home, host);
   pid = await startServer(home, [TICKER, String(PORT)], PORT);
   conversation = await LineClient.connect(lab.node('client'), home.address, PORT);
@@ -36,7 +41,19 @@ test.before(async () => {
 test.after(async () => {
   await conversation?.close();
   await downAll();
+  rmSync(folder, { recursive: true });
 });
+
+/** The machine has its Node.js, and `homeproxy`, where only its administrator finds them. */
+async function moveNode(machine: LabNode): Promise<void> {
+  const node = `${ELSEWHERE}/node`;
+  await machine.run(['mkdir', '-p', ELSEWHERE]);
+  const move = SYSTEM_PATH.split(':').includes(dirname(process.execPath)) ? 'mv' : 'cp';
+  await machine.run([move, process.execPath, node]);
+  const command = machine.path('/run/lab/bin/homeproxy');
+  writeFileSync(command, `#!/bin/sh\nexec ${node} '${projectFile('cli/bin/run.js')}' "$@"\n`);
+  chmodSync(command, 0o755);
+}
 
 async function systemctl(machine: LabNode, ...args: string[]): Promise<string> {
   return (await machine.run(['systemctl', ...args])).stdout.trim();
@@ -57,9 +74,23 @@ async function whereItIs(): Promise<string> {
   return processes.find((row) => row.pid === pid)?.location ?? 'home';
 }
 
-test('systemd finds nothing to complain about in the unit', () => {
-  const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', UNIT], { encoding: 'utf8' });
-  assert.equal([status, stdout, stderr], [0, '', '']);
+function verify(unit: string): [status: number | null, said: string] {
+  const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', unit], { encoding: 'utf8' });
+  return [status, `${stdout}${stderr}`];
+}
+
+test('systemd finds nothing to complain about in the unit, and would', () => {
+  assert.equal(verify(UNIT), [0, '']);
+  const wrong = join(folder, 'homeproxy.service');
+  writeFileSync(wrong, readFileSync(UNIT, 'utf8').replace('KillMode=process', 'KilMode=process'));
+  assert.match(verify(wrong)[1], /Unknown key name 'KilMode'/);
+});
+
+test('a Node.js that systemd does not find starts by the unit that `setup --service` writes', async () => {
+  const said = (await home.run(['homeproxy', 'setup', '--service'])).stdout;
+  assert.match(said, /wrote \/etc\/systemd\/system\/homeproxy\.service/);
+  const started = await systemctl(home, 'show', '--property=ExecStart', '--value', 'homeproxy'); // it was loaded again
+  assert.match(started, `path=${ELSEWHERE}/node ; argv[]=${ELSEWHERE}/node ${projectFile('cli/bin/run.js')} up ;`);
 });
 
 test('it has started when the daemon says that it is ready', async () => {

@@ -1,9 +1,10 @@
 // limit: 180 s
-import { copyFileSync, existsSync, mkdtempSync, readFileSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
 import { criuVersion, findCriu, startDump, startRestore } from '../../cli/checkpoint/criu.js';
 import { type CriuRun, CriuSession, INVENTORY } from '../../cli/checkpoint/criu-session.js';
 import { Gate } from '../../cli/checkpoint/gate.js';
@@ -194,6 +195,21 @@ test('a restore that waits for its inventory can be ended, and nothing of it is 
   counter.end();
 });
 
+/** Its number in the counter: the listener has the one before. */
+const CONNECTION = 4;
+const [SOL_SOCKET, SO_REUSEADDR] = [1, 2];
+
+function reuseAddress(pid: number, fd: number): number {
+  const pidfd = pidfdOpen(pid);
+  const socket = pidfdGetfd(pidfd, fd);
+  try {
+    return getsockopt(socket, SOL_SOCKET, SO_REUSEADDR, 4).readInt32LE();
+  } finally {
+    closeSync(socket);
+    closeSync(pidfd);
+  }
+}
+
 for (const family of FAMILIES) {
   test(`CRIU killed while it holds a frozen tree: sockets out of repair mode, and the connection is healthy: ${family.words}`, async (world) => {
     const counter = await Counter.start(world, family);
@@ -202,9 +218,11 @@ for (const family of FAMILIES) {
     process.kill(session.run.process?.pid ?? Number.NaN, 'SIGKILL');
     assert.is(await session.exited, null);
     assert.is(endRepair([counter.pid]), 1);
+    assert.is(reuseAddress(counter.pid, CONNECTION), 1); // as before: a new server may take the port
     counter.cgroup.setFrozen(false);
     await counter.answers();
     assert.is(endRepair([]), 0);
+    assert.is(endRepair([counter.pid]), 0);
     counter.end();
   });
 }

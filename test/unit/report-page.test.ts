@@ -128,6 +128,19 @@ test('shows where each connection stood before and after, and says when all went
   ]);
 });
 
+test('of one that was rolled back, shows where each connection stood, and why there is nothing to compare', () => {
+  const ends = { local: '10.77.0.2:6379', remote: '10.77.0.1:40000' };
+  const page = reportPage({
+    ...report({ state: 'rolled-back' }),
+    connections: { total: 1, moved: [{ ...ends, atSource: NUMBERS }] },
+  });
+  assert.match(page, '<h2>Connections when it had stopped</h2>');
+  assert.match(page, '1 connection stood still with the process and went on from here: it kept its sockets');
+  assert.match(page, '<td class="number">4294967295</td><td class="number">70</td>');
+  assert.not.match(page, 'at the destination as');
+  assert.not.match(page, 'not noted');
+});
+
 test('a connection that went on elsewhere comes first, and the page says so', () => {
   const pair = (port: number, sent: number) => ({
     local: '10.77.0.2:6379',
