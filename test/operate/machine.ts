@@ -62,6 +62,7 @@ export async function bootFreshMachine(lab: Lab, name: string, npmCache: string)
   rmSync(machine.path('/etc/homeproxy'), { recursive: true });
   if (existsSync(PACKAGES)) await run('cp', ['-a', PACKAGES, machine.path(PACKAGES)]);
   await run('cp', ['-a', npmCache, machine.path('/root/.npm')]);
+  await machine.run(['mkdir', '-p', '/root/.cache']); // every home has one
   const { stdout: registry } = await run('npm', ['config', 'get', 'registry'], { env: ENVIRONMENT });
   writeFileSync(machine.path('/root/.npmrc'), `offline=true\nregistry=${registry.trim()}\n`);
   await machine.run(['mount', '-t', 'tmpfs', '-o', 'ro', 'nothing', projectFile('')]);
