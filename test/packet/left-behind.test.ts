@@ -1,11 +1,17 @@
 /** Connections that a process had closed before it departed: this node brings them to their end. */
 import '../addon/private-namespaces.js';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject } from '../../addon/lib/index.js';
-import { FastKind } from '../../cli/forwarding/abi.gen.js';
+import { Action, type BindingStruct, Egress, FastKind, Hold } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress } from '../../cli/forwarding/address.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { Flow, LocalPort } from '../../cli/forwarding/flow-keys.js';
 import { Tables } from '../../cli/forwarding/tables.js';
+import { LeftBehind as LeftBehindConnections } from '../../cli/migration/left-behind.js';
 import { projectFile } from '../../cli/system/project.js';
 import { type ArrivalRow, back, pass, testArrivals } from './arrival-table.js';
 import type { Bench, BindingFields } from './bench.js';
@@ -111,6 +117,25 @@ const flow = (number: number, from: number): Flow => ({
   remote: { address: CORRESPONDENT, port: from },
 });
 
+const HERE = '127.0.0.2';
+const nowhere = { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) };
+const atHome: BindingStruct = {
+  epoch: 1,
+  action: Action.pass,
+  egress: Egress.open,
+  draining: 0,
+  hold: Hold.nothing,
+  park_ifindex: 0,
+  uplink_ifindex: 0,
+  pod_ifindex: 0,
+  pod_mac: Buffer.alloc(6),
+  host_mac: Buffer.alloc(6),
+  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
+  node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
+  next_hop: nowhere,
+};
+
 keeping.before.each((world) => {
   const object = BpfObject.open(projectFile('bpf/build/homeproxy.bpf.o'), {
     mapSizes: { flows: 64, ports: 64, binding_counters: 64 },
@@ -163,4 +188,32 @@ keeping('they go with the binding', ({ tables }) => {
   tables.leftBehind.keep([flow(PORT, 2)]);
   assert.equal(tables.leftBehind.kept(), [tables.leftBehind.nameOf(flow(PORT, 2))], 'not the first one');
 });
+keeping(
+  'a daemon that starts again forgets them when the kernel is done with them, not before',
+  async ({ tables, kindOf }) => {
+    const listener = createServer().listen(0, HERE);
+    await once(listener, 'listening');
+    const { port: listened } = listener.address() as AddressInfo;
+    const client = connect(listened, HERE).pause();
+    const [server] = (await once(listener, 'connection')) as [Socket];
+    server.write(Buffer.alloc(1 << 24)); // more than both ends hold
+    tables.putBinding(BINDING, atHome);
+    tables.claimPort({ ...port(listened), address: HERE }, BINDING, false);
+    server.destroy();
+    await once(server, 'close');
+    const before = new LeftBehindConnections(tables);
+    before.keep([listened], HOME);
+    before.close();
+    const after = new LeftBehindConnections(tables);
+    assert.is(tables.leftBehind.kept().length, 1);
+    client.resume();
+    await once(client, 'close');
+    for (const deadline = performance.now() + 20_000; tables.leftBehind.kept().length > 0; await sleep(50)) {
+      assert.ok(performance.now() < deadline);
+    }
+    assert.is(kindOf(listened), FastKind.own);
+    after.close();
+    listener.close();
+  },
+);
 keeping.run();
