@@ -58,7 +58,7 @@ static __always_inline int tc_speak(struct __sk_buff *skb, const struct found *f
 		return parsed == PARSED && is_whole(t, skb->len) ? tc_reverse(skb, found, t, reason) : TC_ACT_SHOT;
 	}
 	*reason = REASON_SENT;
-	if (offers_mss(t)) /* what answers it will come through a tunnel */
+	if (offers_mss(t) && is_whole(t, skb->len)) /* what answers it will come through a tunnel */
 		tc_clamp_mss(skb, t, mtu_of_arrivals(skb, found->binding));
 	return tc_send(found->binding);
 }

@@ -5,7 +5,7 @@ import { UserError } from '../errors.js';
 import { readLink } from '../system/ip.js';
 import { DeviceRole, type DeviceStruct } from './abi.gen.js';
 import { addressBytes } from './address.js';
-import { attachFilter, attachUplink, requireFree, type UplinkStatus } from './attachments.js';
+import { attachFilter, attachUplink, clsactMark, requireFree, type UplinkStatus } from './attachments.js';
 import { Changes } from './changes.js';
 import { type BindingTotals, type CounterRow, readBindingCounters, readCounters } from './counters.js';
 import { GUE_PORT } from './encapsulation.js';
@@ -46,7 +46,7 @@ export class Datapath {
   private constructor(
     private readonly object: BpfObject,
     private readonly options: DatapathOptions,
-    private readonly uplinks: readonly UplinkStatus[],
+    private uplinks: readonly UplinkStatus[],
     private readonly lock: number,
   ) {
     this.tables = new Tables(object);
@@ -128,6 +128,43 @@ export class Datapath {
     return this.uplinks;
   }
 
+  /** An uplink is no more: see {@link returned}. */
+  gone(name: string): void {
+    this.change(name, { ifindex: 0, reason: 'the interface is gone; it gets the programs again when it is back' });
+  }
+
+  /**
+   * Attaches to an uplink that is there again, as another interface of the same name: tc before this returns a promise, so
+   * that the kernel answers for nobody in the meantime.
+   * @throws {UserError} `XDP_TAKEN`, `TC_TAKEN`; {BpfError} what the kernel said: status has it, too.
+   */
+  async returned(name: string, ifindex: number): Promise<UplinkStatus> {
+    const { attach = 'auto' } = this.options.uplinks.find((uplink) => uplink.interface === name) ?? {};
+    const changes = new Changes();
+    try {
+      attachFilter(this.object, this.options, ifindex, 'ingress', 'hp_ingress', changes);
+      attachFilter(this.object, this.options, ifindex, 'egress', 'hp_egress', changes);
+      requireFree(this.options, await readLink(name), attach);
+      const status = await attachUplink(this.object, this.options, name, attach, changes);
+      await changes.keep();
+      const reason = `${status.reason}; it was gone, and came back`;
+      this.change(name, { ...status, reason });
+      return status;
+    } catch (error) {
+      await changes.takeBack();
+      this.change(name, { ifindex: 0, reason: `not attached since it came back: ${(error as Error).message}` });
+      throw error;
+    }
+  }
+
+  private change(name: string, status: Partial<UplinkStatus>): void {
+    const old = this.uplinks.find((uplink) => uplink.interface === name);
+    if (old === undefined) return;
+    if (old.ifindex !== 0 && old.ifindex !== status.ifindex)
+      rmSync(clsactMark(this.options, old.ifindex), { force: true });
+    this.uplinks = this.uplinks.map((uplink) => (uplink === old ? { ...old, ...status } : uplink));
+  }
+
   /** Gives a device to a binding: a pod's veth (what enters was sent by the process) or a twin's TAP (what enters is replayed). */
   addDevice(ifindex: number, binding: number, role: 'pod' | 'park'): void {
     this.tables.devices.put(ifindex, { binding, role: DeviceRole[role] });
@@ -137,7 +174,7 @@ export class Datapath {
   /** Forgets a device; its filter goes with it when it is deleted. */
   removeDevice(ifindex: number): void {
     this.tables.devices.delete(ifindex);
-    rmSync(join(this.options.run, `clsact-${ifindex}`), { force: true });
+    rmSync(clsactMark(this.options, ifindex), { force: true });
   }
 
   /** @param needed a process of this node is away: its correspondents here speak with it over `lo` */

@@ -25,7 +25,7 @@ export interface Forwarding {
   readonly addresses: readonly string[];
   /** What is around packets in a tunnel to a node, by its name. */
   encapsulationTo(node: string): EncapsulationName;
-  /** The interface that has the node's address, and its MTU in bytes. */
+  /** The interface that has the node's address (another one when it was deleted and made again), and its MTU in bytes. */
   readonly uplinkIfindex: number;
   readonly uplinkMtu: number;
   /** What departed processes say from here goes through their homes. */

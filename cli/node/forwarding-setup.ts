@@ -6,6 +6,7 @@ import { UserError } from '../errors.js';
 import { Datapath } from '../forwarding/datapath.js';
 import { followLocalAddresses } from '../forwarding/local-addresses.js';
 import { Neighbours } from '../forwarding/neighbours.js';
+import { followUplinks } from '../forwarding/uplinks.js';
 import type { Forwarding } from '../migration/binding-control.js';
 import type { Journal } from '../migration/journal.js';
 import { LeftBehind } from '../migration/left-behind.js';
@@ -29,6 +30,15 @@ export async function openForwarding(
   const { ifindex, mtu } = await readLink(home);
   const monitor = new RouteMonitor();
   followLocalAddresses(datapath.tables, monitor);
+  const uplink = { ifindex };
+  followUplinks(datapath, monitor, {
+    gone: (name) => logger.warn({ interface: name }, 'an uplink is gone'),
+    failed: (name, error) => logger.error({ interface: name, err: error }, 'an uplink came back, and is not attached'),
+    returned: (status, was) => {
+      logger.info({ ...status }, 'attached to an uplink that came back');
+      if (was === uplink.ifindex) uplink.ifindex = status.ifindex;
+    },
+  });
   return {
     datapath,
     monitor,
@@ -36,7 +46,9 @@ export async function openForwarding(
     node,
     addresses,
     encapsulationTo: (name) => config.nodes.find((entry) => entry.name === name)?.encapsulation ?? 'ip',
-    uplinkIfindex: ifindex,
+    get uplinkIfindex() {
+      return uplink.ifindex;
+    },
     uplinkMtu: mtu,
     reverseTunnel: ownNode(config).reverseTunnel,
     parkPackets: config.park.packets,

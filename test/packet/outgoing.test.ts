@@ -37,6 +37,10 @@ const here: BindingFields = { action: 'deliver', egress: 'open' };
 const ROUTER_ALERT = Buffer.from([148, 4, 0, 0]); // RFC 2113; the fast path leaves packets with options alone
 const toCorrespondent: Ipv4Fields = { source: HOME, destination: CORRESPONDENT };
 
+/** By its own length it ends in its TCP header; behind it lies what looks like the rest of a SYN, with an MSS above any MTU. */
+const cutSyn = reply({ flags: 'S', payload: Buffer.from([2, 4, 255, 255]), totalLength: 24 });
+cutSyn[20 + 12] = 6 << 4;
+
 const rows: Partial<Record<ProgramName, readonly Row[]>> = {
   hp_egress: [
     {
@@ -129,6 +133,12 @@ const rows: Partial<Record<ProgramName, readonly Row[]>> = {
       description: 'sends straight to the correspondent, unchanged',
       binding: here,
       input: frame(reply()),
+      expect: ['redirect', 'sent'],
+    },
+    {
+      description: 'does not take padding for the MSS of a SYN',
+      binding: here,
+      input: frame(cutSyn),
       expect: ['redirect', 'sent'],
     },
     {
