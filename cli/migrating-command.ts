@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { Args, Flags } from '@oclif/core';
 import { ConfiguredCommand } from './base-command.js';
 import { UserError } from './errors.js';
+import { memoryInWords } from './memory/carried.js';
 import type { MigrationSummary } from './migration/records.js';
 import { refuse } from './migration/refusals.js';
 import { assessMethod, migrateMethod } from './node/control-methods.js';
@@ -54,7 +55,15 @@ export function filesAsked({ files, carry }: FileFlags): FileFlags {
 export const movingFlags = {
   'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
   'max-freeze': Flags.integer({
-    description: 'roll back when the process would stand still for longer (default: timeouts.maxFreezeMs)',
+    description:
+      'give up when the process would stand still for longer, before the freeze if that can be foreseen (default: timeouts.maxFreezeMs)',
+    min: 1,
+    helpValue: 'MS',
+    exclusive: ['dry-run'],
+  }),
+  'freeze-budget': Flags.integer({
+    description:
+      'copy memory ahead until a freeze of so long is expected; nothing is rolled back because of it (default: timeouts.freezeBudgetMs)',
     min: 1,
     helpValue: 'MS',
     exclusive: ['dry-run'],
@@ -70,6 +79,7 @@ export const movingFlags = {
 export interface MovingFlags extends FileFlags {
   readonly 'dry-run': boolean;
   readonly 'max-freeze': number | undefined;
+  readonly 'freeze-budget'?: number | undefined;
   readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
 }
 
@@ -88,7 +98,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     const config = await this.loadConfig();
     const socket = join(config.paths.run, 'control.sock');
     if (flags['dry-run']) return this.assess(socket, pid, to, flags);
-    const maxFreezeMs = flags['max-freeze'];
+    const { 'max-freeze': maxFreezeMs, 'freeze-budget': freezeBudgetMs } = flags;
     let running: { readonly phase: string; readonly atMs: number } | undefined;
     const summary = await this.interruptible(async (signal) => {
       try {
@@ -99,6 +109,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             pid,
             ...(to === undefined ? {} : { to }),
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+            ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
             ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
             ...filesAsked(flags),
           },
@@ -141,6 +152,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
       connections: String(summary.connections),
       packets: `${parkedPackets} parked, ${replayedPackets} replayed, ${droppedPackets} dropped`,
       moved: `${(summary.bytesMoved / (1 << 20)).toFixed(1)} MiB`,
+      ...(summary.memory === undefined ? {} : { memory: memoryInWords(summary.memory) }),
       phases: `${phases.join(', ')} ms`,
     };
     for (const [fact, value] of Object.entries(facts)) this.log(`  ${fact.padEnd(12)}${value}`);

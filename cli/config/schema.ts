@@ -211,6 +211,10 @@ export const configSchema = z
           60_000,
           'For the memory to travel ahead, and for the checkpoint to travel to the destination.',
         ),
+        freezeBudgetMs: milliseconds(
+          100,
+          'What copying memory ahead works for: rounds go on while they make the expected freeze shorter. Nothing is rolled back because of it.',
+        ),
         maxFreezeMs: milliseconds(30_000, 'For the whole freeze, from the moment that the process stands still.'),
         restoreMs: milliseconds(30_000, 'For the destination to restore it.'),
         commitMs: milliseconds(10_000, 'For the destination to answer that it runs the process after the commit.'),

@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
 import { readText } from '../system/procfs.js';
+import { type Forecast, forecastOf, oneMore, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
 import {
   bareRecords,
@@ -30,10 +31,6 @@ const CHUNK_BYTES = 1 << 20;
 const DENSE_BYTES = 64 << 20;
 const HUGE_PAGE_BYTES = 2 << 20;
 const MAX_ROUNDS = 12;
-/** What can be sent in about this time may wait for the freeze. */
-const GOOD_ENOUGH_MS = 10;
-/** A round that leaves more than this part of the one before gains nothing any more. */
-const WORTH_IT = 0.7;
 /** An upload in which nothing comes for longer is cut. */
 const SIGN_OF_LIFE_MS = 1000;
 
@@ -43,8 +40,8 @@ const SIGN_OF_LIFE_MS = 1000;
  */
 export class Copying {
   /** Further rounds would not make the rest smaller. Rejects when the copying has failed. */
-  readonly ready: Promise<void>;
-  private onReady: () => void = () => undefined;
+  readonly ready: Promise<Forecast>;
+  private onReady: (forecast: Forecast) => void = () => undefined;
   private onFailure: (reason: unknown) => void = () => undefined;
   private readonly looked: Promise<LastLook>;
   private onLook: (look: LastLook) => void = () => undefined;
@@ -55,6 +52,7 @@ export class Copying {
 
   private constructor(
     private readonly pid: number,
+    private readonly budgetMs: number,
     tracker: number,
   ) {
     this.tracker = tracker;
@@ -68,9 +66,12 @@ export class Copying {
     });
   }
 
-  /** @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it. */
-  static async begin(pid: number): Promise<Copying> {
-    return new Copying(pid, await trackWrites(pid));
+  /**
+   * @param budgetMs what the freeze should not take longer than.
+   * @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it.
+   */
+  static async begin(pid: number, budgetMs: number): Promise<Copying> {
+    return new Copying(pid, budgetMs, await trackWrites(pid));
   }
 
   /** Bytes of pages that were given out so far. */
@@ -81,8 +82,7 @@ export class Copying {
   /** All that has to be sent; it ends after {@link lastLook}. @throws {ExternalError} `MEMORY_UNREADABLE` */
   async *records(): AsyncGenerator<Buffer> {
     try {
-      yield* this.rounds();
-      this.onReady();
+      this.onReady(yield* this.rounds());
       let look: LastLook | undefined;
       for (;;) {
         look = await this.within(SIGN_OF_LIFE_MS);
@@ -128,20 +128,23 @@ export class Copying {
     this.tracker = undefined;
   }
 
-  private async *rounds(): AsyncGenerator<Buffer> {
-    let before = Number.POSITIVE_INFINITY;
-    for (let round = 0; round < MAX_ROUNDS; round++) {
+  private async *rounds(): AsyncGenerator<Buffer, Forecast> {
+    const done: Round[] = [];
+    let lookedAt: number | undefined;
+    do {
       const mappings = this.mappings();
+      const now = performance.now();
+      const sinceMs = lookedAt === undefined ? undefined : now - lookedAt;
+      lookedAt = now;
       const found = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings)));
       const written = [...this.takeMissed(), ...found];
       const bytes = bytesOf(written);
       yield bareRecords('area', mappings);
       const began = performance.now();
-      yield* this.pages(written, round === 0);
-      const ms = performance.now() - began;
-      if (ms <= GOOD_ENOUGH_MS || (round > 0 && bytes > before * WORTH_IT)) return;
-      before = bytes;
-    }
+      yield* this.pages(written, done.length === 0);
+      done.push({ bytes, ms: performance.now() - began, sinceMs });
+    } while (done.length < MAX_ROUNDS && oneMore(done, this.budgetMs));
+    return forecastOf(done, this.budgetMs);
   }
 
   private async *pages(ranges: readonly Range[], fresh: boolean): AsyncGenerator<Buffer> {

@@ -1,4 +1,5 @@
 import { readText, readTree } from '../system/procfs.js';
+import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
 import { Copying } from './copying.js';
 import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
@@ -6,8 +7,27 @@ import { flatten, type Range } from './records.js';
 /** A process with less is CRIU's: it is copied in the freeze in less time than the preparations are worth. */
 export const MIN_MEMORY_BYTES = 64 << 20;
 
+/** Where nobody says how long the freeze may be, the rounds work for this. */
+const BUDGET_MS = 100;
+
 /** Sends records of memory to where the process goes; fulfilled when all of them have been taken there. */
 export type SendMemory = (records: AsyncIterable<Buffer>, signal: AbortSignal) => Promise<void>;
+
+/** What came of copying ahead; `bytes` is absent where all is left to CRIU. */
+export interface SentAhead {
+  readonly bytes?: number;
+  readonly memory: CarriedMemory;
+}
+
+/** Why the memory of a process is CRIU's; undefined: it is not. */
+export function whyCriu(
+  pids: readonly number[],
+  residentBytes: number,
+): Extract<ReasonCode, 'TREE' | 'SMALL' | 'SHADOW_STACK'> | undefined {
+  if (pids.length !== 1) return 'TREE'; // a child may share pages with its parent, which CRIU finds out while it restores them
+  if (usesShadowStack(pids[0] ?? 0)) return 'SHADOW_STACK';
+  return residentBytes < MIN_MEMORY_BYTES ? 'SMALL' : undefined;
+}
 
 /**
  * The large memory of a process that leaves: copied while it runs, and kept out of its dump. Whatever speaks against it at any moment
@@ -18,29 +38,37 @@ export class DepartingMemory {
   private delivered: Promise<void> | undefined;
   private mappings: readonly Range[] = [];
   private readonly cut = new AbortController();
+  /** What the last look found otherwise. */
+  after: CarriedMemory | undefined;
 
   private constructor() {}
 
   /** @returns undefined for a process whose memory is CRIU's. */
   static of(pids: readonly number[], residentBytes: number): DepartingMemory | undefined {
-    // a child may share pages with its parent, which CRIU finds out while it restores them
-    if (pids.length !== 1 || residentBytes < MIN_MEMORY_BYTES || usesShadowStack(pids[0] ?? 0)) return undefined;
-    return new DepartingMemory();
+    return whyCriu(pids, residentBytes) === undefined ? new DepartingMemory() : undefined;
   }
 
-  /** Copies while the process runs, until what is left is small. @returns the bytes that were sent; undefined when it cannot be done */
-  async sendAhead(pid: number, send: SendMemory): Promise<number | undefined> {
+  /** Copies while the process runs, until what is left is small. @param budgetMs what the freeze should not take longer than */
+  async sendAhead(pid: number, send: SendMemory, budgetMs = BUDGET_MS): Promise<SentAhead> {
+    let copying: Copying;
     try {
-      const copying = await Copying.begin(pid);
+      copying = await Copying.begin(pid, budgetMs);
+    } catch (error) {
+      this.cut.signal.throwIfAborted();
+      return { memory: untracked(error) };
+    }
+    try {
       const delivered = send(copying.records(), this.cut.signal);
       delivered.catch(() => copying.stopTracking());
-      await Promise.race([copying.ready, delivered]);
+      const failed = delivered.then(() => Promise.reject(new Error('it was over before its end')));
+      const forecast = await Promise.race([copying.ready, failed]);
       this.copying = copying;
       this.delivered = delivered;
-      return copying.sent;
-    } catch {
+      return { bytes: copying.sent, memory: { copied: 'ahead', forecast } };
+    } catch (error) {
+      copying.stopTracking();
       this.cut.signal.throwIfAborted();
-      return undefined;
+      return { memory: notTaken(error) };
     }
   }
 
@@ -51,7 +79,10 @@ export class DepartingMemory {
    */
   async lastLook(root: number): Promise<BigUint64Array> {
     if (this.copying !== undefined && readTree(root).length === 1) this.mappings = await this.copying.lastLook();
-    else this.copying?.leaveToCriu();
+    else if (this.copying !== undefined) {
+      this.copying.leaveToCriu();
+      this.after = inFreeze('FORKED');
+    }
     return flatten(this.mappings);
   }
 

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
-import { type Course, interruptedByRestart, startCourse, summaryOf, wallClock } from './course.js';
+import { type Course, interruptedByRestart, startCourse, summaryOf, travelled, wallClock } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
@@ -203,6 +203,7 @@ export class Coordinator {
       epoch: twin.record.epoch + 1,
       signal: options.signal,
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
+      freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
       copyAhead: options.copyAhead,
       policy: options.policy,
     });
@@ -244,9 +245,9 @@ export class Coordinator {
     );
     for (const result of made) if (result.status === 'rejected') throw result.reason;
     await reached('coordinator', 'prepared', migration);
-    if (carry !== undefined) course.bytesMoved += (await course.unlessStopped(source.carry({ migration }))).bytes;
+    if (carry !== undefined) travelled(course, await course.unlessStopped(source.carry({ migration })));
     if (course.copyAhead === false) return;
-    course.bytesMoved += (await course.unlessStopped(source.sendAhead({ migration }))).bytes;
+    travelled(course, await course.unlessStopped(source.sendAhead({ migration, limits: course.limits })));
   }
 
   private async freezeAndRestore(course: Course): Promise<void> {
@@ -271,7 +272,7 @@ export class Coordinator {
     await reached('coordinator', 'parked', migration);
 
     watch.begin('transfer');
-    course.bytesMoved += (await course.unlessStopped(source.transfer({ migration }))).bytes;
+    travelled(course, await course.unlessStopped(source.transfer({ migration })));
     await reached('coordinator', 'transferred', migration);
 
     watch.begin('restore');

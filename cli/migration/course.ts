@@ -1,6 +1,14 @@
 import { UserError } from '../errors.js';
+import { type CarriedMemory, inFreeze } from '../memory/carried.js';
 import type { ProcessDescription } from '../process/description.js';
-import type { DestinationParticipant, NodeName, ParkCounts, SourceParticipant } from './messages.js';
+import type {
+  CopyRequest,
+  DestinationParticipant,
+  NodeName,
+  ParkCounts,
+  SourceParticipant,
+  TransferResponse,
+} from './messages.js';
 import type { MigrationRecord, MigrationSummary } from './records.js';
 import { interrupted } from './refusals.js';
 import { Stopwatch } from './stopwatch.js';
@@ -18,6 +26,8 @@ interface CourseParts {
   /** Aborted by the user. */
   readonly signal: AbortSignal | undefined;
   readonly maxFreezeMs: number;
+  /** What copying ahead works for. */
+  readonly freezeBudgetMs: number;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
@@ -27,9 +37,13 @@ interface CourseParts {
 }
 
 /** One migration on its way; the coordinator's steps share it. */
-export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs'> {
+export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs'> {
+  /** For whoever copies its memory ahead, in milliseconds. */
+  readonly limits: NonNullable<CopyRequest['limits']>;
   readonly startedAt: number;
   bytesMoved: number;
+  /** How its memory goes, once that is known. */
+  memory: CarriedMemory | undefined;
   /** What is not as it was, in words. */
   notKept: readonly string[];
   frozenAt: number;
@@ -46,7 +60,7 @@ export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs'> {
 }
 
 /** A migration that begins now. */
-export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Course {
+export function startCourse({ signal, maxFreezeMs, freezeBudgetMs, ...parts }: CourseParts): Course {
   const stopped = new AbortController();
   const onAbort = (): void => stopped.abort(interrupted());
   if (signal?.aborted === true) onAbort();
@@ -55,7 +69,9 @@ export function startCourse({ signal, maxFreezeMs, ...parts }: CourseParts): Cou
   return {
     ...parts,
     startedAt: wallClock(),
+    limits: { budgetMs: freezeBudgetMs, maxFreezeMs },
     bytesMoved: 0,
+    memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],
     frozenAt: 0,
     resumedAt: 0,
@@ -108,10 +124,17 @@ export function interruptedByRestart(
     epoch: record.epoch,
     signal: undefined,
     maxFreezeMs: 0,
+    freezeBudgetMs: 0,
     cutShort: true,
     policy: record.policy,
   });
   return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
+}
+
+/** Counts what has travelled. */
+export function travelled(course: Course, { bytes, memory }: TransferResponse): void {
+  course.bytesMoved += bytes;
+  course.memory = memory ?? course.memory;
 }
 
 function tooLong(limitMs: number): UserError {
@@ -142,6 +165,7 @@ export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): M
     droppedPackets: home.dropped + away.dropped,
     bytesMoved: course.bytesMoved,
     notKept: course.notKept,
+    ...(course.memory === undefined ? {} : { memory: course.memory }),
     startedAt: course.startedAt,
     frozenAt: course.frozenAt,
     resumedAt: course.resumedAt,

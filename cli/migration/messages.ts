@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
+import { carriedMemorySchema } from '../memory/carried.js';
 import { addressSchema, descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
 import { connectionNoteSchema } from './connection-table.js';
@@ -140,8 +141,13 @@ export const MAX_AHEAD_BYTES = 128 << 20;
 export const offerResponse = z.object({ lacking: z.array(z.number().int().nonnegative()) });
 /** How much of what was sent ahead the destination keeps. */
 export const aheadResponse = z.object({ bytes: z.number().int().nonnegative() });
-/** Bytes that were sent. */
-export const transferResponse = z.object({ bytes: z.number().int() });
+/** Bytes that were sent, and how its memory goes, if that is known (otherwise) now. */
+export const transferResponse = z.object({ bytes: z.number().int(), memory: carriedMemorySchema.optional() });
+/** Source: copy memory while it runs. Absent from a request of an older home: the limits. */
+export const copyRequest = migrationRequest.extend({
+  limits: z.object({ budgetMs: z.number().positive(), maxFreezeMs: z.number().positive() }).optional(),
+});
+export type CopyRequest = z.infer<typeof copyRequest>;
 export const nothing = z.object({});
 export type DrainResponse = z.infer<typeof drainResponse>;
 export type TransferResponse = z.infer<typeof transferResponse>;
@@ -164,7 +170,7 @@ export interface SourceParticipant {
   /** Send the files that travel with it while it runs; what changes afterwards goes with the images. */
   carry(request: MigrationRequest): Promise<TransferResponse>;
   /** Send a copy of its memory while it runs, so that in the freeze only the difference has to travel. */
-  sendAhead(request: MigrationRequest): Promise<TransferResponse>;
+  sendAhead(request: CopyRequest): Promise<TransferResponse>;
   /** New connections are held back by now: wait until those on their way in have been accepted. */
   drain(request: MigrationRequest): Promise<DrainResponse>;
   /** Stop it and write its images; ends held at CRIU's `post-dump`. */

@@ -9,6 +9,8 @@ export interface MigrateOptions {
   readonly onPhase?: (event: PhaseEvent) => void;
   /** Longest freeze before the migration is rolled back, in milliseconds. Default: as configured. */
   readonly maxFreezeMs?: number;
+  /** What copying memory ahead works for, in milliseconds. Default: as configured. */
+  readonly freezeBudgetMs?: number;
   /** Memory is copied while the process runs, and only the rest in the freeze. Default true. */
   readonly copyAhead?: boolean;
   /** The policy that asks for it. */

@@ -3,6 +3,7 @@ import type { Labels } from '../config/labels.js';
 import type { ErrorDocument } from '../errors.js';
 import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
+import type { CarriedMemory } from '../memory/carried.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import type { FileIdentity } from '../process/shared-memory.js';
@@ -165,6 +166,8 @@ export interface MigrationSummary {
   readonly bytesMoved: number;
   /** What the process does not have as it was, in words; absent in journals of older versions. */
   readonly notKept?: readonly string[] | undefined;
+  /** How its memory went with it; absent in journals of older versions. */
+  readonly memory?: CarriedMemory | undefined;
   /** Milliseconds since the epoch, with fractions. */
   readonly startedAt: number;
   readonly frozenAt: number;

@@ -22,6 +22,7 @@ import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { noteStopped } from './connection-notes.js';
+import { copyAhead } from './copy-ahead.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import {
   emptyAcceptQueues,
@@ -32,6 +33,7 @@ import {
   usesSysv,
 } from './drain.js';
 import type {
+  CopyRequest,
   DrainResponse,
   InspectRequest,
   InspectResponse,
@@ -47,7 +49,7 @@ import { OnceAtATime } from './once-at-a-time.js';
 import type { DepartureRecord } from './records.js';
 import { fenced, outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
-import { type ImageRoad, Sending, sendAhead } from './sending.js';
+import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
 import type { Site } from './site.js';
 import { standStill } from './stand-still.js';
@@ -182,22 +184,8 @@ export class LocalSource implements SourceParticipant {
     return { bytes };
   }
 
-  /** Sends a copy of the memory of the tree's root while it runs. */
-  async sendAhead({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const departure = this.require(migration);
-    const { request, localPids } = departure.record;
-    const sent = await departure.memory?.sendAhead(localPids[0] ?? 0, (records, signal) =>
-      this.road.sendMemory(request.destination, migration, records, signal),
-    );
-    if (sent !== undefined) {
-      departure.memorySent = sent;
-      await reached('source', 'sent-ahead', migration);
-      return { bytes: sent };
-    }
-    departure.ahead = await sendAhead(this.road, request.destination, migration, localPids[0] ?? 0);
-    departure.pages?.expect(departure.ahead.pages.length);
-    await reached('source', 'sent-ahead', migration);
-    return { bytes: departure.ahead.pages.length };
+  async sendAhead(request: CopyRequest): Promise<TransferResponse> {
+    return await copyAhead(this.road, this.require(request.migration), request);
   }
 
   /**
@@ -272,7 +260,7 @@ export class LocalSource implements SourceParticipant {
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
     const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
     await reached('source', 'sent', migration);
-    return { bytes };
+    return { bytes, memory: memory?.after };
   }
 
   /**

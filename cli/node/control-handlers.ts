@@ -74,7 +74,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     eventMethods: [
       serveEvents(
         migrateMethod,
-        async ({ pid, to, maxFreezeMs, copyAhead, ...files }, { signal, caller, about }, emit) => {
+        async ({ pid, to, maxFreezeMs, freezeBudgetMs, copyAhead, ...files }, { signal, caller, about }, emit) => {
           about.migration = newMigrationId();
           return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
             migration: about.migration,
@@ -83,6 +83,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
             ...requesterOf(caller),
             carry: carryOf(files),
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+            ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
             ...(copyAhead === undefined ? {} : { copyAhead }),
           });
         },

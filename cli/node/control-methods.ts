@@ -1,5 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
+import { carriedMemorySchema } from '../memory/carried.js';
 import { stepsResponse } from '../migration/messages.js';
 import { connectionStateSchema } from '../process/connection-state.js';
 import { verdictSchema } from '../process/description.js';
@@ -81,6 +82,7 @@ export const migrationSummary = z.object({
   droppedPackets: z.number().int(),
   bytesMoved: z.number().int(),
   notKept: z.array(z.string()).readonly().optional(),
+  memory: carriedMemorySchema.optional(),
   startedAt: z.number(),
   frozenAt: z.number(),
   resumedAt: z.number(),
@@ -127,6 +129,7 @@ export const migrateMethod = defineEventMethod({
     pid,
     to: z.string().optional(),
     maxFreezeMs: z.number().int().positive().optional(),
+    freezeBudgetMs: z.number().int().positive().optional(),
     copyAhead: z.boolean().optional(),
     ...files,
   }),

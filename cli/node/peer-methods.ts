@@ -6,6 +6,8 @@ import {
   aheadResponse,
   assessRequest,
   assessResponse,
+  type CopyRequest,
+  copyRequest,
   drainResponse,
   fenceRequest,
   holdingResponse,
@@ -46,7 +48,7 @@ export const sourceMethods = {
   inspect: defineMethod({ name: 'source-inspect', request: inspectRequest, response: inspectResponse }),
   discard: defineMethod({ name: 'source-discard', request: residentRequest, response: nothing }),
   prepare: defineMethod({ name: 'source-prepare', request: prepareSourceRequest, response: nothing }),
-  sendAhead: defineMethod({ name: 'source-send-ahead', request: migrationRequest, response: transferResponse }),
+  sendAhead: defineMethod({ name: 'source-send-ahead', request: copyRequest, response: transferResponse }),
   carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
   freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: nothing }),
@@ -160,7 +162,7 @@ export function participantHandlers({
     }),
     serve(
       sourceMethods.sendAhead,
-      owned(source, (request: MigrationRequest) => source.sendAhead(request)),
+      owned(source, (request: CopyRequest) => source.sendAhead(request)),
     ),
     serve(
       sourceMethods.carry,

@@ -1,3 +1,4 @@
+import { memoryInWords } from '../memory/carried.js';
 import type { JournalRow, MigrationReport } from '../node/control-methods.js';
 import { xmlText } from '../svg-text.js';
 import { connectionsSection } from './connections.js';
@@ -74,6 +75,7 @@ function header(title: string, row: JournalRow): string {
           ['whole migration', milliseconds(summary.totalMs)],
           ['connections', String(summary.connections)],
           ['bytes moved', `${(summary.bytesMoved / (1 << 20)).toFixed(2)} MiB`],
+          ...(summary.memory === undefined ? [] : [['memory', memoryInWords(summary.memory)] as [string, string]]),
           ...(summary.notKept ?? []).map((words): [string, string] => ['not kept', words]),
         ];
   return `<header>

@@ -28,6 +28,14 @@ test.before(async () => {
 });
 test.after(downAll);
 
+test('a move whose freeze is foreseen to be too long is not begun', async () => {
+  const move = ['migrate', String(pid), 'host1', '--freeze-budget', '1', '--max-freeze', '1', '--json'];
+  const outcome = await scenario.homeproxy('home', move);
+  assert.is(errorOf(outcome).code, 'WILL_NOT_CONVERGE');
+  assert.is(outcome.status, 3);
+  assert.match(await client.ask('whole?'), /^ok /);
+});
+
 test('a move that is given up in the freeze: the process goes on, whole, and can be moved afterwards', async () => {
   const move = ['migrate', String(pid), 'host1', '--max-freeze', '1', '--json'];
   assert.is(errorOf(await scenario.homeproxy('home', move)).code, 'ROLLED_BACK');
@@ -57,6 +65,8 @@ for (const to of ['host1', 'host2', 'home']) {
   test(`move to ${to}: every page is what it was, and stays so`, async () => {
     const summary = to === 'home' ? await scenario.recall(pid) : await scenario.migrate(pid, to);
     assert.ok(summary.bytesMoved > MEGABYTES << 19);
+    assert.is(summary.memory?.copied, 'ahead');
+    assert.ok((summary.memory?.forecast?.rounds ?? 0) > 1);
     assert.match(await client.ask('whole?'), /^ok /);
     assert.match(await client.ask('and now?'), /^ok /);
   });
@@ -66,7 +76,8 @@ test('a move with nothing copied ahead, all of it in the freeze: every page is w
   const move = ['migrate', String(pid), 'host1', '--mode', 'stop-and-copy', '--json'];
   const outcome = await scenario.homeproxy('home', move);
   assert.is(outcome.status, 0, describe(outcome));
-  const { bytesMoved } = oneLine(outcome) as Summary;
+  const { bytesMoved, memory } = oneLine(outcome) as Summary;
+  assert.is(memory?.reason?.code, 'ASKED');
   assert.ok(bytesMoved > MEGABYTES << 19);
   assert.match(await client.ask('whole?'), /^ok /);
   await scenario.recall(pid);

@@ -83,6 +83,7 @@ test('two settings are enough; everything else has its default', () => {
       restoreMs: 30_000,
       commitMs: 10_000,
       maxFreezeMs: 30_000,
+      freezeBudgetMs: 100,
     },
   });
 });

@@ -1,0 +1,81 @@
+import { z } from 'zod';
+
+const MAX_WORDS = 500;
+
+/** How the memory of a process went with it. */
+export const carriedMemorySchema = z.object({
+  /** Large mappings while it ran, and CRIU did not touch them; or all of it through CRIU, in the freeze. */
+  copied: z.enum(['ahead', 'in-freeze']),
+  /** Why in the freeze. */
+  reason: z
+    .object({
+      code: z.enum(['ASKED', 'SMALL', 'TREE', 'SHADOW_STACK', 'UNTRACKED', 'NOT_TAKEN', 'FORKED']),
+      words: z
+        .string()
+        .max(MAX_WORDS)
+        .regex(/^\P{Cc}*$/u),
+    })
+    .optional(),
+  /** What the rounds said before the freeze: bytes per second, and milliseconds. */
+  forecast: z
+    .object({
+      rounds: z.number().int().nonnegative(),
+      written: z.number().nonnegative(),
+      sent: z.number().nonnegative(),
+      freezeMs: z.number().nonnegative(),
+      /** That was more than the rounds worked for. */
+      beyond: z.boolean(),
+    })
+    .optional(),
+});
+export type CarriedMemory = z.infer<typeof carriedMemorySchema>;
+export type ReasonCode = NonNullable<CarriedMemory['reason']>['code'];
+
+const WORDS: Readonly<Record<Exclude<ReasonCode, 'UNTRACKED' | 'NOT_TAKEN'>, string>> = {
+  ASKED: 'as --mode stop-and-copy says',
+  SMALL: 'it has less than 64 MiB',
+  TREE: 'it is a tree of several processes',
+  SHADOW_STACK: 'it uses a shadow stack',
+  FORKED: 'it had made a child by then',
+};
+
+/** All of it goes through CRIU. */
+export function inFreeze(code: keyof typeof WORDS): CarriedMemory {
+  return { copied: 'in-freeze', reason: { code, words: WORDS[code] } };
+}
+
+/** Errors of `trackWrites`, by what they mean. */
+const UNTRACKED: Readonly<Record<string, string>> = {
+  EINVAL: 'its writes cannot be tracked: Linux is older than 6.7',
+  ENOTSUP: 'its writes cannot be tracked: it is no 64-bit x86 process',
+  EBUSY: 'its writes cannot be tracked: it is stopped',
+  EPERM: 'its writes cannot be tracked: it is traced, or a seccomp filter of it is against it',
+  EMFILE: 'its writes cannot be tracked: it has no free descriptor',
+};
+
+/** The process, or this kernel, does not allow the tracking. */
+export function untracked(error: unknown): CarriedMemory {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const words = UNTRACKED[code ?? ''] ?? `its writes cannot be tracked: ${message}`;
+  return { copied: 'in-freeze', reason: { code: 'UNTRACKED', words: oneLine(words) } };
+}
+
+/** The destination, or the way there, failed while it was copied. */
+export function notTaken(error: unknown): CarriedMemory {
+  const words = `the destination did not take it ahead: ${(error as Error).message}`;
+  return { copied: 'in-freeze', reason: { code: 'NOT_TAKEN', words: oneLine(words) } };
+}
+
+function oneLine(words: string): string {
+  return words.replace(/\p{Cc}+/gu, ' ').slice(0, MAX_WORDS);
+}
+
+/** For people. */
+export function memoryInWords({ copied, reason, forecast }: CarriedMemory): string {
+  if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}`;
+  if (forecast === undefined) return 'copied while it ran';
+  const { rounds, written, sent, freezeMs } = forecast;
+  const rate = (bytes: number): string => `${(bytes / (1 << 20)).toFixed(1)} MiB/s`;
+  const speeds = `it wrote ${rate(written)}, ${rate(sent)} were sent`;
+  return `copied while it ran, in ${rounds} rounds (${speeds}; a freeze of ${freezeMs} ms was expected)`;
+}

@@ -1,0 +1,67 @@
+/** What the rounds of copying memory say of the freeze that is to come. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { carriedMemorySchema, memoryInWords, notTaken, untracked } from '../../cli/memory/carried.js';
+import { forecastOf, oneMore, type Round } from '../../cli/memory/forecast.js';
+
+const test = suite('forecast of a freeze');
+const MB = 1 << 20;
+const BUDGET_MS = 100;
+
+const first: Round = { bytes: 500 * MB, ms: 2500, sinceMs: undefined };
+/** Rounds of a process that writes so many MB a second while 200 are sent. */
+function writing(rate: number, count: number): Round[] {
+  const rounds = [first];
+  for (let ms = first.ms; rounds.length <= count; ) {
+    const bytes = (rate * MB * ms) / 1000;
+    rounds.push({ bytes, ms: (bytes / (200 * MB)) * 1000, sinceMs: ms });
+    ms = rounds.at(-1)?.ms ?? 0;
+  }
+  return rounds;
+}
+
+test('a process that writes nothing: what a freeze takes anyway', () => {
+  const rounds = [first, { bytes: 0, ms: 0, sinceMs: 2500 }];
+  assert.equal(forecastOf(rounds, BUDGET_MS), { rounds: 2, written: 0, sent: 200 * MB, freezeMs: 60, beyond: false });
+  assert.is(oneMore([], BUDGET_MS), true);
+  assert.is(oneMore([first], BUDGET_MS), true);
+  assert.is(oneMore(rounds, BUDGET_MS), false);
+});
+
+test('rounds go on while each leaves less, and end when the rest is sent at once', () => {
+  const rounds = writing(50, 6);
+  const ends = rounds.findIndex((_, index) => !oneMore(rounds.slice(0, index + 1), BUDGET_MS));
+  assert.is(ends, 4); // 2500 ms, 625, 156, 39, 10
+  const { written, freezeMs, beyond } = forecastOf(rounds.slice(0, ends + 1), BUDGET_MS);
+  assert.is(written, 50 * MB);
+  assert.ok(freezeMs > 60 && freezeMs < 80 && !beyond);
+});
+
+test('a process that writes as fast as it can be copied does not converge, and the forecast says so', () => {
+  const rounds = writing(200, 1);
+  assert.is(oneMore(rounds, BUDGET_MS), false);
+  const { freezeMs, beyond } = forecastOf(rounds, BUDGET_MS);
+  assert.is(freezeMs, 60 + 2500 + 40);
+  assert.is(beyond, true);
+});
+
+test('beyond the budget a round is worth more than within it', () => {
+  const rounds: Round[] = [
+    { bytes: 100 * MB, ms: 500, sinceMs: undefined },
+    { bytes: 80 * MB, ms: 400, sinceMs: 500 },
+  ];
+  assert.is(oneMore(rounds, 10_000), false);
+  assert.is(oneMore(rounds, BUDGET_MS), true);
+});
+
+test('why memory is left to CRIU, in one line of words', () => {
+  const refused = untracked(Object.assign(new Error('userfaultfd: Operation not permitted'), { code: 'EPERM' }));
+  assert.is(refused.reason?.code, 'UNTRACKED');
+  assert.match(memoryInWords(refused), /^copied in the freeze: .*seccomp/);
+  const failed = notTaken(new Error(`gone\n\u001b[31m${'x'.repeat(1000)}`));
+  assert.is(failed.reason?.words.startsWith('the destination did not take it ahead: gone [31mxx'), true);
+  assert.equal(carriedMemorySchema.parse(failed), failed);
+  assert.throws(() => carriedMemorySchema.parse({ copied: 'in-freeze', reason: { code: 'TREE', words: 'a\u001bb' } }));
+});
+
+test.run();
