@@ -9,6 +9,7 @@ import { callControl } from '../node/control-transport.js';
 import type { Finding } from '../preflight/finding.js';
 import { checkMachine } from '../preflight/machine.js';
 import type { Verdict } from '../process/description.js';
+import { projectFile } from '../system/project.js';
 
 export default class Check extends ConfiguredCommand {
   static override summary = 'Check this machine, or whether a process can be moved.';
@@ -77,7 +78,7 @@ reached or is not trusted; 7 something that is needed is missing.`;
         check: 'configuration',
         outcome: 'warning',
         detail: `${file} does not exist: interfaces were not looked at`,
-        remedy: 'copy config/homeproxy.example.yaml there and edit it',
+        remedy: `copy ${projectFile('config/homeproxy.example.yaml')} there and edit it`,
       });
     }
     for (const finding of findings) this.log(line(finding));

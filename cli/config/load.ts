@@ -1,5 +1,6 @@
 import { open } from 'node:fs/promises';
 import { UserError } from '../errors.js';
+import { projectFile } from '../system/project.js';
 import { parseConfig } from './parse.js';
 import type { Config } from './schema.js';
 
@@ -15,7 +16,7 @@ const MAX_BYTES = 1 << 20;
  * `file:line:column: path: message`), all with exit status 2.
  */
 export async function loadConfig(path: string): Promise<Config> {
-  return parseConfig(await readLimited(path), path);
+  return parseConfig(await readLimited(path, CONFIGURATION), path);
 }
 
 /**
@@ -23,15 +24,28 @@ export async function loadConfig(path: string): Promise<Config> {
  * @throws {UserError} `CONFIG_MISSING`, `CONFIG_UNREADABLE`: too large, no regular file, not UTF-8
  */
 export async function readSettings(path: string): Promise<string> {
-  return readLimited(path);
+  return readLimited(path, { words: 'file', missing: 'see how its name is spelt', unreadable: 'run as root' });
 }
 
-async function readLimited(path: string): Promise<string> {
+/** How a file is called that is not as it must be, and what to do about it. */
+interface Kind {
+  readonly words: string;
+  readonly missing: string;
+  readonly unreadable: string;
+}
+
+const CONFIGURATION: Kind = {
+  words: 'configuration file',
+  missing: `copy ${projectFile('config/homeproxy.example.yaml')} there and edit it, or name another file with --config`,
+  unreadable: 'run as root, or name another file with --config',
+};
+
+async function readLimited(path: string, kind: Kind): Promise<string> {
   try {
     const file = await open(path, 'r');
     try {
       const stat = await file.stat();
-      if (!stat.isFile()) throw unreadable(path, 'it is not a regular file');
+      if (!stat.isFile()) throw unreadable(kind, path, 'it is not a regular file');
       const buffer = Buffer.alloc(MAX_BYTES + 1);
       let length = 0;
       while (length < buffer.length) {
@@ -39,8 +53,8 @@ async function readLimited(path: string): Promise<string> {
         if (bytesRead === 0) break;
         length += bytesRead;
       }
-      if (length > MAX_BYTES) throw unreadable(path, `it is larger than ${MAX_BYTES} bytes`);
-      return decode(path, buffer.subarray(0, length));
+      if (length > MAX_BYTES) throw unreadable(kind, path, `it is larger than ${MAX_BYTES} bytes`);
+      return decode(kind, path, buffer.subarray(0, length));
     } finally {
       await file.close();
     }
@@ -50,29 +64,29 @@ async function readLimited(path: string): Promise<string> {
     if (code === 'ENOENT' || code === 'ENOTDIR') {
       throw new UserError({
         code: 'CONFIG_MISSING',
-        message: `there is no configuration file ${path}`,
-        remedy: 'copy config/homeproxy.example.yaml there and edit it, or name another file with --config',
+        message: `there is no ${kind.words} ${path}`,
+        remedy: kind.missing,
         exitStatus: 2,
         cause: error,
       });
     }
-    throw unreadable(path, message, error);
+    throw unreadable(kind, path, message, error);
   }
 }
 
-function decode(path: string, bytes: Buffer): string {
+function decode(kind: Kind, path: string, bytes: Buffer): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (error) {
-    throw unreadable(path, 'it is not UTF-8 text', error);
+    throw unreadable(kind, path, 'it is not UTF-8 text', error);
   }
 }
 
-function unreadable(path: string, reason: string, cause?: unknown): UserError {
+function unreadable(kind: Kind, path: string, reason: string, cause?: unknown): UserError {
   return new UserError({
     code: 'CONFIG_UNREADABLE',
-    message: `cannot read the configuration file ${path}: ${reason}`,
-    remedy: 'run as root, or name another file with --config',
+    message: `cannot read the ${kind.words} ${path}: ${reason}`,
+    remedy: kind.unreadable,
     exitStatus: 2,
     cause,
   });

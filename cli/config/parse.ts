@@ -1,6 +1,7 @@
 import { type Document, isMap, isNode, isScalar, LineCounter, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { UserError } from '../errors.js';
+import { projectFile } from '../system/project.js';
 import { type Config, configSchema } from './schema.js';
 
 type Path = readonly (string | number)[];
@@ -26,7 +27,7 @@ interface Complaint {
  * @throws {UserError} `CONFIG_INVALID`: one line per problem, `file:line:column: path: message`, in the file's order
  */
 export function parseConfig(text: string, file: string): Config {
-  const remedy = 'config/homeproxy.example.yaml shows every setting';
+  const remedy = `${projectFile('config/homeproxy.example.yaml')} shows every setting`;
   return parseSettings(text, file, configSchema, { code: 'CONFIG_INVALID', remedy });
 }
 

@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import type { Labels } from '../config/labels.js';
 import { readSettings } from '../config/load.js';
 import { parseSettings } from '../config/parse.js';
+import { projectFile } from '../system/project.js';
 import { isGlob, matchesGlob, matchesLabel } from './glob.js';
 import type { Bound, Condition, How, Policy, PolicySet } from './model.js';
 import {
@@ -49,7 +50,7 @@ export function parsePolicies(text: string, file: string, nodes?: readonly Known
   const schema = policyFileSchema.superRefine((written, context) => {
     checkWhole(written, nodes, (path, message) => context.addIssue({ code: 'custom', path, message }));
   });
-  const remedy = 'config/policy.example.yaml shows every setting';
+  const remedy = `${projectFile('config/policy.example.yaml')} shows every setting`;
   const written = parseSettings(text, file, schema as z.ZodType<WrittenFile>, { code: 'POLICY_INVALID', remedy });
   return { everyMs: written.every, policies: written.policies.map(policyOf) };
 }

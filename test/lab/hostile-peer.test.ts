@@ -21,6 +21,30 @@ const ROUNDS = Number(process.env.HOMEPROXY_ROUNDS ?? 20);
 /** What a daemon may keep of all that, in bytes: caches, code that was compiled, and garbage that is not collected yet. */
 const KEPT_BYTES = 96 << 20;
 
+/** Random bytes for whatever listens: garbage.py <seed> <address or path>...; ports, and the protocols of tunnels, where it is an address. */
+const GARBAGE = `
+import random, socket, sys
+some = random.Random(int(sys.argv[1]))
+def say(family, kind, protocol, target, most, times):
+    for _ in range(times):
+        with socket.socket(family, kind, protocol) as end:
+            end.settimeout(5)
+            try:
+                end.connect(target)
+                end.sendall(some.randbytes(some.randrange(most) + 1))
+            except OSError:
+                pass
+for target in sys.argv[2:]:
+    if target.startswith("/"):
+        say(socket.AF_UNIX, socket.SOCK_STREAM, 0, target, 100000, 20)
+        continue
+    for port in (7077, 7078):
+        say(socket.AF_INET, socket.SOCK_STREAM, 0, (target, port), 100000, 20)
+    say(socket.AF_INET, socket.SOCK_DGRAM, 0, (target, 6080), 1400, 200)
+    for protocol in (socket.IPPROTO_IPIP, socket.IPPROTO_IPV6):
+        say(socket.AF_INET, socket.SOCK_RAW, protocol, (target, 0), 1400, 200)
+`;
+
 const test = suite(`a hostile peer (HOMEPROXY_SEED=${SEED})`);
 let scenario: Scenario;
 let redis: Redis;
@@ -47,7 +71,7 @@ function twinsIn(node: LabNode): string[] {
   return [...new Set(text.match(/home-[0-9]+-[0-9a-f]{6}/g))];
 }
 
-test('is refused, with words and never as a bug, while everybody else is served', async () => {
+test('is refused, with words and never as a bug, and its garbage on every port, while everybody else is served', async () => {
   const { home, client, lab } = scenario;
   const load = await Load.start(client, home.address, { paceMs: 10, graceMs: 20_000 });
   const { migration } = await scenario.migrate(redis.pid, 'host1');
@@ -72,6 +96,9 @@ test('is refused, with words and never as a bug, while everybody else is served'
       .map(([code, times]) => `${code} ${times}`)
       .join(', ')}`,
   );
+  const garbage = ['python3', '-c', GARBAGE, String(SEED)];
+  await lab.node('host2').run([...garbage, ...nodes.map((node) => lab.node(node).address)]);
+  await home.run([...garbage, '127.0.0.1', '/run/homeproxy/control.sock']);
   assert.equal(bugs, []);
   for (const code of ['REQUEST_INVALID', 'NOT_YOURS', 'NOT_EXPECTED']) assert.ok((answers[code] ?? 0) > 0, code);
   assert.not.ok('HOST_UNREACHABLE' in answers, 'every daemon answered to the end');
