@@ -99,9 +99,32 @@ test('it has started when the daemon says that it is ready', async () => {
     assert.is(await systemctl(machine, 'is-active', 'homeproxy'), 'active');
     await machine.run(['homeproxy', 'status']);
   }
-  await home.run(['journalctl', '--sync']);
-  const { stdout: journal } = await home.run(['journalctl', '--unit=homeproxy', '--output=cat']);
-  assert.match(journal, /"msg":"up"/);
+  assert.ok((await said(home)).includes('up'));
+});
+
+/** What the service has said, each line of it JSON. */
+async function said(machine: LabNode): Promise<string[]> {
+  await machine.run(['journalctl', '--sync']);
+  const { stdout } = await machine.run(['journalctl', '--unit=homeproxy', '--output=cat']);
+  const lines = stdout.split('\n').filter((line) => line.startsWith('{'));
+  return lines.map((line) => (JSON.parse(line) as { msg: string }).msg);
+}
+
+async function journals(machine: LabNode): Promise<string[]> {
+  const { stdout } = await machine.run(['find', '/run/log', '/var/log', '-name', 'system*.journal']);
+  return stdout.split('\n').filter((path) => path !== '');
+}
+
+test('its log is turned over by the journal, and goes on in the next file', async () => {
+  const [before, files] = [await said(home), await journals(home)];
+  await home.run(['journalctl', '--rotate']);
+  assert.is((await journals(home)).length, files.length + 1);
+  await systemctl(home, 'restart', 'homeproxy');
+  const after = await said(home);
+  assert.equal(after.slice(0, before.length), before);
+  assert.ok(after.slice(before.length).includes('closing; the datapath stays as it is'), after.join('\n'));
+  await home.run(['journalctl', '--vacuum-files=1']);
+  assert.is((await journals(home)).length, 1);
 });
 
 test('what has moved outlives a restart and a stop of the service, at both ends', async () => {
