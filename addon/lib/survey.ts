@@ -6,7 +6,7 @@ export const SOCKET_KINDS = ['tcp4', 'tcp6', 'listener4', 'listener6', 'udp4', '
 export type SocketKind = (typeof SOCKET_KINDS)[number];
 
 /** No answer is longer; a longer one counts as none. In bytes. */
-export const LONGEST_ANSWER = 16;
+export const LONGEST_ANSWER = 40;
 const DEFAULT_BYTES = 1 + LONGEST_ANSWER;
 const HEAD_BYTES = 30;
 

@@ -20,7 +20,7 @@ namespace homeproxy {
 namespace {
 
 // What a default is stored as: how many bytes the answer has, and the bytes.
-constexpr size_t kLongest = 16, kDefault = 1 + kLongest;
+constexpr size_t kLongest = 40, kDefault = 1 + kLongest;
 enum Kind : uint8_t { kTcp, kListener = 2, kUdp = 4, kOther = 6, kKinds = 6 };  // those of IPv6 are one more
 
 struct Question {

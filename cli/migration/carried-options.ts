@@ -12,7 +12,7 @@ import { readNamespacePids, readText, readTree } from '../system/procfs.js';
 const FILE = 'socket-options.json';
 
 const kindSchema = z.enum(SOCKET_KINDS);
-const valuesSchema = z.record(z.string(), z.string().regex(/^([0-9a-f]{2}){1,16}$/));
+const valuesSchema = z.record(z.string(), z.string().regex(/^([0-9a-f]{2}){1,40}$/));
 /** Values are hexadecimal, by the name of the option. */
 const carriedSchema = z.object({
   /** What a new socket has where they come from: what nobody set was that. */

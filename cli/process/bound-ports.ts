@@ -1,5 +1,6 @@
 import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
+import { readProcess } from '../system/procfs.js';
 import { askSocket } from './ask-socket.js';
 import type { BoundFlow, BoundPort, Verdict } from './description.js';
 import { type Endpoint, type Holder, type InternetSocket, isLoopback } from './sockets.js';
@@ -64,7 +65,8 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
       ports.set(key(socket, address), { protocol, address, port, exclusive: !shared.includes(address) });
     }
     if (shared.length === 0) continue;
-    if (socket.state === 'LISTEN' || socket.remote.port === 0) verdicts.push(sharedListener(socket));
+    if (socket.state === 'LISTEN' || socket.remote.port === 0)
+      verdicts.push(sharedListener(socket, outside(socket.inode)));
     else if (sharedSockets.has(socket.inode)) verdicts.push(sharedConnection(socket));
     else flows.push(...shared.map((address) => ({ protocol, local: { address, port }, remote: socket.remote })));
   }
@@ -112,13 +114,23 @@ function notHome(socket: InternetSocket, homeAddresses: readonly string[]): Verd
   };
 }
 
-function sharedListener(socket: InternetSocket): Verdict {
+/**
+ * CRIU 4.2.1 binds a listener anew: beside the one at home it could not when the process comes back (its --inherit-fd counts for no
+ * internet socket).
+ * @param holder who outside the tree has this very socket
+ */
+function sharedListener(socket: InternetSocket, holder: Holder | undefined): Verdict {
+  const name =
+    holder === undefined ? '' : `: pid ${holder.pid} (${readProcess(holder.pid)?.comm ?? '?'}) has this very one`;
   return {
     outcome: 'refused',
     code: 'SHARED_LISTENER',
     subject: `port ${portName(socket)}`,
-    reason: 'a process outside the tree has sockets on the port that this one listens on',
-    remedy: 'move the parent that owns the listener, with all its workers',
+    reason: `a process outside the tree has sockets on the port that this one listens on${name}`,
+    remedy:
+      holder === undefined
+        ? 'move the parent that owns the listener, with all its workers'
+        : 'move the parent that owns the listener, with all its workers; one that has closed its copy of the listener, as some workers do when they are told to finish, can leave alone with its connections',
   };
 }
 

@@ -1,4 +1,4 @@
-import type { SocketKind } from '../../addon/lib/index.js';
+import { LONGEST_ANSWER as LONGEST, type SocketKind } from '../../addon/lib/index.js';
 
 /** An option of TCP and UDP sockets that CRIU forgets. */
 export interface SocketOption {
@@ -41,7 +41,8 @@ function options(
 /**
  * What CRIU 4.2.1 neither saves nor complains about: found by setting every option there is to another value on sockets of each
  * kind, dumping and restoring them, and asking again. Not here, since nobody can know what was set: TCP_MAXSEG, TCP_WINDOW_CLAMP
- * and SO_INCOMING_CPU of connections and IPV6_MTU, which answer what the kernel has made of them. Numbers from
+ * and SO_INCOMING_CPU of connections and IPV6_MTU, which answer what the kernel has made of them, and TCP_FASTOPEN_KEY: who has a
+ * cookie of another key makes an ordinary handshake. Numbers from
  * asm-generic/socket.h and include/uapi/linux/{tcp,udp,in,in6}.h; a kernel that lacks one does not answer.
  */
 export const FORGOTTEN_OPTIONS: readonly SocketOption[] = [
@@ -67,6 +68,7 @@ export const FORGOTTEN_OPTIONS: readonly SocketOption[] = [
     TCP_FASTOPEN_NO_COOKIE: 34,
   }),
   ...options(SOL_SOCKET, ALL, {
+    SO_DEBUG: 1,
     SO_TIMESTAMP: 29,
     SO_TIMESTAMPNS: 35,
     SO_TIMESTAMPING: 37,
@@ -88,6 +90,7 @@ export const FORGOTTEN_OPTIONS: readonly SocketOption[] = [
   ...options(SOL_SOCKET, ALL, { SO_MAX_PACING_RATE: 47, SO_TXTIME: 61 }, { size: 8 }),
   ...options(SOL_SOCKET, LISTENERS, { SO_INCOMING_CPU: 49 }),
   ...options(SOL_SOCKET, TCP, { SO_TXREHASH: 74 }, { ownValues: [1, 255] }), // a listener and a connection turn 255 into 1
+  ...options(SOL_IP, ALL, { IP_OPTIONS: 4 }, { size: LONGEST }),
   ...options(SOL_IP, ALL, {
     IP_TOS: 1,
     IP_TTL: 2,
@@ -132,6 +135,12 @@ export const FORGOTTEN_OPTIONS: readonly SocketOption[] = [
     IPV6_TRANSPARENT: 75,
     IPV6_RECVFRAGSIZE: 77,
   }),
+  ...options(
+    SOL_IPV6,
+    SIX,
+    { IPV6_HOPOPTS: 54, IPV6_RTHDRDSTOPTS: 55, IPV6_RTHDR: 57, IPV6_DSTOPTS: 59 },
+    { size: LONGEST },
+  ),
   ...options(SOL_IPV6, ['udp6'], {
     IPV6_2292PKTINFO: 2,
     IPV6_2292HOPOPTS: 3,
@@ -144,7 +153,13 @@ export const FORGOTTEN_OPTIONS: readonly SocketOption[] = [
   }),
   ...options(SOL_IPV6, ['udp6'], { IPV6_MULTICAST_IF: 17 }, { interfaceNumber: true }),
   ...options(SOL_IPV6, SIX, { IPV6_UNICAST_IF: 76 }, { interfaceNumber: true }),
-  ...options(SOL_UDP, UDP, { UDP_NO_CHECK6_TX: 101, UDP_NO_CHECK6_RX: 102, UDP_SEGMENT: 103, UDP_GRO: 104 }),
+  ...options(SOL_UDP, UDP, {
+    UDP_ENCAP: 100,
+    UDP_NO_CHECK6_TX: 101,
+    UDP_NO_CHECK6_RX: 102,
+    UDP_SEGMENT: 103,
+    UDP_GRO: 104,
+  }),
 ];
 
 /** A value in words. */
@@ -152,6 +167,7 @@ export function optionText({ name }: Pick<SocketOption, 'name'>, value: Uint8Arr
   const bytes = Buffer.from(value);
   if (name === 'TCP_CONGESTION') return bytes.toString('latin1').replace(/\0.*$/s, '');
   if (name === 'IP_MULTICAST_IF') return [...bytes].join('.');
+  if (/^IP_OPTIONS$|^IPV6_(HOP|DST|RTHDR)/.test(name)) return bytes.toString('hex');
   if (bytes.length === 8) return String(bytes.readBigUInt64LE());
   return bytes.length === 4 ? String(bytes.readInt32LE()) : bytes.toString('hex');
 }

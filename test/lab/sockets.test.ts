@@ -35,12 +35,14 @@ const LISTENER = [
 const IP4 = [
   [0, 1, 0x48], // IP_TOS
   [0, 2, 33], // IP_TTL
+  [0, 4, '\x01\x01\x01\x00'], // IP_OPTIONS
 ];
 const IP6 = [
   [41, 67, 0x48], // IPV6_TCLASS
   [41, 16, 44], // IPV6_UNICAST_HOPS
   [41, 23, 2], // IPV6_MTU_DISCOVER
   [41, 66, 1], // IPV6_RECVTCLASS
+  [41, 59, '\0\0\x01\x04\0\0\0\0'], // IPV6_DSTOPTS
 ];
 const UDP = [
   [0, 12, 1], // IP_RECVTTL

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert';
 import type { ProcessCheck } from '../../cli/check-report.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
+import { letRestoreFail } from './failing-restore.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
 import type { Outcome } from './node-command.js';
@@ -85,11 +86,14 @@ test('work together at home', async () => {
 });
 
 test('a move that fails leaves them everything', async () => {
-  const host1 = scenario.lab.node('host1');
-  for (const one of [program, posixProgram]) await host1.run(['mount', '--bind', '/bin/true', one]);
+  const restores = await letRestoreFail(scenario.lab.node('host1'), [program, posixProgram]);
   const move = (of: number) => scenario.homeproxy('home', ['migrate', String(of), 'host1', '--json']);
-  for (const outcome of await Promise.all([move(pid), move(posix)])) assert.is.not(outcome.status, 0);
-  for (const one of [program, posixProgram]) await host1.run(['umount', one]);
+  const outcomes = await Promise.all([move(pid), move(posix)]);
+  await restores();
+  assert.equal(
+    outcomes.map((outcome) => errorOf(outcome).code),
+    ['ROLLED_BACK', 'ROLLED_BACK'],
+  );
   await Promise.all([turn(), posixTurn()]);
   assert.equal(await sharedMemory('home'), OBJECTS);
 });

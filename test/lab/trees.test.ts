@@ -101,7 +101,12 @@ test('a worker that shares the listener with its parent is refused alone, in wor
   );
   const outcome = await scenario.homeproxy('home', ['migrate', String(worker), 'host1', '--json']);
   assert.is(outcome.status, 3, describe(outcome));
-  assert.match(errorOf(outcome).message, /port tcp 7301: a process outside the tree has sockets .*SHARED_LISTENER/);
+  const { message, remedy = '' } = errorOf(outcome);
+  assert.match(
+    message,
+    /port tcp 7301: a process outside the tree has sockets .*: pid \d+ \(workers\) has this very one \(SHARED_LISTENER\)/,
+  );
+  assert.match(remedy, /closed its copy of the listener/);
 });
 
 test('every reply on every connection was right, of those too that were made while the servers were away', async () => {

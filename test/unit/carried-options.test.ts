@@ -19,6 +19,8 @@ listener.setsockopt(6, 9, 3)
 listener.listen()
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagrams.setsockopt(0, 10, 2)
+datagrams.setsockopt(0, 4, bytes([1, 1, 1, 0]))
+datagrams.setsockopt(17, 100, 2)
 datagrams.setsockopt(0, 50, socket.htonl(1))
 plain = socket.socket()
 raw = os.dup(plain.fileno())
@@ -81,7 +83,7 @@ test('each socket is asked once, and only what was set is named', async ({ pid, 
   const [listener = 0, datagrams = 0, plain = 0] = fds;
   const set = await setOf(pid);
   assert.equal(set[listener]?.sort(), ['TCP_DEFER_ACCEPT', 'TCP_USER_TIMEOUT']);
-  assert.equal(set[datagrams], ['IP_MTU_DISCOVER', 'IP_UNICAST_IF']);
+  assert.equal(set[datagrams]?.sort(), ['IP_MTU_DISCOVER', 'IP_OPTIONS', 'IP_UNICAST_IF', 'UDP_ENCAP']);
   assert.equal([set[plain] ?? set[plain + 1], Object.keys(set).length], [[], 3]);
 });
 
@@ -97,16 +99,19 @@ test('what was set is set again, but for the number of an interface', async (con
   }
   assert.equal(setSocketsOption(pid, [datagrams], 0, 10, number(1)), []);
   assert.equal(setSocketsOption(pid, [datagrams], 0, 50, number(0)), []);
+  assert.equal(setSocketsOption(pid, [datagrams], 0, 4, Buffer.alloc(0)), []);
   assert.equal((await setOf(pid))[listener], []);
   assert.equal(restoreOptions(folder, [pid]), []);
   assert.equal(reappliedOptions(folder, []).sort(), [
     'IP_MTU_DISCOVER (2), 1 socket',
+    'IP_OPTIONS (01010100), 1 socket',
     'TCP_DEFER_ACCEPT (3), 1 socket',
     'TCP_USER_TIMEOUT (4321), 1 socket',
+    'UDP_ENCAP (2), 1 socket',
   ]);
   const set = await setOf(pid);
   assert.equal(set[listener]?.sort(), ['TCP_DEFER_ACCEPT', 'TCP_USER_TIMEOUT']);
-  assert.equal(set[datagrams], ['IP_MTU_DISCOVER']);
+  assert.equal(set[datagrams]?.sort(), ['IP_MTU_DISCOVER', 'IP_OPTIONS', 'UDP_ENCAP']);
 });
 
 test('what nobody has set stays as it was there, where new sockets are otherwise', async (context) => {
@@ -129,7 +134,7 @@ test('what cannot be set is told in words, and the rest is set', async (context)
   assert.equal(told, ['TCP_CONGESTION (nosuch): ENOENT; 1 socket', 'NOT_KNOWN (01): unknown here; 1 socket']);
   assert.ok((await setOf(pid))[fds[0] ?? 0]?.includes('TCP_DEFER_ACCEPT'));
   const again = reappliedOptions(folder, told).map((words) => words.split(' ')[0]);
-  assert.equal(again.sort(), ['IP_MTU_DISCOVER', 'TCP_DEFER_ACCEPT']);
+  assert.equal(again.sort(), ['IP_MTU_DISCOVER', 'IP_OPTIONS', 'TCP_DEFER_ACCEPT', 'UDP_ENCAP']);
 });
 
 test('without the file nothing is set', ({ folder, pid }) => {
