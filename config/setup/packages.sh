@@ -3,7 +3,7 @@
 # redis-tools rather than redis-server: the latter starts and enables a service on installation, and the
 # same binary comes with redis-tools (redis-check-rdb is redis-server under another name).
 # nftables plays the strict networks of the lab's tests; systemd verifies our unit; tmux and vim-tiny move with their terminals;
-# zsh completes our commands.
+# zsh completes our commands, and man shows our manual.
 # python3 is for node-gyp and the CRIU proof; patchelf for the private CRIU; catatonit is pid 1 of pods.
 # An installed package (npm pack) comes compiled but for the addon, and runs no tests.
 is_checkout() {
@@ -11,7 +11,7 @@ is_checkout() {
 }
 readonly running_needs=(iproute2 ethtool util-linux procps catatonit patchelf ca-certificates python3 libbpf1)
 readonly addon_needs=(g++ make pkg-config python3 libbpf-dev libelf-dev zlib1g-dev)
-readonly checkout_needs=(clang llvm tcpdump redis-tools nftables systemd tmux vim-tiny zsh)
+readonly checkout_needs=(clang llvm tcpdump redis-tools nftables systemd tmux vim-tiny zsh man-db)
 if is_checkout; then
   readonly packages=("${running_needs[@]}" "${addon_needs[@]}" "${checkout_needs[@]}")
 else

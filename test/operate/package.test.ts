@@ -1,6 +1,6 @@
 // limit: 600 s
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -104,6 +104,18 @@ test('has compiled its addon, and runs without the checkout', (world) => {
   const { version } = JSON.parse(readFileSync(projectFile('package.json'), 'utf8')) as { version: string };
   assert.match(succeed(join(world.prefix, 'bin/homeproxy'), '--version'), `homeproxy/${version}`);
   assert.match(readFileSync(join(world.prefix, 'share/man/man8/homeproxy.8'), 'utf8'), '.TH HOMEPROXY 8');
+});
+
+test('has a manual page that man shows without a complaint, as it would of one with mistakes', (world) => {
+  const show = (page: string) => run('man', ['--warnings', '--local-file', page], { ...ENVIRONMENT, MANWIDTH: '120' });
+  const { status, stdout, stderr } = show(join(world.prefix, 'share/man/man8/homeproxy.8'));
+  assert.equal([status, stderr], [0, '']);
+  for (const words of ['homeproxy - move a running Linux process', 'migrate PID HOST', 'setup', 'EXIT STATUS']) {
+    assert.match(stdout, words);
+  }
+  const wrong = join(world.folder, 'wrong.8');
+  writeFileSync(wrong, '.TH WRONG 8\n.SH NAME\nwrong\n.NOTHING\n');
+  assert.match(show(wrong).stderr, /NOTHING/);
 });
 
 test('moves a process in a lab of its own, and back', async (world) => {

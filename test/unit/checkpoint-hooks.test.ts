@@ -1,10 +1,14 @@
 import {
   appendFileSync,
   chmodSync,
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
+  readSync,
+  statfsSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -15,7 +19,7 @@ import * as assert from 'uvu/assert';
 import { findCriu, startRestore } from '../../cli/checkpoint/criu.js';
 import { tellingLines } from '../../cli/checkpoint/criu-session.js';
 import { HookLog } from '../../cli/checkpoint/hook-log.js';
-import { createImageFolder, listImages, wipeImageFolder } from '../../cli/checkpoint/image-folder.js';
+import { createImageFolder, listImages, TMPFS_MAGIC, wipeImageFolder } from '../../cli/checkpoint/image-folder.js';
 import { UserError } from '../../cli/errors.js';
 import { remove, until } from './private-world.js';
 
@@ -78,6 +82,22 @@ test('wiping takes all of a folder away; one that is away already is fine', ({ f
   wipeImageFolder(images);
   assert.throws(() => statSync(images), /ENOENT/);
   wipeImageFolder(images);
+});
+
+test('on a disk the bytes are gone before the file is; on a tmpfs its pages go with it', () => {
+  const folder = mkdtempSync('/var/tmp/checkpoint-wipe-');
+  const images = join(folder, 'images');
+  createImageFolder(images);
+  const secret = Buffer.alloc(3_000_001, 9);
+  writeFileSync(join(images, 'pages-1.img'), secret);
+  const held = openSync(join(images, 'pages-1.img'), 'r');
+  wipeImageFolder(images);
+  const left = Buffer.alloc(secret.length);
+  assert.is(readSync(held, left, 0, left.length, 0), secret.length);
+  const memory = statfsSync(folder).type === TMPFS_MAGIC;
+  assert.is(left.includes(9), memory);
+  closeSync(held);
+  remove(folder);
 });
 
 test('what a log tells: its errors but for the harmless one, else its last lines', () => {
