@@ -51,7 +51,8 @@ const volatile struct abi_enums abi_enums = {};
 #define DECAP_L3_IPV4 (1ULL << 7)
 #define DECAP_L3_IPV6 (1ULL << 8)
 
-#define TC_ACT_OK 0
+/* The verdict for what is passed: on to the filters of others behind ours (linux/pkt_cls.h). TC_ACT_OK would end the search. */
+#define TC_ACT_UNSPEC -1
 #define TC_ACT_SHOT 2
 #define TC_ACT_REDIRECT 7
 

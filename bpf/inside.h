@@ -47,10 +47,10 @@ static __always_inline int inside(struct __sk_buff *skb, enum reason *reason)
 
 	*reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
 	if (parsed != PARSED || t.fragment == FRAGMENT_LATER || (t.protocol != IPPROTO_TCP && t.protocol != IPPROTO_UDP))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	*reason = REASON_INTERNAL;
 	if (skb->mark == MARK_CRIU || has_socket(skb, &t))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	/* the pod's end of its link, which the filter has as its class: the one thing about a pod that its programs know */
 	__u32 link = skb->tc_classid & 0xffff;
 	struct ethhdr eth = { .h_dest = HOMEWARD_MAC, .h_source = HOMEWARD_MAC, .h_proto = skb->protocol };
@@ -82,7 +82,7 @@ int hp_entry(struct __sk_buff *skb)
 	__u64 bytes = skb->len;
 	enum reason reason = REASON_DELIVERED;
 	struct tuple t = {};
-	int verdict = TC_ACT_OK;
+	int verdict = TC_ACT_UNSPEC;
 
 	pull_headers(skb);
 	if (parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end, &t) == PARSED && is_loopback(&t.destination)) {

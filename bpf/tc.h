@@ -22,7 +22,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 	 */
 	if (skb->vlan_present && ((skb->vlan_tci & VLAN_ID) || bpf_skb_vlan_pop(skb) || skb->vlan_present)) {
 		*d = passed(REASON_TAGGED);
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	pull_headers(skb);
 	*d = decide_arrival((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &t, 1);
@@ -35,12 +35,12 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 	if (skb->mark == MARK_REPLAYED) {
 		skb->mark = 0;
 		d->reason = REASON_REPLAYED_HOME;
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	if (d->step == STEP_HEED)
 		return tc_heed_too_big(skb, &t, &d->found, &d->reason);
 	if (!d->found.binding)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	if (d->step == STEP_DROP)
 		return TC_ACT_SHOT;
 	if (d->step == STEP_REVERSE)
@@ -60,7 +60,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 		d->reason = REASON_LOOPED_BACK;
 		return tc_loop_back(skb, &d->reason);
 	default:
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 }
 
@@ -68,7 +68,7 @@ SEC("tc")
 int hp_ingress(struct __sk_buff *skb)
 {
 	if (fast_passes(skb, HOOK_INGRESS, AT_DESTINATION_PORT, 0))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = ingress(skb, &d);
@@ -101,7 +101,7 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 	if (!d->found.binding) {
 		d->found.id = speaker;
 		d->reason = speaker ? REASON_AT_HOME : reason_of_nobody(t, REASON_NOT_OURS);
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	/*
 	 * Out of an uplink it goes to the home of the process, which knows where that is, or waits with it; only while it runs here
@@ -110,7 +110,7 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 	if (away) {
 		d->reason = REASON_AT_HOME;
 		if (d->found.binding->action != ACTION_DELIVER || !is_whole(t, skb->len))
-			return TC_ACT_OK;
+			return TC_ACT_UNSPEC;
 		int waits = must_wait(&d->found, t);
 
 		d->reason = waits ? REASON_PARKED : REASON_DELIVERED;
@@ -127,7 +127,7 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 	case STEP_DELIVER:
 		return tc_deliver(skb, d->found.binding, &d->reason);
 	default:
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 }
 
@@ -137,18 +137,18 @@ static __always_inline int egress(struct __sk_buff *skb, struct decision *d)
 
 	d->reason = REASON_NOT_PARSED;
 	if (!scratch)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	d->reason = REASON_TAGGED; /* sent through an interface of the VLAN's own (eth0.100), where it has been judged */
 	if (skb->vlan_present)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	if (skb->mark == MARK_ANSWER) { /* our own answer quotes a guarded flow: it is the one thing to be said about it */
 		d->reason = REASON_TOO_BIG;
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	if (skb->mark == MARK_REVERSED) { /* the process itself, from where it is away */
 		skb->mark = 0;
 		d->reason = REASON_REVERSED;
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	if (skb->mark == MARK_PIECE) {
 		skb->mark = 0;
@@ -164,10 +164,10 @@ static __always_inline int egress(struct __sk_buff *skb, struct decision *d)
 	enum parsed parsed = parse_frame(data, end, t);
 
 	if (t->tag)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	d->reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
 	if (parsed != PARSED)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	return tc_judge(skb, t, d, 1);
 }
 
@@ -175,7 +175,7 @@ SEC("tc")
 int hp_egress(struct __sk_buff *skb)
 {
 	if (fast_passes(skb, HOOK_EGRESS, AT_SOURCE_PORT, AT_DESTINATION_PORT))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = egress(skb, &d);
@@ -191,10 +191,10 @@ static __always_inline int loopback(struct __sk_buff *skb, struct decision *d)
 
 	d->reason = REASON_NOT_PARSED;
 	if (!scratch)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	d->reason = REASON_INTERNAL;
 	if (skb->mark == MARK_CRIU)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	struct tuple *t = &scratch->judged;
 
 	*t = (struct tuple){};
@@ -203,7 +203,7 @@ static __always_inline int loopback(struct __sk_buff *skb, struct decision *d)
 
 	d->reason = parsed == PARSED_MALFORMED ? REASON_MALFORMED : REASON_NOT_PARSED;
 	if (parsed != PARSED)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	localize(t, &node_address);
 	return tc_judge(skb, t, d, 0);
 }
@@ -212,7 +212,7 @@ SEC("tc")
 int hp_loopback(struct __sk_buff *skb)
 {
 	if (fast_passes(skb, HOOK_LOOPBACK, AT_SOURCE_PORT, AT_DESTINATION_PORT))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = loopback(skb, &d);

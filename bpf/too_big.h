@@ -219,12 +219,12 @@ static __always_inline int tc_heed_too_big(struct __sk_buff *skb, const struct t
 
 	*reason = REASON_NOT_OURS;
 	if (!scratch)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	struct tuple *outer = &scratch->outer;
 	struct tuple *inner = &scratch->inner;
 
 	if ((void *)(icmp + 1) > end || !parse_quoted(data, end, t, outer))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	__u32 mtu = bpf_ntohs(icmp->mtu) ?: usual_mtu_below(outer->total); /* of ICMPv6 the lower half: all that is of interest */
 	__u32 at = bounded(outer->l3 + header_bytes(outer->family, outer->protocol == IPPROTO_UDP));
 	__u8 *first = data + at;
@@ -232,7 +232,7 @@ static __always_inline int tc_heed_too_big(struct __sk_buff *skb, const struct t
 		      is_quoted_in(t, inner);
 
 	if (mtu >= outer->total || (t->family == FAMILY_IPV6 && icmp->unused)) /* it would have fitted */
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	mtu = least_mtu(t->family, mtu);
 	if (legible)
 		*found = find_by_destination(inner);
@@ -240,11 +240,11 @@ static __always_inline int tc_heed_too_big(struct __sk_buff *skb, const struct t
 	    (found->binding->action != ACTION_TUNNEL || !same_address(&found->binding->care_of, &outer->destination)))
 		*found = (struct found){};
 	if (!found->binding && (!bpf_map_lookup_elem(&nodes, &outer->destination) || !is_care_of(&outer->destination)))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	learn_path_mtu(&outer->destination, mtu);
 	*reason = REASON_PATH_MTU;
 	if (!found->binding || !inner->df || !may_answer())
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	struct too_big *message = &scratch->message;
 
 	message->from = inner->destination;

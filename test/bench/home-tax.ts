@@ -10,6 +10,8 @@ export const BINDINGS = [0, 1, 1000, 100_000] as const;
 
 const XDP_PASS = 2;
 const TC_OK = 0;
+/** On to the next filter. */
+const TC_NEXT = -1;
 const BASE = 'xdp base';
 const TC_BASE = 'tc base';
 
@@ -55,7 +57,7 @@ const FLOWS = 100_000;
 function pointsOf(node: Node, bindings: number, random: Random): Point[] {
   const foreign = foreignPort(random);
   const arriving = incoming(HOME, foreign);
-  const tc = { base: TC_BASE, flows: FLOWS, verdict: TC_OK };
+  const tc = { base: TC_BASE, flows: FLOWS, verdict: TC_NEXT };
   const xdp = { base: BASE, flows: FLOWS, verdict: XDP_PASS, program: node.program('hp_xdp') };
   // To an address of the node that has no binding, on ports that another address has one on: the filter knows ports only.
   const samePort = incoming(UNBOUND_HOME, () => boundPort(Math.floor(random() * bindings)).port);

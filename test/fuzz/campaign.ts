@@ -2,7 +2,7 @@ import { pick, randomFrom } from '../fault/chance.js';
 import type { ProgramName, ReasonName } from '../packet/bench.js';
 import { Checker, MARK_ANSWER, MARK_PIECE, MARK_REPLAYED, MARK_REVERSED } from './check.js';
 import { corpus } from './corpus.js';
-import { Batch, type Entry, Harness, type Outcomes } from './harness.js';
+import { Batch, type Entry, Harness, type Outcomes, wasRefused } from './harness.js';
 import { Mutation, SMALLEST_SEGMENT, sortSeeds } from './mutate.js';
 import { counterpart, makeScene, type Scene } from './scenes.js';
 import { type Broken, shrink } from './shrink.js';
@@ -154,7 +154,7 @@ function checkAll(
   for (let packet = 0; packet < batch.count; packet++) {
     const invariant = checker.check(scene, program, batch, outcomes, packet);
     if (invariant !== undefined) return { packet, invariant };
-    if ((outcomes.verdicts[packet] as number) < 0) {
+    if (wasRefused(outcomes.verdicts[packet] as number)) {
       refused++;
       continue;
     }
@@ -168,7 +168,7 @@ function checkAll(
 
 function reasonsOf(program: ProgramName, batch: Batch, outcomes: Outcomes): (ReasonName | undefined)[] {
   return Array.from({ length: batch.count }, (_, packet) => {
-    if ((outcomes.verdicts[packet] as number) < 0) return undefined;
+    if (wasRefused(outcomes.verdicts[packet] as number)) return undefined;
     const reason = checker.counted(program, batch, outcomes, packet);
     return reason instanceof Error ? undefined : reason;
   });

@@ -14,7 +14,7 @@ import {
   Passage,
   toldMtu,
 } from './forms.js';
-import { type Batch, CHANGE_ROW, HOOKS, type Outcomes, SKB_GSO_SIZE, SKB_MARK } from './harness.js';
+import { type Batch, CHANGE_ROW, HOOKS, type Outcomes, SKB_GSO_SIZE, SKB_MARK, wasRefused } from './harness.js';
 import { Heard, whoHears, whoSpeaks } from './hearing.js';
 import { LONGEST_FRAME, SMALLEST_SEGMENT } from './mutate.js';
 import { Tag } from './reading.js';
@@ -33,7 +33,7 @@ const EXEMPT: Partial<Record<ProgramName, readonly number[]>> = {
 };
 
 const XDP = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
-const TC: Readonly<Record<number, string>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
+const TC: Readonly<Record<number, string>> = { [-1]: 'pass', 2: 'drop', 7: 'redirect' };
 
 const untouched = (passage: Passage): string | undefined =>
   passage.same() ? undefined : 'a packet that is only passed, or parked as it came, must not be touched';
@@ -172,7 +172,7 @@ export class Checker {
   /** @returns which invariant the packet breaks; undefined: none */
   check(scene: Scene, program: ProgramName, batch: Batch, outcomes: Outcomes, index: number): string | undefined {
     const returned = outcomes.verdicts[index] as number;
-    if (returned < 0) return undefined; // the kernel did not take it
+    if (wasRefused(returned)) return undefined;
     const reason = this.counted(program, batch, outcomes, index);
     if (reason instanceof Error) return reason.message;
     const verdict = (program === 'hp_xdp' ? XDP[returned] : TC[returned]) ?? `unknown verdict ${returned}`;

@@ -95,6 +95,9 @@ export interface Entry {
   readonly gsoSize: number;
 }
 
+/** Whether the kernel did not take the packet. -1 is no errno of a test run (EPERM), but how a tc program passes a packet on. */
+export const wasRefused = (verdict: number): boolean => verdict < -1;
+
 /** What became of the packets of a batch. */
 export interface Outcomes {
   readonly verdicts: Int32Array;

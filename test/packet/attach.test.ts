@@ -3,6 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject, programInfo, tcAttach, tcQuery, xdpQuery } from '../../addon/lib/index.js';
@@ -14,6 +15,7 @@ import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { projectFile } from '../../cli/system/project.js';
+import { Rtnetlink } from '../../cli/system/rtnetlink.js';
 import { countTcFilters } from '../../cli/system/tc.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 
@@ -84,7 +86,8 @@ async function refusal(opening: Promise<Datapath>): Promise<UserError> {
 
 const FOREIGN = `
   __attribute__((section("xdp"))) int foreign_xdp(void *context) { return 2; }
-  __attribute__((section("tc"))) int foreign_tc(void *context) { return -1; }
+  unsigned long seen;
+  __attribute__((section("tc"))) int foreign_tc(void *context) { __sync_fetch_and_add(&seen, 1); return -1; }
   char terms[] __attribute__((section("license"))) = "GPL";
 `;
 
@@ -159,6 +162,29 @@ test('a filter that somebody added since stays, and so does the qdisc under it',
   assert.is(await countTcFilters('up0'), 1);
   program.close();
   object.close();
+});
+
+test('what we pass is seen by the filters of others behind ours, in both directions', async (context) => {
+  const datapath = await open(context, 'tc');
+  const [peer] = JSON.parse(ip('-j', 'link', 'show', 'peer0')) as { ifindex: number }[];
+  const kernel = new Rtnetlink();
+  for (const [direction, device] of [
+    ['ingress', peer?.ifindex ?? 0],
+    ['egress', context.ifindex],
+  ] as const) {
+    const { object, program } = foreignProgram('tc');
+    const filter = { ifindex: context.ifindex, direction, priority: 0xc000, handle: 1 }; // where tc puts one without a priority
+    tcAttach({ ...filter, program });
+    const counter = object.map('foreign.bss');
+    const seen = (): bigint => counter.get(Buffer.alloc(4))?.readBigUInt64LE() ?? 0n;
+    kernel.useNeighbour(Buffer.from([10, 0, 0, 88]), device); // who has 10.0.0.88?
+    for (const end = Date.now() + 5000; seen() === 0n && Date.now() < end; ) await sleep(5);
+    assert.ok(seen() > 0n, direction);
+    for (const each of [counter, program, object]) each.close();
+  }
+  kernel.close();
+  await datapath.detach();
+  datapath.close();
 });
 
 test('without its daemon it stays, and the next one adopts it: bindings and counters live on, programs are new', async (context) => {

@@ -22,7 +22,7 @@ const HOOKS: Record<AnyProgramName, number> = {
   hp_entry: Hook.entry,
 };
 const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
-const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 0: 'pass', 2: 'drop', 7: 'redirect' };
+const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 4294967295: 'pass', 2: 'drop', 7: 'redirect' };
 
 const EMPTIED = [
   'bindings',
