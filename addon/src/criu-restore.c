@@ -300,11 +300,19 @@ static bool move_mapping(const struct range *mapping, void *to)
 	const struct premap *made = NULL;
 	void *moved;
 
-	for (unsigned int i = premap_count; i-- > 0 && !made;)
-		if (premaps[i].address == (uintptr_t)to)
+	for (unsigned int i = premap_count; i-- > 0 && !made;) {
+		const bool down = premaps[i].flags & MAP_GROWSDOWN;
+
+		/* CRIU makes room for a guard page below one that grows downwards, where it knows of it */
+		if (premaps[i].address == (uintptr_t)to || (down && premaps[i].address + PAGE == (uintptr_t)to))
 			made = &premaps[i];
-	if (!made || made->length != length)
+	}
+	if (!made || made->length - ((uintptr_t)to - made->address) != length)
 		return false;
+	if (made->flags & MAP_GROWSDOWN) { /* what is moved there could not grow any more */
+		copy_kept(mapping, to);
+		return true;
+	}
 	moved = mremap(place(mapping->start), length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	if (moved == MAP_FAILED) {
 		/* by then the kernel has unmapped what was there */

@@ -5,6 +5,7 @@ import type { Departure } from './departure.js';
 import type { CopyRequest, TransferResponse } from './messages.js';
 import { type ImageRoad, sendAhead } from './sending.js';
 import { reached } from './steps.js';
+import { underway } from './underway.js';
 
 /**
  * Sends a copy of the memory of the tree's root while it runs.
@@ -21,7 +22,8 @@ export async function copyAhead(
   const root = localPids[0] ?? 0;
   const sent = await departure.memory?.sendAhead(
     root,
-    (records, signal) => road.sendMemory(destination, migration, records, signal),
+    (records, signal) =>
+      road.sendMemory(destination, migration, underway('source', 'memory-underway', migration, records), signal),
     limits?.budgetMs,
   );
   if (sent !== undefined && sent.bytes !== undefined) {

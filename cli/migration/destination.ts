@@ -48,6 +48,7 @@ import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
+import { underway } from './underway.js';
 
 /** The destination's part of a migration, on the node that the process goes to. */
 export class LocalDestination implements DestinationParticipant {
@@ -210,7 +211,7 @@ export class LocalDestination implements DestinationParticipant {
   async receiveMemory(peer: string, migration: string, records: AsyncIterable<Buffer>): Promise<void> {
     const { memory, session } = this.expect(peer, migration);
     if (memory === undefined || session === undefined) throw notExpected(this.node, peer, migration);
-    await memory.take(records, session);
+    await memory.take(underway('destination', 'memory-underway', migration, records), session);
   }
 
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {

@@ -35,6 +35,8 @@ export interface FaultCase extends Direction {
   readonly step: StepName | undefined;
   readonly victim: Victim | undefined;
   readonly obstacle: Obstacle | undefined;
+  /** The process has so much memory that it is copied while it runs. */
+  readonly large?: boolean;
 }
 
 /** Steps that only a migration that goes back comes to: it is given a destination where CRIU fails. */
@@ -52,14 +54,34 @@ const GOING_BACK = new Set<string>([
   'destination:removed',
 ]);
 
-/** Steps of a migration whose process takes its files along: `lab/carry-crash` has crashes of its own at them. */
-const WITH_FILES = /:files-/;
+/**
+ * Steps of a migration whose process takes its files along: `lab/carry-crash` has crashes of its own at them. And those of one that
+ * has much memory.
+ */
+const NOT_ALWAYS = /:(files|memory)-/;
+
+/** Where large memory is on its way, is handed over, or has to be let go of. */
+const LARGE: readonly StepName[] = [
+  'source:memory-underway',
+  'destination:memory-underway',
+  'source:sent-ahead',
+  'source:at-gate',
+  'source:parked',
+  'source:dumped',
+  'source:sent',
+  'source:let-end',
+  'destination:receiving',
+  'destination:received',
+  'destination:restored',
+  'destination:about-to-run',
+  'coordinator:committed',
+];
 
 export function allSteps(): StepName[] {
   const steps = (Object.keys(STEPS) as Role[]).flatMap((role) =>
     STEPS[role].map((step) => `${role}:${step}` as StepName),
   );
-  return steps.filter((step) => !WITH_FILES.test(step));
+  return steps.filter((step) => !NOT_ALWAYS.test(step));
 }
 
 /** The node whose daemon comes to a step. */
@@ -79,12 +101,19 @@ export function obstacleOf(step: StepName): Obstacle | undefined {
   return GOING_BACK.has(step) ? 'restore-fails' : undefined;
 }
 
-/** Every step with every victim in every direction, and every obstacle alone, in an order that wanders with the process. */
+/**
+ * Every step with every victim in every direction, and every obstacle alone, in an order that wanders with the process. The last
+ * cases are those of a process with much memory.
+ */
 export function wholeMatrix(): FaultCase[] {
+  return [...casesOf(allSteps()), ...casesOf(LARGE).map((fault) => ({ ...fault, large: true }))];
+}
+
+function casesOf(steps: readonly StepName[]): FaultCase[] {
   const cases: FaultCase[] = [];
   for (const direction of DIRECTIONS) {
     for (const obstacle of OBSTACLES) cases.push({ ...direction, step: undefined, victim: undefined, obstacle });
-    for (const step of allSteps()) {
+    for (const step of steps) {
       for (const victim of VICTIMS) {
         const daemon = daemonOf(victim, direction);
         const again = victim !== 'home-daemon' && daemon === 'home';
@@ -105,6 +134,8 @@ export function reducedMatrix(): FaultCase[] {
   });
 }
 
-export function nameOf({ from, to, step, victim, obstacle }: FaultCase): string {
-  return [`${from} -> ${to}`, step ?? '', victim ?? '', obstacle ?? ''].filter((word) => word !== '').join(', ');
+export function nameOf({ from, to, step, victim, obstacle, large }: FaultCase): string {
+  return [`${from} -> ${to}`, step ?? '', victim ?? '', obstacle ?? '', large === true ? 'much memory' : '']
+    .filter((word) => word !== '')
+    .join(', ');
 }

@@ -36,7 +36,8 @@ export class FaultLab {
     readonly load: Load,
   ) {}
 
-  static async start(purpose: string): Promise<FaultLab> {
+  /** @param megabytes of values that Redis has */
+  static async start(purpose: string, megabytes = 0): Promise<FaultLab> {
     const lab = await Lab.up({ name: labName(purpose), hosts: 2, daemons: false });
     const redis = await startRedis(lab.node('home'));
     const load = await Load.start(lab.node('client'), lab.node('home').address, {
@@ -44,6 +45,7 @@ export class FaultLab {
       paceMs: 10,
       graceMs: 20_000,
     });
+    if (megabytes > 0) await fill(lab.node('home'), megabytes);
     const made = new FaultLab(lab, redis, load);
     await Promise.all(DAEMON_NODES.map((node) => made.startDaemon(node)));
     return made;
@@ -207,6 +209,12 @@ export class FaultLab {
   read(name: DaemonNode, path: string): string {
     return readFileSync(this.node(name).path(path), 'utf8');
   }
+}
+
+/** Gives Redis values of a megabyte each. */
+async function fill(node: LabNode, megabytes: number): Promise<void> {
+  const script = "for i = 1, ARGV[1] do redis.call('SET', 'ballast:' .. i, string.rep('x', 1048576)) end";
+  await node.run(['redis-cli', '-e', 'EVAL', script, '0', String(megabytes)]);
 }
 
 /** The texts of one list that the other does not have, each counted. */

@@ -1,5 +1,6 @@
 /*
  * node dist/test/fault/matrix-main.js [--json] [--reduced] [--step PATTERN] [--victim PATTERN] [--direction PATTERN]
+ *   [--memory PATTERN]     large or small
  *   [--take N --seed S]    N cases, drawn and ordered by the seed
  *   [--labs N]             as many at the same time, each in a lab of its own (default 3: most of a case is waiting)
  * Kills every component at every step of the protocol, in every direction, and looks what became of the process.
@@ -24,17 +25,22 @@ const { values } = parseArgs({
     step: text,
     victim: text,
     direction: text,
+    memory: text,
     take: text,
     seed: text,
     labs: { type: 'string', default: '3' },
   },
 });
 
+/** More than what makes memory large (`MIN_MEMORY_BYTES`), in megabytes. */
+const LARGE_MB = 100;
+
 const wanted = (values.reduced ? reducedMatrix() : wholeMatrix()).filter(
   (fault) =>
     matches(values.step, fault.step ?? fault.obstacle) &&
     matches(values.victim, fault.victim) &&
-    matches(values.direction, `${fault.from}-${fault.to}`),
+    matches(values.direction, `${fault.from}-${fault.to}`) &&
+    matches(values.memory, fault.large === true ? 'large' : 'small'),
 );
 const cases =
   values.take === undefined
@@ -63,9 +69,15 @@ report();
 /** Takes case after case into a lab of its own; one that a case has left broken is replaced. */
 async function work(number: number): Promise<void> {
   let lab: FaultLab | undefined;
+  let large = false;
   for (const fault of queue) {
     if (interrupted) return;
-    lab ??= await freshLab(number);
+    if (lab !== undefined && large !== (fault.large === true)) {
+      await endLab(lab, false);
+      lab = undefined;
+    }
+    large = fault.large === true;
+    lab ??= await freshLab(number, large);
     const result = await runCase(lab, fault);
     if (interrupted) return;
     results.push(result);
@@ -83,8 +95,8 @@ async function work(number: number): Promise<void> {
   if (lab !== undefined) await endLab(lab, false);
 }
 
-async function freshLab(number: number): Promise<FaultLab> {
-  const made = await FaultLab.start(`fault${number}`);
+async function freshLab(number: number, large: boolean): Promise<FaultLab> {
+  const made = await FaultLab.start(`fault${number}`, large ? LARGE_MB : 0);
   await made.learn();
   return made;
 }
@@ -105,7 +117,9 @@ function report(): void {
   const failed = results.filter(({ faults }) => faults.length > 0);
   const longestStallMs = Math.round(Math.max(0, ...results.map(({ stallMs }) => stallMs)));
   // of a part of the matrix nothing follows
-  const whole = [values.take, values.step, values.victim, values.direction].every((filter) => filter === undefined);
+  const whole = [values.take, values.step, values.victim, values.direction, values.memory].every(
+    (filter) => filter === undefined,
+  );
   const unreached = whole ? stepsNeverReached() : [];
   if (!values.json) {
     console.log(`\n${table()}`);

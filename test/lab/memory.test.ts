@@ -23,7 +23,8 @@ test.before(async () => {
   scenario = await Scenario.start('memory');
   const { home, lab } = scenario;
   const program = await installProgram('remembering', home, lab.node('host1'), lab.node('host2'));
-  pid = await startServer(home, [program, home.address, String(PORT), String(MEGABYTES), String(PAGES)], PORT);
+  const size = [MEGABYTES, PAGES].map(String);
+  pid = await startServer(home, [program, home.address, String(PORT), ...size, 'kinds'], PORT);
   client = await LineClient.connect(scenario.client, home.address, PORT);
 });
 test.after(downAll);

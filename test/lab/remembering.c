@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A process that knows what must be in its memory: remembering <address> <port> <megabytes> <pages written per 10 ms>
+ * A process that knows what must be in its memory: remembering <address> <port> <megabytes> <pages written per 10 ms> [kinds|forking]
  *
  * It writes pages of a large mapping all the time, gives others back, makes and removes mappings, and lets the heap grow. It
- * answers each line on its socket with "ok <pages>" when all of it is as it should be, else with "bad <where>".
+ * answers each line on its socket with "ok <pages>" when all of it is as it should be, else with "bad <where>". `kinds`: it has
+ * mappings of every other kind besides. `forking`: and children now and then.
  */
 #define _GNU_SOURCE
+#include "mapping-kinds.h"
+
 #include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
@@ -24,6 +27,7 @@
 static uint64_t *memory, *versions, pages;
 static uint64_t *blocks[BLOCKS], block_versions[BLOCKS];
 static uint64_t chance = 88172645463325252ull;
+static int with_kinds, forking, child_wrong;
 
 static uint64_t next(void)
 {
@@ -85,6 +89,10 @@ static int verify(char *answer, size_t room)
 		for (uint64_t page = 0; blocks[which] && page < BLOCK / PAGE; page++)
 			if (!holds(blocks[which] + page * WORDS, page, page % 3 == 0 ? block_versions[which] : 0))
 				return snprintf(answer, room, "bad block %lu page %lu\n", which, page);
+	const char *wrong = with_kinds ? first_wrong_kind() : NULL;
+
+	if (wrong || child_wrong)
+		return snprintf(answer, room, "bad %s\n", wrong ? wrong : "in a child");
 	return snprintf(answer, room, "ok %lu\n", pages);
 }
 
@@ -104,7 +112,9 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	uint64_t rate;
 
-	if (argc != 5)
+	char stack[64 * PAGE] __attribute__((aligned(4096)));
+
+	if (argc < 5)
 		return 2;
 	inet_pton(AF_INET, argv[1], &own.sin_addr);
 	own.sin_port = htons(atoi(argv[2]));
@@ -117,6 +127,10 @@ int main(int argc, char **argv)
 			fill(memory + page * WORDS, page, ++versions[page]);
 	for (int i = 0; i < 2 * BLOCKS; i++)
 		change_blocks();
+	with_kinds = argc > 5;
+	forking = with_kinds && strcmp(argv[5], "forking") == 0;
+	if (with_kinds)
+		make_kinds(argv[0], memset(stack, 0, sizeof stack), sizeof stack);
 	pthread_create(&thread, NULL, sleeper, NULL);
 	ends[0].fd = socket(AF_INET, SOCK_STREAM, 0);
 	setsockopt(ends[0].fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -133,6 +147,8 @@ int main(int argc, char **argv)
 			change();
 		if (rate > 0 && turn % 5 == 0)
 			change_blocks();
+		if (with_kinds && !change_kinds(next, forking))
+			child_wrong = 1;
 		if (ends[0].revents & POLLIN) {
 			if (ends[1].fd >= 0)
 				close(ends[1].fd);
