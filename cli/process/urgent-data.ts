@@ -20,8 +20,12 @@ interface Seen {
  * before it, and loses it and all that comes after it without a word (tried; it asks with SIOCINQ, which ends there).
  */
 export function urgentVerdicts(pids: readonly number[], seen?: Seen): Verdict[] {
+  let suspects = (seen?.ours ?? connectionsOf(pids)).filter(
+    ({ transport, receiveQueue, state }) =>
+      transport.startsWith('tcp') && receiveQueue > 0 && WITH_DATA.includes(state),
+  );
+  if (suspects.length === 0) return []; // the tree's descriptors may be thousands
   const holders = seen?.holders ?? readSocketHolders(pids);
-  let suspects = (seen?.ours ?? connectionsOf(pids)).filter(({ transport }) => transport.startsWith('tcp'));
   for (let round = 1; ; round++) {
     suspects = cutShort(suspects, holders);
     if (suspects.length === 0 || round === ROUNDS) return suspects.map(({ inode }) => urgent(holders.get(inode)));
@@ -40,7 +44,7 @@ function cutShort(sockets: readonly InternetSocket[], holders: ReadonlyMap<numbe
   try {
     return sockets.filter((socket) => {
       const holder = holders.get(socket.inode);
-      if (holder === undefined || socket.receiveQueue === 0 || !WITH_DATA.includes(socket.state)) return false;
+      if (holder === undefined) return false;
       const readable = interview.with(holder, (asked) => asked.unread());
       const fin = AFTER_FIN.includes(socket.state) ? 1 : 0;
       return readable !== undefined && readable + fin < socket.receiveQueue;
