@@ -12,6 +12,11 @@ import {
 
 /** Closed by the process, and not yet to the end. In FIN_WAIT2 only the correspondent's end is missing. */
 const STATES: readonly TcpState[] = ['FIN_WAIT1', 'FIN_WAIT2', 'CLOSING', 'LAST_ACK'];
+/**
+ * Those that were kept stay until even TIME_WAIT is over: the correspondent may say its end once more (RFC 9293, 3.6.1). It may also
+ * begin anew meanwhile: a SYN is the process's.
+ */
+const STAYING: readonly TcpState[] = [...STATES, 'TIME_WAIT'];
 const SWEEP_MS = 1000;
 
 /**
@@ -31,7 +36,7 @@ export class LeftBehind {
    */
   keep(ports: readonly number[], home: string): void {
     const ours = new Set(ports);
-    const closed = closedConnections().filter(({ local }) => ours.has(local.port));
+    const closed = closedConnections(STATES).filter(({ local }) => ours.has(local.port));
     if (closed.length === 0) return;
     this.tables.leftBehind.keep(closed.map((socket) => flowOf(socket, home)));
     this.goOn();
@@ -47,7 +52,7 @@ export class LeftBehind {
     const kept = leftBehind.kept();
     if (kept.length === 0) return;
     const homes = new Set([...bindings.entries()].map(([, { home }]) => decodeAddress(home)));
-    const closed = closedConnections();
+    const closed = closedConnections(STAYING);
     const present = new Set([...homes].flatMap((home) => closed.map((each) => leftBehind.nameOf(flowOf(each, home)))));
     const ended = kept.filter((name) => !present.has(name));
     if (ended.length > 0) leftBehind.letGo(ended);
@@ -59,8 +64,8 @@ export class LeftBehind {
   }
 }
 
-function closedConnections(): InternetSocket[] {
-  return readInternetSockets('self', ['tcp', 'tcp6'], STATES).filter(({ inode }) => inode === 0);
+function closedConnections(states: readonly TcpState[]): InternetSocket[] {
+  return readInternetSockets('self', ['tcp', 'tcp6'], states).filter(({ inode }) => inode === 0);
 }
 
 /** As the datapath knows it. */
