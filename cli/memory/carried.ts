@@ -33,7 +33,7 @@ export type ReasonCode = NonNullable<CarriedMemory['reason']>['code'];
 
 const WORDS: Readonly<Record<Exclude<ReasonCode, 'UNTRACKED' | 'NOT_TAKEN'>, string>> = {
   ASKED: 'as --mode stop-and-copy says',
-  SMALL: 'it has less than 64 MiB',
+  SMALL: 'it has less than 16 MiB',
   TREE: 'it is a tree of several processes',
   SHADOW_STACK: 'it uses a shadow stack',
   FORKED: 'it had made a child by then',

@@ -5,7 +5,7 @@ import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
 
 /** A process with less is CRIU's: it is copied in the freeze in less time than the preparations are worth. */
-export const MIN_MEMORY_BYTES = 64 << 20;
+export const MIN_MEMORY_BYTES = 16 << 20;
 
 /** Where nobody says how long the freeze may be, the rounds work for this. */
 const BUDGET_MS = 100;
