@@ -31,6 +31,8 @@ export interface Departure {
   memorySent: number;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
+  /** Connections that it has closed, and whose correspondents did not acknowledge that in time. */
+  slow: ReadonlySet<string>;
   /** Set when it lives here for another home. */
   readonly resident: Resident | undefined;
   /** It is put back: nothing may stop it again. */
@@ -47,6 +49,7 @@ export const IDLE = {
   memory: undefined,
   memorySent: 0,
   sending: undefined,
+  slow: new Set<string>(),
   reverting: false,
   preparing: undefined,
 };

@@ -21,8 +21,8 @@ type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
 const CLOSING: readonly TcpState[] = ['FIN_WAIT1', 'CLOSING', 'LAST_ACK'];
 /** A correspondent that acknowledges is done by then; one that does not is not waited for. While the process runs: */
 const CLOSING_MS = 200;
-/** And in the freeze: */
-const CLOSING_FROZEN_MS = 50;
+/** And in the freeze, for those that it has closed since: */
+const CLOSING_FROZEN_MS = 200;
 
 /**
  * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now. And, for a
@@ -58,17 +58,26 @@ export async function emptyAcceptQueues({ localPids, ports }: Tree, limitMs: num
   }
 }
 
+/** Names of connections of these ports that the process has closed, and that are not acknowledged to their end. */
+export function namesOfClosing({ localPids, ports }: Tree): Set<string> {
+  const ours = new Set(ports);
+  const closing = readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], CLOSING).filter(isClosing);
+  return new Set(
+    closing
+      .filter(({ local }) => ours.has(local.port))
+      .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`),
+  );
+}
+
 /**
  * Waits, for a moment, until connections are acknowledged to their end that the process has closed since: it stands still now, and
  * closes no more.
+ * @param slow those that were not after {@link emptyAcceptQueues}, and will hardly be now
  */
-export async function awaitClosed({ localPids, ports }: Tree): Promise<void> {
-  const root = localPids[0] ?? 0;
-  const ours = new Set(ports);
+export async function awaitClosed(tree: Tree, slow: ReadonlySet<string>): Promise<void> {
   const limit = performance.now() + CLOSING_FROZEN_MS;
   while (performance.now() < limit) {
-    const closing = readInternetSockets(root, ['tcp', 'tcp6'], CLOSING).filter(isClosing);
-    if (!closing.some(({ local }) => ours.has(local.port))) return;
+    if ([...namesOfClosing(tree)].every((name) => slow.has(name))) return;
     await pause(1); // the kernel has no event for it
   }
 }

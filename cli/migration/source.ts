@@ -27,6 +27,7 @@ import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './d
 import {
   emptyAcceptQueues,
   emptyDatagramQueues,
+  namesOfClosing,
   requireNoDatagrams,
   requireSamePorts,
   requireSaved,
@@ -198,6 +199,7 @@ export class LocalSource implements SourceParticipant {
     resident?.control.holdNew();
     try {
       const waitedMs = await emptyAcceptQueues(record, this.site.timeouts.drainMs);
+      departure.slow = namesOfClosing(record);
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
       refuse(record.request.pid, [...verdicts, ...sharedMemoryFindings(localPids).verdicts]);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });

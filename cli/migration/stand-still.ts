@@ -21,7 +21,7 @@ export async function standStill(
     await gate?.reachedBy(session);
     await reached('source', 'at-gate', migration);
     if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
-    else await awaitClosed(record); // its pod does not outlive it
+    else await awaitClosed(record, departure.slow); // its pod does not outlive it
     if (departure.reverting) throw tooLate(migration);
     control?.park();
     control?.silence();
