@@ -7,8 +7,8 @@ import { projectFile } from '../../cli/system/project.js';
 import { serviceUnit } from '../../cli/system/service-unit.js';
 
 const TEMPLATE = readFileSync(projectFile('config/systemd/homeproxy.service'), 'utf8');
-const NODE = '/root/.nvm/versions/node/v20.20.2/bin/node';
-const PROGRAM = '/root/.nvm/versions/node/v20.20.2/lib/node_modules/homeproxy/cli/bin/run.js';
+const NODE = '/home/ada/.nvm/versions/node/v20.20.2/bin/node';
+const PROGRAM = '/home/ada/.nvm/versions/node/v20.20.2/lib/node_modules/homeproxy/cli/bin/run.js';
 
 const test = suite('the unit');
 
