@@ -30,8 +30,9 @@ static __always_inline __s64 owner_of_block(const struct address *local, __be16 
 }
 
 /*
- * The id of the binding that a flow belongs to; -1: nobody's. `starts`: it begins with this packet. A global
- * function (Linux 5.6) is verified once, and not along each of the paths that lead to it: three quarters of the time that the programs take to load.
+ * The id of the binding that a flow belongs to; -1: nobody's. `starts`: it begins with this packet. A global function
+ * (Linux 5.6) is verified once, and not along each of the paths that lead to it: three quarters of the time that the
+ * programs take to load.
  */
 __noinline __s64 owner_of(const struct flow_key *flow, int starts)
 {

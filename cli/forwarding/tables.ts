@@ -174,7 +174,8 @@ export class Tables {
   }
 
   /**
-   * Gives a port to a binding, but for what was left behind on it. Exclusive: all that comes to it; shared: only the flows that are claimed beside it.
+   * Gives a port to a binding, but for what was left behind on it. Exclusive: all that comes to it; shared: only the flows that are
+   * claimed beside it.
    * @throws {BugError} when another binding has it, unless both share it.
    */
   claimPort(port: LocalPort, binding: number, shared: boolean): void {
