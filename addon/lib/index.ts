@@ -48,6 +48,7 @@ export {
   tcpRepair,
   tcpRepairState,
   unreadBytes,
+  urgentMark,
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';

@@ -124,6 +124,7 @@ export interface Native {
   pidfdSendSignal(pidfd: number, signal: number): void;
   getsockname(fd: number): Buffer;
   unreadBytes(fd: number): number;
+  urgentMark(fd: number): boolean;
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
   newSocket(domain: number, type: number): number;
   surveySockets(pids: Int32Array, questions: Int32Array, defaults: Uint8Array): Promise<Buffer>;

@@ -97,6 +97,11 @@ export function unreadBytes(fd: number): number {
   return native.unreadBytes(fd);
 }
 
+/** Whether a TCP socket has an urgent byte to read, or reading would go on at the mark of one; takes nothing away. */
+export function urgentMark(fd: number): boolean {
+  return native.urgentMark(fd);
+}
+
 export function setsockopt(fd: number, level: number, name: number, value: Uint8Array): void {
   if (!(value instanceof Uint8Array)) throw new TypeError('value must be a Uint8Array');
   native.setsockopt(fd, level, name, value);

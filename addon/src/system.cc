@@ -6,6 +6,7 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
@@ -76,6 +77,15 @@ Napi::Value UnreadBytes(const Napi::CallbackInfo& info) {
   int bytes = 0;
   if (ioctl(IntOf(info[0]), SIOCINQ, &bytes) != 0) Fail(info.Env(), errno, "ioctl", "SIOCINQ");
   return Napi::Number::New(info.Env(), bytes);
+}
+
+// (fd) -> whether an urgent byte is in what it has to read, or its mark is where reading goes on (tcp_poll, SIOCATMARK)
+Napi::Value UrgentMark(const Napi::CallbackInfo& info) {
+  pollfd asked = {IntOf(info[0]), POLLPRI, 0};
+  if (poll(&asked, 1, 0) < 0) Fail(info.Env(), errno, "poll");
+  int at_mark = 0;
+  if (ioctl(asked.fd, SIOCATMARK, &at_mark) != 0) Fail(info.Env(), errno, "ioctl", "SIOCATMARK");
+  return Napi::Boolean::New(info.Env(), (asked.revents & POLLPRI) != 0 || at_mark != 0);
 }
 
 // (domain, type) -> a new socket
@@ -153,6 +163,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["getsockopt"] = Napi::Function::New(env, GetSockOpt, "getsockopt");
   exports["getsockname"] = Napi::Function::New(env, GetSockName, "getsockname");
   exports["unreadBytes"] = Napi::Function::New(env, UnreadBytes, "unreadBytes");
+  exports["urgentMark"] = Napi::Function::New(env, UrgentMark, "urgentMark");
   exports["newSocket"] = Napi::Function::New(env, NewSocket, "newSocket");
   exports["setsockopt"] = Napi::Function::New(env, SetSockOpt, "setsockopt");
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");

@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { getsockopt, pidfdGetfd, pidfdOpen, unreadBytes } from '../../addon/lib/index.js';
+import { getsockopt, pidfdGetfd, pidfdOpen, unreadBytes, urgentMark } from '../../addon/lib/index.js';
 import type { Holder } from './sockets.js';
 
 /** The socket or its process has gone, is none of that family, has no such thing; or we may not ask. */
@@ -52,6 +52,11 @@ export class AskedSocket {
       if (codeOf(error) === 'EINVAL') return undefined; // it listens by now
       throw error;
     }
+  }
+
+  /** Of TCP: whether an urgent byte is in what it has to read, or its mark is where reading goes on. */
+  urgent(): boolean {
+    return urgentMark(this.fd);
   }
 
   /** Whether an option is there but may not be read. */

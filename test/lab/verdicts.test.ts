@@ -82,6 +82,18 @@ while len(held.recv(16, 2)) < 6: pass
 held.recv(1, 1)`,
   },
   {
+    name: 'urgent-in-line',
+    code: 'URGENT_DATA',
+    enter: `
+listener = socket.create_server(('127.0.0.1', 0))
+other = socket.create_connection(listener.getsockname())
+held = listener.accept()[0]
+held.setsockopt(1, 10, 1)
+os.set_inheritable(other.fileno(), True)
+for data, flags in ((b'before', 0), (b'!', 1), (b'after', 0)): other.send(data, flags)
+while len(held.recv(16, 2)) < 6: pass`,
+  },
+  {
     name: 'signed',
     code: 'TCP_MD5',
     enter: `

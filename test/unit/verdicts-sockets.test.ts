@@ -45,7 +45,30 @@ listener = socket.create_server(('127.0.0.1', 0))
 client = socket.create_connection(listener.getsockname())
 server = listener.accept()[0]`;
 
+/** What has come is `before!after`, with the mark at the `!`. */
+const URGENT = `${PAIR}
+for data, flags in ((b'before', 0), (b'!', socket.MSG_OOB), (b'after', 0)): client.send(data, flags)
+while len(server.recv(16, socket.MSG_PEEK)) < 6: pass`;
+const URGENT_IN_LINE = URGENT.replace(PAIR, `${PAIR}\nserver.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)`);
+
 const states: readonly State[] = [
+  { what: 'unread data with an urgent byte', source: URGENT, verdicts: ['refused URGENT_DATA'], reason: /urgent/ },
+  {
+    what: 'an urgent byte that was read, and what comes before it not',
+    source: `${URGENT}\nserver.recv(1, socket.MSG_OOB)`,
+    verdicts: ['refused URGENT_DATA'],
+  },
+  { what: 'an urgent byte in line, further on', source: URGENT_IN_LINE, verdicts: ['refused URGENT_DATA'] },
+  {
+    what: 'an urgent byte in line, where reading goes on',
+    source: `${URGENT_IN_LINE}\nserver.recv(6)`,
+    verdicts: ['refused URGENT_DATA'],
+  },
+  {
+    what: 'an urgent byte in line that was read, and more that was not',
+    source: `${URGENT_IN_LINE}\nserver.recv(6)\nserver.recv(1)`,
+    verdicts: [],
+  },
   {
     what: 'a Multipath TCP listener',
     source: `held = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nheld.bind(('${HOME}', 7100))\nheld.listen()`,
