@@ -3,6 +3,7 @@
 # Idempotent and quick when nothing is missing; every step looks at the real state first. Called by npm run setup,
 # npm run demo and npm test. Works as root, or as an ordinary user who may use sudo (for packages and CRIU only).
 # In an installed package (`homeproxy setup`) the first two are all there is to do.
+# What only some tests need is named after it: browser, prometheus, app-programs, bench-programs (scripts in setup/).
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -36,4 +37,9 @@ fi
     setup_bpf
     setup_typescript
   fi
+  for extra in "$@"; do
+    [ -f "$here/setup/$extra.sh" ] || die "there is nothing called $extra to set up"
+    bash "$here/setup/$extra.sh" >/dev/null # it prints where it is
+    say "$extra" ok
+  done
 } 9>&-

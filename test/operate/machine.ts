@@ -8,6 +8,7 @@ import { run } from '../../cli/system/command.js';
 import { readChildren } from '../../cli/system/procfs.js';
 import { projectFile } from '../../cli/system/project.js';
 import { NodeCommand } from '../lab/node-command.js';
+import { ENVIRONMENT } from './npm.js';
 
 const CGROUP = 'systemd';
 const UNITS = '/run/lab/units';
@@ -36,9 +37,6 @@ const UNIT_NAMES = [
 const PACKAGES = '/var/lib/dpkg';
 
 export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
-/** npm tells every script that it runs of its own settings: an npm inside it is to begin afresh. */
-export const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
 
 /** A node of a lab, where no daemon runs, that has file systems of its own to install into, and systemd as pid 1. */
 export async function bootMachine(lab: Lab, name: string): Promise<LabNode> {

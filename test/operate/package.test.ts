@@ -9,9 +9,7 @@ import { Lab } from '../../cli/lab/lab.js';
 import { projectFile } from '../../cli/system/project.js';
 import { processesOf } from '../lab/copies.js';
 import { downAll, labName } from '../lab/lab-fixture.js';
-
-/** npm tells every script that it runs of its own settings: an npm inside it is to begin afresh. */
-const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
+import { ENVIRONMENT, installGlobally } from './npm.js';
 
 interface World {
   folder: string;
@@ -45,7 +43,7 @@ function versionIn(folder: string): string | undefined {
   return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version : undefined;
 }
 
-test.before((world) => {
+test.before(async (world) => {
   world.folder = mkdtempSync(join(tmpdir(), 'homeproxy-package-'));
   world.prefix = join(world.folder, 'prefix');
   const [packed] = JSON.parse(
@@ -53,7 +51,7 @@ test.before((world) => {
   ) as [{ filename: string; files: { path: string }[] }];
   world.archive = join(world.folder, packed.filename);
   world.contents = packed.files.map(({ path }) => path);
-  succeed('npm', 'install', '--global', '--prefix', world.prefix, '--no-audit', '--no-fund', world.archive);
+  await installGlobally(world.archive, world.prefix);
 });
 test.after(async ({ folder }) => {
   await downAll();

@@ -11,7 +11,8 @@ import { run } from '../../cli/system/command.js';
 import { packageVersion, projectFile } from '../../cli/system/project.js';
 import { bareLab, downAll } from '../lab/lab-fixture.js';
 import { NodeCommand } from '../lab/node-command.js';
-import { bootFreshMachine, ENVIRONMENT, SYSTEM_PATH, searchPath } from './machine.js';
+import { bootFreshMachine, SYSTEM_PATH, searchPath } from './machine.js';
+import { ENVIRONMENT, installGlobally, pack } from './npm.js';
 import { type Place, quickStart } from './readme.js';
 import { Terminal } from './terminal.js';
 import { added, type Traces, tracesOn } from './traces.js';
@@ -82,11 +83,8 @@ test.after(async () => {
 /** Installs the package once, on this machine, so that npm has fetched what it needs. */
 async function npmCache(scratch: string): Promise<string> {
   const cache = join(scratch, 'cache');
-  const options = { env: ENVIRONMENT, cwd: scratch, timeoutMs: 240_000 };
-  const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--cache', cache];
-  await run('npm', ['pack', projectFile(''), ...quiet], options);
-  const archive = join(scratch, `homeproxy-${packageVersion()}.tgz`);
-  await run('npm', ['install', '--global', '--prefix', join(scratch, 'prefix'), ...quiet, archive], options);
+  const archive = await pack(scratch);
+  await installGlobally(archive, join(scratch, 'prefix'), ['--ignore-scripts', '--cache', cache]);
   return cache;
 }
 

@@ -59,8 +59,11 @@ async function systemctl(machine: LabNode, ...args: string[]): Promise<string> {
   return (await machine.run(['systemctl', ...args])).stdout.trim();
 }
 
-async function daemonPid(machine: LabNode): Promise<number> {
-  return Number(await systemctl(machine, 'show', '--property=MainPID', '--value', 'homeproxy'));
+/** The daemon that has said that it is ready; one question, so that the answers are of one moment. */
+async function daemonPid(machine: LabNode): Promise<number | undefined> {
+  const shown = await systemctl(machine, 'show', '--property=ActiveState,MainPID', 'homeproxy');
+  const pid = Number(/^MainPID=(\d+)$/m.exec(shown)?.[1]);
+  return shown.includes('ActiveState=active') && pid !== 0 ? pid : undefined;
 }
 
 /** The connection that was made before anything moved is served, and it is by one process. */
@@ -143,11 +146,10 @@ test('what has moved outlives a restart and a stop of the service, at both ends'
 
 test('a daemon that is killed is started again, and takes up what is away', async () => {
   const killed = await daemonPid(home);
+  assert.ok(killed !== undefined);
   await systemctl(home, 'kill', '--signal=KILL', '--kill-whom=main', 'homeproxy');
   await assertServed();
-  for (const deadline = Date.now() + 30_000; ; await sleep(50)) {
-    const active = (await systemctl(home, 'show', '--property=ActiveState', '--value', 'homeproxy')) === 'active';
-    if (active && (await daemonPid(home)) !== killed) break;
+  for (const deadline = Date.now() + 30_000; [killed, undefined].includes(await daemonPid(home)); await sleep(50)) {
     assert.ok(Date.now() < deadline, 'the service is not started again');
   }
   assert.is(await whereItIs(), 'host1');
