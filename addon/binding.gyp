@@ -16,6 +16,7 @@
         'src/object.cc',
         'src/program.cc',
         'src/ring.cc',
+        'src/same-files.cc',
         'src/socket-walk.cc',
         'src/streams.cc',
         'src/survey.cc',

@@ -19,6 +19,7 @@ export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, xdpQuery } from './network
 export { BpfObject } from './object.js';
 export { BpfProgram, programInfo } from './program.js';
 export { RingBuffer } from './ring-buffer.js';
+export { type Opened, sameFiles } from './same-files.js';
 export { type SurveyedStream, surveyStreams } from './streams.js';
 export { StructCodec } from './struct-codec.js';
 export {
@@ -38,6 +39,7 @@ export {
   getsockname,
   getsockopt,
   getxattr,
+  memfdSeals,
   pidfdGetfd,
   pidfdOpen,
   pidfdSendSignal,

@@ -112,6 +112,11 @@ export function closeOnExec(fd: number): void {
   native.closeOnExec(fd);
 }
 
+/** The seals of a memfd, F_SEAL_ bits (fcntl(2)). Throws EINVAL for what is none. */
+export function memfdSeals(fd: number): number {
+  return native.memfdSeals(fd);
+}
+
 /**
  * Gives a pipe or FIFO room for `bytes`. Returns the room that it has now, in bytes: at least one page, rounded up to a power of
  * two of them (F_SETPIPE_SZ, fcntl(2)). Throws EBUSY when more than that waits in it; EPERM without CAP_SYS_RESOURCE beyond

@@ -13,6 +13,7 @@
 #include "object.h"
 #include "program.h"
 #include "ring.h"
+#include "same-files.h"
 #include "streams.h"
 #include "survey.h"
 #include "system.h"
@@ -45,6 +46,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportNetwork(env, exports);
   ExportObject(env, exports);
   ExportRing(env, exports);
+  ExportSameFiles(env, exports);
   ExportStreams(env, exports);
   ExportSurvey(env, exports);
   ExportSystem(env, exports);

@@ -146,6 +146,13 @@ Napi::Value CloseOnExec(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/* (fd) -> the seals of a memfd */
+Napi::Value MemfdSeals(const Napi::CallbackInfo& info) {
+  const int seals = fcntl(IntOf(info[0]), F_GET_SEALS);
+  if (seals < 0) Fail(info.Env(), errno, "fcntl", "F_GET_SEALS");
+  return Napi::Number::New(info.Env(), seals);
+}
+
 /* (fd, bytes) -> the room that the pipe has now: the kernel rounds up to a power of two pages */
 Napi::Value SetPipeSize(const Napi::CallbackInfo& info) {
   const int size = fcntl(IntOf(info[0]), F_SETPIPE_SZ, IntOf(info[1]));
@@ -169,6 +176,7 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["tcpRepair"] = Napi::Function::New(env, TcpRepair, "tcpRepair");
   exports["tcpRepairState"] = Napi::Function::New(env, TcpRepairState, "tcpRepairState");
   exports["closeOnExec"] = Napi::Function::New(env, CloseOnExec, "closeOnExec");
+  exports["memfdSeals"] = Napi::Function::New(env, MemfdSeals, "memfdSeals");
   exports["setPipeSize"] = Napi::Function::New(env, SetPipeSize, "setPipeSize");
   exports["getxattr"] = Napi::Function::New(env, GetXattr, "getxattr");
   exports["flock"] = Napi::Function::New(env, Flock, "flock");

@@ -11,6 +11,7 @@ import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
 import { opensForWriting } from './open-mode.js';
 import { relationVerdicts } from './session-verdicts.js';
+import { sharedDescriptorVerdicts } from './shared-descriptors.js';
 import { identityOf, type SharedObject, sharedMemoryFindings } from './shared-memory.js';
 import { congestionControls } from './socket-options.js';
 import { readSocketDefaults, surveyTree } from './socket-survey.js';
@@ -41,7 +42,7 @@ export interface Examination {
  */
 export async function examineProcess(pid: number, options: InspectOptions): Promise<Examination> {
   const { description, verdicts, localPids, seen } = inspectProcess(pid, options);
-  const { descriptors, holders, ours, heldOutside } = seen;
+  const { descriptors, holders, ours, heldOutside, alike } = seen;
   const tasks = taskFindings(localPids);
   const mapped = readMappedFiles(localPids);
   const sysv = await sysvFindings(localPids);
@@ -69,6 +70,7 @@ export async function examineProcess(pid: number, options: InspectOptions): Prom
     ...opened.verdicts,
     ...inMemory.verdicts,
     ...foreignMemoryVerdicts(localPids),
+    ...(await sharedDescriptorVerdicts(descriptors, alike, apart)),
     ...unix.verdicts,
     ...socketVerdicts(ours, holders, unixInodes, readSignedSockets(pid)),
     ...optionVerdicts(surveyed),

@@ -16,6 +16,7 @@ import type { ProcessDescription, Verdict } from './description.js';
 import { descriptorVerdicts, type TreeDescriptor } from './descriptor-verdicts.js';
 import { multicastVerdicts } from './multicast.js';
 import { treeNumbers } from './session-verdicts.js';
+import { mayBeShared } from './shared-descriptors.js';
 import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
 import { urgentVerdicts } from './urgent-data.js';
 
@@ -46,6 +47,8 @@ export interface Seen {
   readonly ours: readonly InternetSocket[];
   /** Who outside the tree holds a file, as its link names it. */
   readonly heldOutside: ReadonlyMap<string, Holder>;
+  /** All descriptors outside the tree that may be the same as one of the tree, by what both links say. */
+  readonly alike: ReadonlyMap<string, readonly Holder[]>;
 }
 
 /**
@@ -59,7 +62,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
   const descriptors = localPids.flatMap((member) => readDescriptors(member).map((open) => ({ pid: member, ...open })));
   const holders = socketHolders(descriptors);
   const everySocket = readInternetSockets(pid);
-  const heldOutside = readHeldOutside(localPids);
+  const { heldOutside, alike } = readHeldOutside(localPids, descriptors);
   const ours = everySocket.filter((socket) => holders.has(socket.inode));
   const verdicts: Verdict[] = [
     ...(options.inPod === true ? [] : namespaceVerdicts(root)),
@@ -89,7 +92,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     correspondents: correspondentsOf(ours),
     listeners: ours.filter((socket) => socket.state === 'LISTEN').length,
   };
-  return { description, verdicts, localPids, seen: { descriptors, holders, ours, heldOutside } };
+  return { description, verdicts, localPids, seen: { descriptors, holders, ours, heldOutside, alike } };
 }
 
 function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
@@ -160,19 +163,43 @@ function namespaceVerdicts(root: ProcessIdentity): Verdict[] {
 }
 
 /**
- * What processes outside the tree hold, as their descriptors' links name it, with one of the holders. Whom even root may not
- * look into (it has capabilities that we lack) is passed over: such a process gave nothing to one that we may move.
+ * What processes outside the tree hold, as their descriptors' links name it, with one of the holders; of what may be shared without
+ * a name of its own with all. Whom even root may not look into (it has capabilities that we lack) is passed over: such a process
+ * gave nothing to one that we may move.
  */
-function readHeldOutside(tree: readonly number[]): Map<string, Holder> {
-  const held = new Map<string, Holder>();
+function readHeldOutside(
+  tree: readonly number[],
+  descriptors: readonly TreeDescriptor[],
+): Pick<Seen, 'heldOutside' | 'alike'> {
+  const heldOutside = new Map<string, Holder>();
+  const alike = new Map<string, Holder[]>();
   const members = new Set(tree);
+  const wanted = new Set(descriptors.map(({ target }) => target).filter(mayBeShared));
+  const telling = new Set(descriptors.map(({ target }) => target).filter((target) => /^(pipe|socket):/.test(target)));
   for (const pid of listProcesses()) {
     if (members.has(pid)) continue;
     try {
-      for (const { fd, target } of readDescriptors(pid)) held.set(target, { pid, fd });
+      const held = readDescriptors(pid);
+      if (held.some(({ target }) => telling.has(target) || wanted.has(target)) && isNewborn(pid, members)) continue;
+      for (const { fd, target } of held) {
+        heldOutside.set(target, { pid, fd });
+        if (!wanted.has(target)) continue;
+        const known = alike.get(target);
+        if (known === undefined) alike.set(target, [{ pid, fd }]);
+        else known.push({ pid, fd });
+      }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error;
     }
   }
-  return held;
+  return { heldOutside, alike };
+}
+
+/** A child that the tree has had since we listed it is no stranger; nor is one that has ended by now. */
+function isNewborn(pid: number, members: ReadonlySet<number>): boolean {
+  for (let at = readProcess(pid); at !== undefined && at.parent > 0; at = readProcess(at.parent)) {
+    if (members.has(at.parent)) return true;
+    if (at.parent === 1) return false;
+  }
+  return readProcess(pid) === undefined;
 }

@@ -17,6 +17,7 @@ export interface UnixFindings {
 export function unixVerdicts(
   sockets: readonly UnixSocket[],
   holders: ReadonlyMap<number, Holder>,
+  /** Of somebody outside the tree. */
   nameOfHolder: (inode: number) => string | undefined,
 ): UnixFindings {
   const verdicts: Verdict[] = [];
@@ -34,7 +35,12 @@ export function unixVerdicts(
       if (strangers.length > 0) verdicts.push(waiting(subject, socket.name ?? 'no name'));
     }
     const peer = socket.peer === undefined ? undefined : byInode.get(socket.peer);
-    if (socket.peer === undefined || holders.has(socket.peer)) continue;
+    if (socket.peer === undefined || holders.has(socket.peer)) {
+      const other = nameOfHolder(socket.inode);
+      // one that neither hears anything nor is connected may be common: each speaks for itself
+      if (other !== undefined && (socket.peer ?? socket.name) !== undefined) verdicts.push(common(subject, other));
+      continue;
+    }
     const service = pathOf(peer?.name);
     if (socket.type === 'datagram' && service !== undefined) {
       files.push({ path: service, use: 'peer' });
@@ -52,6 +58,16 @@ export function unixVerdicts(
 
 function pathOf(name: string | undefined): string | undefined {
   return name?.startsWith('/') === true ? name : undefined;
+}
+
+/** Both accept and read from it: what comes to one after a move, the other misses. */
+function common(subject: string, who: string): Verdict {
+  return refused(
+    'SHARED_DESCRIPTOR',
+    subject,
+    `it shares a unix socket with ${who}, which stays: each would go on with its own`,
+    'move the process that both come from, or let one of them close it',
+  );
 }
 
 function external(subject: string, peer: UnixSocket | undefined, who: string | undefined): Verdict {

@@ -121,6 +121,11 @@ held.setsockopt(6, 14, peer + struct.pack('=BBHi80s', 0, 0, 3, 0, b'key'))`,
     enter: withStranger("held = os.open('/dev/shm/verdicts', os.O_CREAT | os.O_RDWR)", 'pass', ''),
   },
   {
+    name: 'shared-eventfd',
+    code: 'SHARED_DESCRIPTOR',
+    enter: withStranger('held = libc.eventfd(0, 0)', 'pass', ''),
+  },
+  {
     name: 'queue',
     code: 'POSIX_QUEUE',
     enter: "held = libc.syscall(240, b'verdicts', os.O_CREAT | os.O_RDWR, 0o600, None)\nassert held >= 0",
