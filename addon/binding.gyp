@@ -24,6 +24,7 @@
         'src/tap.cc',
         'src/tracker.cc',
         'src/watch.cc',
+        'src/whole-mapping.cc',
       ],
       'include_dirs': ['<!@(node -p "require(\'node-addon-api\').include_dir")'],
       'defines': [

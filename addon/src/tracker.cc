@@ -19,6 +19,7 @@
 #include "borrowed-task.h"
 #include "descriptor.h"
 #include "failure.h"
+#include "whole-mapping.h"
 
 namespace homeproxy {
 namespace {
@@ -212,11 +213,8 @@ Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
           // Not tracked, or not all of it: all that is there counts as written. Pages that the scan had armed before it failed
           // are among them.
           written.clear();
-          uffdio_register area = {};
-          area.range = {start, end - start};
-          area.mode = UFFDIO_REGISTER_MODE_WP;
           // a mapping that went meanwhile is no loss: the next look at the maps shows it
-          if (ioctl(uffd, UFFDIO_REGISTER, &area) == 0) {
+          if (TrackWhole(uffd, pid, start, end)) {
             Trouble gone;
             Ranges armed;
             SplitHuge(pagemap.Get(), start, end);

@@ -9,6 +9,8 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type BpfError, readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { ownMappings } from '../../cli/memory/mappings.js';
+import { flatten } from '../../cli/memory/records.js';
 import { folder } from './private-namespaces.js';
 
 const test = suite('write tracking');
@@ -194,6 +196,25 @@ for (const how of ['sleeps and polls', 'reads']) {
     pids.pop();
   });
 }
+
+test('a block that grows and wanders meanwhile is never cut in two', async () => {
+  const program = join(folder, 'growing');
+  const source = fileURLToPath(new URL('../../../test/addon/fixtures/growing.c', import.meta.url));
+  execFileSync('clang', ['-O1', '-o', program, source]);
+  const { pid, input, line } = await start(program);
+  let tracked = 0;
+  for (let time = 0; time < 300; time++) {
+    const tracker = await trackWrites(pid);
+    const mappings = flatten(ownMappings(readFileSync(`/proc/${pid}/maps`, 'utf8')));
+    await scanWritten(tracker, pid, mappings);
+    if (/^VmFlags:.* uw /m.test(readFileSync(`/proc/${pid}/smaps`, 'utf8'))) tracked++;
+    closeSync(tracker);
+  }
+  input.end();
+  assert.is(await line(), 'whole');
+  pids.pop();
+  assert.ok(tracked > 30, `tracked ${tracked} times`);
+});
 
 /** Borrows the process again and again. */
 const BORROWER = `
