@@ -126,6 +126,15 @@ EXPORT int openat64(int dirfd, const char *path, int flags, ...)
 			errno = EIO;
 			return -1;
 		}
+		/* a FIFO: it opens when all is there */
+		const int inventory = syscall(SYS_openat, dirfd, path, flags, mode);
+
+		if (inventory >= 0 && !know_listeners()) {
+			close(inventory);
+			errno = EIO;
+			return -1;
+		}
+		return inventory;
 	}
 	return syscall(SYS_openat, dirfd, path, flags, mode);
 }

@@ -25,5 +25,8 @@ int read_all(int fd, void *into, size_t bytes);
 /* In a dump, once all tasks are seized and before CRIU has changed any: waits to be told what to hide. -> false: nobody is there */
 bool pass_gate(void);
 
+/* In a restore, once its images are there: reads which listeners are not to be made anew. -> false: one is not to be had */
+bool know_listeners(void);
+
 /* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */
 bool take_memory(uint64_t room);

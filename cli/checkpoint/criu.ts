@@ -76,6 +76,8 @@ export interface DumpOptions extends Surroundings {
   readonly outsideIpc?: boolean;
   /** It uses shared memory under names that are gone: CRIU makes others beside it, which travel with it. */
   readonly linkRemap?: boolean;
+  /** It has listeners that others have too, who go on to accept: CRIU is not to mind that connections wait there. */
+  readonly skipInFlight?: boolean;
 }
 
 export interface RestoreOptions extends Surroundings {
@@ -85,6 +87,8 @@ export interface RestoreOptions extends Surroundings {
   readonly images: string;
   /** The root did not lead its session: it is restored into a session and a group of CRIU's. */
   readonly shellJob?: boolean;
+  /** Some of its listeners are here already, and are not made anew (`addon/src/criu-listeners.c`). */
+  readonly listenersHere?: boolean;
 }
 
 /*
@@ -109,7 +113,9 @@ const COMMON = [
 export async function startDump(options: DumpOptions): Promise<CriuSession> {
   await makeVerdictFifo(options.images);
   const names = options.linkRemap === true ? ['--link-remap'] : [];
-  return start('dump', { ...options, memoryLimit: 0 }, ['-t', String(options.pid), '--ghost-limit', '16M', ...names]);
+  const queues = options.skipInFlight === true ? ['--skip-in-flight'] : [];
+  const args = ['-t', String(options.pid), '--ghost-limit', '16M', ...names, ...queues];
+  return start('dump', { ...options, memoryLimit: 0 }, args);
 }
 
 /**
@@ -120,7 +126,8 @@ export async function startDump(options: DumpOptions): Promise<CriuSession> {
 export async function startRestore(options: RestoreOptions): Promise<CriuSession> {
   await makeVerdictFifo(options.images);
   await makeFifo(join(options.images, INVENTORY));
-  return start('restore', options, ['--restore-detached']);
+  const loaded = options.listenersHere === true ? { memoryLimit: options.memoryLimit ?? 0 } : {};
+  return start('restore', { ...options, ...loaded }, ['--restore-detached']);
 }
 
 async function makeVerdictFifo(images: string): Promise<void> {

@@ -7,6 +7,7 @@ import { UserError } from '../errors.js';
 import type { ArrivingMemory } from '../memory/arriving.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { Arriving } from './carrying.js';
+import type { HomeListeners } from './home-listeners.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
 import type { ArrivalRecord } from './records.js';
 import type { Resident } from './residents.js';
@@ -27,6 +28,8 @@ export interface Arrival {
   files: Arriving | undefined;
   /** How its connections are restored; undefined until they are, and after a restart of the daemon. */
   streams: Promise<SurveyedStream[] | undefined> | undefined;
+  /** Those of its listeners that stayed here, its home, while it was away; undefined until it is restored. */
+  listeners: HomeListeners | undefined;
   /** What could not be set again on its sockets, in words. */
   notKept: readonly string[];
   /** CRIU has let it go, and it is heard. */
@@ -42,6 +45,7 @@ export const NEW_ARRIVAL = {
   preparing: undefined,
   files: undefined,
   streams: undefined,
+  listeners: undefined,
   notKept: [],
   runs: false,
 };

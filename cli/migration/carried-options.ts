@@ -6,7 +6,7 @@ import { SOCKET_KINDS, type SocketKind, setSocketsOption } from '../../addon/lib
 import { FORGOTTEN_OPTIONS, optionText, type SocketOption } from '../process/socket-options.js';
 import { readSocketDefaults, type SocketDefaults, type SurveyedOptions, surveyTree } from '../process/socket-survey.js';
 import { count } from '../process/verdicts.js';
-import { readNamespacePids, readText, readTree } from '../system/procfs.js';
+import { readLink, readNamespacePids, readText, readTree } from '../system/procfs.js';
 
 /** Travels among CRIU's images, and CRIU does not look at it. */
 const FILE = 'socket-options.json';
@@ -64,9 +64,14 @@ export function writeOptions(folder: string, sockets: readonly SurveyedOptions[]
  * Gives restored sockets, whose processes do not run yet, the options that they had.
  * @param folder of the images that came; without the file nothing is set.
  * @param pids of the restored tree, as this node sees them.
+ * @param others inodes of sockets that others have too, and that are as those want them
  * @returns what could not be set, in words.
  */
-export function restoreOptions(folder: string, pids: readonly number[]): string[] {
+export function restoreOptions(
+  folder: string,
+  pids: readonly number[],
+  others: ReadonlySet<number> = new Set(),
+): string[] {
   const text = readText(join(folder, FILE));
   if (text === undefined) return [];
   const carried = carriedSchema.parse(JSON.parse(text));
@@ -75,9 +80,10 @@ export function restoreOptions(folder: string, pids: readonly number[]): string[
   const localPids = new Map(pids.map((pid) => [homePidOf(pid), pid]));
   const otherDefaults = differing(carried.defaults, valuesOf(readSocketDefaults(first)));
   const failures = new Map<string, { words: string; sockets: number }>();
-  for (const { pid, kind, fds, options } of carried.sockets) {
+  for (const { pid, kind, fds: all, options } of carried.sockets) {
     const localPid = localPids.get(pid);
     if (localPid === undefined) continue;
+    const fds = others.size === 0 ? all : all.filter((fd) => !others.has(inodeOf(localPid, fd)));
     for (const [name, value] of Object.entries({ ...otherDefaults[kind], ...options })) {
       for (const { reason, sockets } of setOption(localPid, fds, name, Buffer.from(value, 'hex'))) {
         const words = `${name} (${optionText({ name }, Buffer.from(value, 'hex'))}): ${reason}`;
@@ -105,6 +111,10 @@ export function reappliedOptions(folder: string, failures: readonly string[]): s
     }
   }
   return [...numbers].map(([words, number]) => `${words}, ${count(number, 'socket')}`);
+}
+
+function inodeOf(pid: number, fd: number): number {
+  return Number(/^socket:\[(\d+)\]$/.exec(readLink(`/proc/${pid}/fd/${fd}`) ?? '')?.[1] ?? 0);
 }
 
 function setOption(

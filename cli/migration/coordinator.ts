@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
-import { type Course, interruptedByRestart, startCourse, summaryOf, travelled, wallClock } from './course.js';
+import { type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled, wallClock } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
@@ -266,7 +266,7 @@ export class Coordinator {
     watch.begin('dump');
     course.freezeBegins();
     twin.control.holdDatagrams();
-    await course.unlessStopped(source.freeze({ migration }));
+    joined(course, await course.unlessStopped(source.freeze({ migration })));
     await reached('coordinator', 'frozen', migration);
     twin.control.park();
     await reached('coordinator', 'parked', migration);

@@ -4,6 +4,7 @@ import type { ProcessDescription } from '../process/description.js';
 import type {
   CopyRequest,
   DestinationParticipant,
+  FreezeResponse,
   NodeName,
   ParkCounts,
   SourceParticipant,
@@ -135,6 +136,11 @@ export function interruptedByRestart(
 export function travelled(course: Course, { bytes, memory }: TransferResponse): void {
   course.bytesMoved += bytes;
   course.memory = memory ?? course.memory;
+}
+
+/** Its connections are these too. */
+export function joined(course: Course, { accepted }: FreezeResponse): void {
+  course.description = { ...course.description, flows: [...course.description.flows, ...accepted] };
 }
 
 function tooLong(limitMs: number): UserError {

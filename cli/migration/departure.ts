@@ -5,6 +5,7 @@ import { endRepair } from '../checkpoint/repair.js';
 import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
 import type { DepartingMemory } from '../memory/departing.js';
+import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
 import type { ParkCounts } from './messages.js';
@@ -31,6 +32,8 @@ export interface Departure {
   memorySent: number;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
+  /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
+  drained: ProcessDescription | undefined;
   /** Connections that it has closed, and whose correspondents did not acknowledge that in time. */
   slow: ReadonlySet<string>;
   /** Set when it lives here for another home. */
@@ -49,6 +52,7 @@ export const IDLE = {
   memory: undefined,
   memorySent: 0,
   sending: undefined,
+  drained: undefined,
   slow: new Set<string>(),
   reverting: false,
   preparing: undefined,

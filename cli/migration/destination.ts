@@ -26,6 +26,8 @@ import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer,
 import { askRestored, noteRestored } from './connection-notes.js';
 import { requireCredible, requireOwnPlaces } from './credible.js';
 import { fateOf } from './decision.js';
+import { holdingOf } from './holding.js';
+import { HomeListeners, leftListeners } from './home-listeners.js';
 import { decodeImages, keepAhead } from './image-stream.js';
 import { makeRoom } from './make-room.js';
 import {
@@ -85,33 +87,7 @@ export class LocalDestination implements DestinationParticipant {
 
   /** @param home whose processes; default this node's own. */
   async holding(home = this.node.name): Promise<Holding> {
-    const { journal, residents } = this.site;
-    return {
-      residents: residents
-        .all()
-        .filter((resident) => resident.home.name === home)
-        .map(({ record: { twin, description, epoch, state, migration, block, pod } }) => ({
-          twin,
-          description,
-          epoch,
-          state,
-          migration,
-          block,
-          carried: pod.root !== undefined,
-        })),
-      departing: journal.departures
-        .all()
-        .filter((record) => record.home === home)
-        .map(({ request: { migration } }) => ({ migration })),
-      arriving: journal.arrivals
-        .all()
-        .filter(({ request }) => request.home.name === home)
-        .map(({ request, outcome }) => ({
-          migration: request.migration,
-          outcome,
-          fromHome: request.source.name === home,
-        })),
-    };
+    return holdingOf(this.site, home);
   }
 
   async assess({ home, description, needs, twin, carried }: AssessRequest): Promise<AssessResponse> {
@@ -177,7 +153,15 @@ export class LocalDestination implements DestinationParticipant {
     arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
     const shellJob = isShellJob(request.description);
-    const session = await startRestore({ criu, images, shellJob, ...surroundingsOf(arrival), ...memory });
+    const listenersHere = arrival.resident === undefined && leftListeners(request.description);
+    const session = await startRestore({
+      criu,
+      images,
+      shellJob,
+      listenersHere,
+      ...surroundingsOf(arrival),
+      ...memory,
+    });
     arrival.session = session;
     if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
     await reached('destination', 'criu-started', migration);
@@ -234,6 +218,7 @@ export class LocalDestination implements DestinationParticipant {
     this.keep(arrival, { received: true });
     await filesArrived(arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'received', migration);
+    if (arrival.resident === undefined) arrival.listeners = HomeListeners.take(arrival.record);
     await arrival.session?.release(inventory);
     await reached('destination', 'restoring', migration);
   }
@@ -250,7 +235,9 @@ export class LocalDestination implements DestinationParticipant {
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
-    const notKept = restoreOptions(record.images, tasks);
+    arrival.listeners?.requireNoOther(tasks);
+    const notKept = restoreOptions(record.images, tasks, arrival.listeners?.inodes);
+    arrival.listeners?.close(); // the process has them too
     arrival.notKept = notKept;
     await reached('destination', 'restored', migration);
     return { notKept };
@@ -372,6 +359,7 @@ export class LocalDestination implements DestinationParticipant {
       session.stop();
       await session.end(this.site.timeouts.restoreMs);
     } else await session?.kill();
+    arrival.listeners?.close();
     await reached('destination', 'cancelled', migration);
     const nursery = new Cgroup(record.nursery.path);
     if (resident === undefined && record.nursery.path !== '' && nursery.exists) {

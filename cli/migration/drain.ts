@@ -16,6 +16,7 @@ import type { DepartureRecord } from './records.js';
 import { refuse } from './refusals.js';
 
 type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
+type Listeners = Pick<DepartureRecord, 'listening'>;
 
 /** Closed by the process, and not yet to the end: nobody holds them any more, so nobody can carry them. */
 const CLOSING: readonly TcpState[] = ['FIN_WAIT1', 'CLOSING', 'LAST_ACK'];
@@ -28,19 +29,25 @@ const CLOSING_FROZEN_MS = 200;
  * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now. And, for a
  * little while, until connections that it has closed are acknowledged to their end: once it is gone, their last packets would
  * find no socket, and be answered with a reset.
+ * What waits for a listener that stays at home is for those who stay with it.
  * @returns how long that took, in milliseconds.
  * @throws {UserError} `NOT_ACCEPTING`
  */
-export async function emptyAcceptQueues({ localPids, ports }: Tree, limitMs: number): Promise<number> {
+export async function emptyAcceptQueues(
+  { localPids, ports, listening = [] }: Tree & Listeners,
+  limitMs: number,
+): Promise<number> {
   const started = performance.now();
   const root = localPids[0] ?? 0;
-  const ours = new Set(ports);
+  const stay = listening.filter(({ cookie }) => cookie !== undefined);
+  const stays = ({ cookie: name }: InternetSocket): boolean => stay.some(({ cookie }) => cookie === name);
+  const ours = new Set(ports.filter((own) => stay.every(({ port }) => port !== own)));
   const holders = readSocketHolders(localPids);
   for (;;) {
     const waitedMs = performance.now() - started;
     const waiting = readInternetSockets(root, ['tcp', 'tcp6']).filter(
       (socket) =>
-        (socket.state === 'LISTEN' && holders.has(socket.inode) && socket.receiveQueue > 0) ||
+        (socket.state === 'LISTEN' && holders.has(socket.inode) && !stays(socket) && socket.receiveQueue > 0) ||
         ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ours.has(socket.local.port)) ||
         (waitedMs < CLOSING_MS && isClosing(socket) && ours.has(socket.local.port)),
     );
@@ -48,14 +55,18 @@ export async function emptyAcceptQueues({ localPids, ports }: Tree, limitMs: num
     if (waitedMs > limitMs) {
       const unaccepted = waiting.find((socket) => socket.state === 'LISTEN');
       if (unaccepted === undefined) return waitedMs; // a correspondent that does not finish its handshake loses it
-      throw new UserError({
-        code: 'NOT_ACCEPTING',
-        message: `the process does not accept its connections: ${unaccepted.receiveQueue} wait on port ${unaccepted.local.port}`,
-        remedy: 'try again when it is less busy, or raise timeouts.drainMs',
-      });
+      throw notAccepting(unaccepted);
     }
     await pause(1); // the kernel has no event for an emptied accept queue
   }
+}
+
+export function notAccepting({ receiveQueue, local: { port } }: InternetSocket): UserError {
+  return new UserError({
+    code: 'NOT_ACCEPTING',
+    message: `the process does not accept its connections: ${receiveQueue} wait on port ${port}`,
+    remedy: 'try again when it is less busy, or raise timeouts.drainMs',
+  });
 }
 
 /** Names of connections of these ports that the process has closed, and that are not acknowledged to their end. */

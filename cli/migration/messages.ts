@@ -125,6 +125,9 @@ export const stepsResponse = z.object({
 
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
+/** Connections that it has accepted after that from a listener that stays: nobody held those back. */
+export const freezeResponse = z.object({ accepted: z.array(flowSchema).default([]) });
+export type FreezeResponse = z.infer<typeof freezeResponse>;
 /** Destination: the ports that it had in the end; packets to them are for it once it runs. */
 export const restoreRequest = z.object({
   migration: migrationIdSchema,
@@ -174,7 +177,7 @@ export interface SourceParticipant {
   /** New connections are held back by now: wait until those on their way in have been accepted. */
   drain(request: MigrationRequest): Promise<DrainResponse>;
   /** Stop it and write its images; ends held at CRIU's `post-dump`. */
-  freeze(request: MigrationRequest): Promise<void>;
+  freeze(request: MigrationRequest): Promise<FreezeResponse>;
   /** Send the images to the destination. */
   transfer(request: MigrationRequest): Promise<TransferResponse>;
   /** The destination's copy is the process: destroy this one silently. Idempotent. */

@@ -5,7 +5,7 @@ import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { CarriedMemory } from '../memory/carried.js';
 import type { PodRecord } from '../pod/pod.js';
-import type { ProcessDescription } from '../process/description.js';
+import type { Listener, ProcessDescription } from '../process/description.js';
 import type { FileIdentity } from '../process/shared-memory.js';
 import type { SysvFindings } from '../process/sysv.js';
 import type { ProcessStamp } from '../system/procfs.js';
@@ -63,6 +63,8 @@ export interface DepartureRecord {
   readonly localPids: readonly number[];
   /** Local ports of its internet sockets. */
   readonly ports: readonly number[];
+  /** Its listeners; absent from a former version's record. */
+  readonly listening?: readonly Listener[];
   /** Ports of what it opens while it is away from home. */
   readonly block?: PortBlock | undefined;
   /** What it uses of this node's System V objects, to remove once it has left; absent from a former version's record. */

@@ -143,10 +143,15 @@ function holderOf(path: string): string {
 }
 
 /** A port at home that somebody bound while its owner was away: it cannot be bound again. */
-function takenPorts({ ports }: ProcessDescription): Verdict[] {
+function takenPorts({ ports, listening }: ProcessDescription): Verdict[] {
   const sockets = readInternetSockets('self');
+  const here = new Set(sockets.map(({ cookie }) => cookie));
+  const gone = listening.filter(({ cookie }) => cookie !== undefined && !here.has(cookie)).map(({ port }) => port);
+  // of a listener that stayed, and has ended with all who had it, the port is free, or another's
+  const needed = ({ protocol, port, exclusive }: BoundPort): boolean =>
+    exclusive || (protocol === 'tcp' && gone.includes(port));
   return ports
-    .filter((port) => port.exclusive && sockets.some((socket) => occupies(socket, port)))
+    .filter((port) => needed(port) && sockets.some((socket) => occupies(socket, port)))
     .map(({ protocol, port, address }) =>
       refused(
         'PORT_TAKEN',

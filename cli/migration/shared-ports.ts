@@ -1,4 +1,4 @@
-import type { ProcessDescription, Verdict } from '../process/description.js';
+import type { Listener, ProcessDescription, Verdict } from '../process/description.js';
 import { refused } from '../process/verdicts.js';
 import type { TwinRecord } from './records.js';
 
@@ -11,9 +11,19 @@ export function sharedAsAtHome(atHome: ProcessDescription, seen: ProcessDescript
   const shared = atHome.ports.filter(({ exclusive }) => !exclusive);
   const isShared = ({ protocol, address, port }: ProcessDescription['ports'][number]): boolean =>
     shared.some((other) => other.protocol === protocol && other.address === address && other.port === port);
-  if (!seen.ports.some(isShared)) return seen;
+  const listening = seen.listening.map((listener) => asAtHome(listener, atHome.listening));
+  if (!seen.ports.some(isShared)) return { ...seen, listening };
   const ports = seen.ports.map((port) => (isShared(port) ? { ...port, exclusive: false } : port));
-  return { ...seen, ports, flows: [...seen.flows, ...atHome.flows] };
+  return { ...seen, ports, flows: [...seen.flows, ...atHome.flows], listening };
+}
+
+/** The one in its pod stands for the one that stayed at home, whose name it keeps. */
+function asAtHome(listener: Listener, atHome: readonly Listener[]): Listener {
+  const { transport, address, port } = listener;
+  const stayed = atHome.find(
+    (other) => other.transport === transport && other.address === address && other.port === port,
+  );
+  return stayed?.cookie === undefined ? listener : { ...listener, cookie: stayed.cookie };
 }
 
 /**

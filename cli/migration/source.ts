@@ -11,8 +11,7 @@ import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import { examineProcess } from '../process/examine.js';
-import { readHomeAddresses } from '../process/home-addresses.js';
-import { type InspectOptions, inspectProcess } from '../process/inspect.js';
+import { inspectProcess } from '../process/inspect.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { sharedMemoryFindings } from '../process/shared-memory.js';
 import { removeObjects, sysvFindings } from '../process/sysv.js';
@@ -36,6 +35,7 @@ import {
 import type {
   CopyRequest,
   DrainResponse,
+  FreezeResponse,
   InspectRequest,
   InspectResponse,
   MigrationRequest,
@@ -48,13 +48,15 @@ import type {
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
 import type { DepartureRecord } from './records.js';
-import { fenced, outOfOrder, refuse } from './refusals.js';
+import { outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
 import type { Site } from './site.js';
 import { standStill } from './stand-still.js';
+import { requireSameStay, staying } from './staying-listeners.js';
 import { reached } from './steps.js';
+import { subjectOf } from './subject.js';
 
 /** The source's part of a migration, on the node where the process runs. */
 export class LocalSource implements SourceParticipant {
@@ -91,7 +93,7 @@ export class LocalSource implements SourceParticipant {
 
   async inspect({ pid, twin, carry }: InspectRequest): Promise<InspectResponse> {
     const resident = twin === undefined ? undefined : this.site.residents.require(twin);
-    const [root, options] = this.subject(pid, resident);
+    const [root, options] = subjectOf(this.site, pid, resident);
     const { verdicts, needs, ...found } = await examineProcess(root, options);
     const criu = await criuVersion(findCriu(this.site.criuPath));
     const files = carry === undefined ? { verdicts: [] } : await wouldCarry(this.site, root, carry, resident);
@@ -126,6 +128,7 @@ export class LocalSource implements SourceParticipant {
           : { path: resident.pod.cgroup, origins: [] },
       localPids,
       ports: description.ports.map(({ port }) => port),
+      listening: description.listening,
       block: resident?.record.block,
       sysv: await sysvFindings(localPids),
     };
@@ -166,6 +169,7 @@ export class LocalSource implements SourceParticipant {
       shellJob: isShellJob(description),
       outsideIpc: usesSysv(record),
       linkRemap: needsNames(localPids),
+      skipInFlight: staying(record).size > 0,
       ...inside,
     });
     await reached('source', 'criu-started', migration);
@@ -202,7 +206,9 @@ export class LocalSource implements SourceParticipant {
       departure.slow = namesOfClosing(record);
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
       refuse(record.request.pid, [...verdicts, ...sharedMemoryFindings(localPids).verdicts]);
+      requireSameStay(record, description.listening);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
+      departure.drained = description;
       resident?.control.claim(description);
       return { waitedMs, description };
     } finally {
@@ -211,7 +217,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
-  async freeze({ migration }: MigrationRequest): Promise<void> {
+  async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
     const departure = this.require(migration);
     const { record, session, pages, ahead, resident } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
@@ -225,7 +231,7 @@ export class LocalSource implements SourceParticipant {
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
+    const accepted = await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
     requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids));
@@ -254,6 +260,7 @@ export class LocalSource implements SourceParticipant {
       await reached('source', 'files-complete', migration);
     }
     sending.complete();
+    return { accepted };
   }
 
   /** Ends when the destination has all images. */
@@ -375,16 +382,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   private look(pid: number, resident: Resident | undefined): ReturnType<typeof inspectProcess> {
-    return inspectProcess(...this.subject(pid, resident));
-  }
-
-  private subject(pid: number, resident: Resident | undefined): [pid: number, options: InspectOptions] {
-    if (resident?.control.fenced === true) throw fenced(resident.twin, this.node);
-    const ownPids = [process.pid];
-    const uplinks = this.site.forwarding.datapath.status().map((uplink) => uplink.interface);
-    return resident === undefined
-      ? [pid, { homeAddresses: readHomeAddresses(this.site.node.address, uplinks), ownPids }]
-      : [resident.localPid(), { homeAddresses: resident.description.homeAddresses, ownPids, inPod: true }];
+    return inspectProcess(...subjectOf(this.site, pid, resident));
   }
 
   private require(migration: string): Departure {

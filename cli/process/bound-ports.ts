@@ -2,8 +2,9 @@ import { isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 import { readProcess } from '../system/procfs.js';
 import { askSocket } from './ask-socket.js';
-import type { BoundFlow, BoundPort, Verdict } from './description.js';
+import type { BoundFlow, BoundPort, Listener, Verdict } from './description.js';
 import { type Endpoint, type Holder, type InternetSocket, isLoopback } from './sockets.js';
+import { willChange } from './verdicts.js';
 
 /** Where processes of the home reach one that is away as they did before. */
 const LOOPBACK = ['127.0.0.1', '::1'];
@@ -28,6 +29,7 @@ export interface Sockets {
 export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddresses }: Sockets): {
   readonly ports: BoundPort[];
   readonly flows: BoundFlow[];
+  readonly listening: Listener[];
   readonly verdicts: Verdict[];
 } {
   const home = new Map([...homeAddresses, ...LOOPBACK].map((address) => [groups(address), address]));
@@ -45,6 +47,9 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
   const ports = new Map<string, BoundPort>();
   const flows: BoundFlow[] = [];
   const verdicts: Verdict[] = [];
+  const listeners = ours.filter(({ state }) => state === 'LISTEN');
+  const staying = new Set(listeners.filter((socket) => sharedSockets.has(socket.inode) && isOnly(socket, listeners)));
+  for (const socket of staying) verdicts.push(listenerStays(socket, outside(socket.inode)));
   for (const socket of ours) {
     const { port } = socket.local;
     if (port === 0) continue;
@@ -65,12 +70,47 @@ export function bindPorts({ ours, everySocket, holders, heldOutside, homeAddress
       ports.set(key(socket, address), { protocol, address, port, exclusive: !shared.includes(address) });
     }
     if (shared.length === 0) continue;
+    if (staying.has(socket)) continue;
     if (socket.state === 'LISTEN' || socket.remote.port === 0)
       verdicts.push(sharedListener(socket, outside(socket.inode)));
     else if (sharedSockets.has(socket.inode)) verdicts.push(sharedConnection(socket));
     else flows.push(...shared.map((address) => ({ protocol, local: { address, port }, remote: socket.remote })));
   }
-  return { ports: [...ports.values()], flows, verdicts };
+  const listening = listeners.map((socket) => listenerOf(socket, staying.has(socket)));
+  return { ports: [...ports.values()], flows, listening, verdicts };
+}
+
+/** Whether no other of the listeners has the same address: by that it is known again when it comes home. */
+function isOnly({ transport, local }: InternetSocket, listeners: readonly InternetSocket[]): boolean {
+  const same = listeners.filter(
+    (other) =>
+      other.transport === transport && other.local.port === local.port && other.local.address === local.address,
+  );
+  return same.length === 1;
+}
+
+function listenerOf({ transport, local: { address, port }, cookie }: InternetSocket, stays: boolean): Listener {
+  return {
+    transport: transport.endsWith('6') ? 'tcp6' : 'tcp',
+    address,
+    port,
+    ...(stays && cookie !== undefined ? { cookie } : {}),
+  };
+}
+
+/** A listener that others have too: they go on to accept from its one queue, which stays as it is. */
+function listenerStays(socket: InternetSocket, holder: Holder | undefined): Verdict {
+  const who = holder === undefined ? 'others' : nameOf(holder);
+  return willChange(
+    'LISTENER_STAYS',
+    `port ${portName(socket)}`,
+    `${who}, outside the tree, has the same listener: it stays at home with its queue, and this process accepts no new connections while it is away`,
+    'move the process that made the listener, with all its workers, for all of them to be served there',
+  );
+}
+
+function nameOf({ pid }: Holder): string {
+  return `pid ${pid} (${readProcess(pid)?.comm ?? '?'})`;
 }
 
 /** The home addresses by which a socket is reached: its own, or all of the families that its wildcard stands for. */
@@ -115,22 +155,18 @@ function notHome(socket: InternetSocket, homeAddresses: readonly string[]): Verd
 }
 
 /**
- * CRIU 4.2.1 binds a listener anew: beside the one at home it could not when the process comes back (its --inherit-fd counts for no
- * internet socket).
+ * CRIU binds what it restores anew: beside what is on the port at home it could not when the process comes back. Of a listener that
+ * others have too it is given theirs instead (addon/src/criu-listeners.c); a UDP socket of several has one queue that nobody can divide.
  * @param holder who outside the tree has this very socket
  */
 function sharedListener(socket: InternetSocket, holder: Holder | undefined): Verdict {
-  const name =
-    holder === undefined ? '' : `: pid ${holder.pid} (${readProcess(holder.pid)?.comm ?? '?'}) has this very one`;
+  const what = protocolOf(socket) === 'udp' ? 'uses' : 'listens on';
   return {
     outcome: 'refused',
     code: 'SHARED_LISTENER',
     subject: `port ${portName(socket)}`,
-    reason: `a process outside the tree has sockets on the port that this one listens on${name}`,
-    remedy:
-      holder === undefined
-        ? 'move the parent that owns the listener, with all its workers'
-        : 'move the parent that owns the listener, with all its workers; one that has closed its copy of the listener, as some workers do when they are told to finish, can leave alone with its connections',
+    reason: `a process outside the tree has sockets on the port that this one ${what}${holder === undefined ? '' : `: ${nameOf(holder)} has this very one`}`,
+    remedy: 'move the process that both come from, with all that share the port',
   };
 }
 

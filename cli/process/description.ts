@@ -36,6 +36,20 @@ export const flowSchema = z.object({
 });
 export type BoundFlow = z.infer<typeof flowSchema>;
 
+/** A TCP listener of the tree. */
+export const listenerSchema = z.object({
+  transport: z.enum(['tcp', 'tcp6']),
+  /** As the kernel's tables have it, a wildcard too. */
+  address: addressSchema,
+  port: z.number().int().min(1).max(65_535),
+  /** Its name in the home's kernel, when processes have it that stay there: there is where it goes on to be. */
+  cookie: z
+    .string()
+    .regex(/^[0-9a-f]{16}$/)
+    .optional(),
+});
+export type Listener = z.infer<typeof listenerSchema>;
+
 /** A process tree as the migration sees it: plain data, the same on every node. */
 export const descriptionSchema = z.object({
   /** Pid at home, by which everybody names it. */
@@ -61,5 +75,7 @@ export const descriptionSchema = z.object({
   /** Addresses at the far ends of its connections and connected sockets, each once; not all of very many. */
   correspondents: z.array(addressSchema).default([]),
   listeners: z.number().int(),
+  /** Absent from the record of an older version, whose processes shared none. */
+  listening: z.array(listenerSchema).default([]),
 });
 export type ProcessDescription = z.infer<typeof descriptionSchema>;

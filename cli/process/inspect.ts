@@ -62,7 +62,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
   const descriptors = localPids.flatMap((member) => readDescriptors(member).map((open) => ({ pid: member, ...open })));
   const holders = socketHolders(descriptors);
   const everySocket = readInternetSockets(pid);
-  const { heldOutside, alike } = readHeldOutside(localPids, descriptors);
+  const { heldOutside, alike } = readHeldOutside(localPids, descriptors, options.ownPids);
   const ours = everySocket.filter((socket) => holders.has(socket.inode));
   const verdicts: Verdict[] = [
     ...(options.inPod === true ? [] : namespaceVerdicts(root)),
@@ -90,7 +90,8 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
       (socket) => socket.transport.startsWith('tcp') && socket.state !== 'LISTEN' && socket.state !== 'CLOSE',
     ).length,
     correspondents: correspondentsOf(ours),
-    listeners: ours.filter((socket) => socket.state === 'LISTEN').length,
+    listeners: bound.listening.length,
+    listening: bound.listening,
   };
   return { description, verdicts, localPids, seen: { descriptors, holders, ours, heldOutside, alike } };
 }
@@ -165,11 +166,12 @@ function namespaceVerdicts(root: ProcessIdentity): Verdict[] {
 /**
  * What processes outside the tree hold, as their descriptors' links name it, with one of the holders; of what may be shared without
  * a name of its own with all. Whom even root may not look into (it has capabilities that we lack) is passed over: such a process
- * gave nothing to one that we may move.
+ * gave nothing to one that we may move. Sockets that homeproxy holds itself it has borrowed for a moment, to ask them something.
  */
 function readHeldOutside(
   tree: readonly number[],
   descriptors: readonly TreeDescriptor[],
+  ownPids: readonly number[],
 ): Pick<Seen, 'heldOutside' | 'alike'> {
   const heldOutside = new Map<string, Holder>();
   const alike = new Map<string, Holder[]>();
@@ -181,7 +183,9 @@ function readHeldOutside(
     try {
       const held = readDescriptors(pid);
       if (held.some(({ target }) => telling.has(target) || wanted.has(target)) && isNewborn(pid, members)) continue;
+      const own = ownPids.includes(pid);
       for (const { fd, target } of held) {
+        if (own && target.startsWith('socket:')) continue;
         heldOutside.set(target, { pid, fd });
         if (!wanted.has(target)) continue;
         const known = alike.get(target);

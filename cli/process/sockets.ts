@@ -46,6 +46,8 @@ export interface InternetSocket {
   readonly receiveQueue: number;
   /** 0 when no descriptor belongs to it (TIME_WAIT, SYN_RECV). */
   readonly inode: number;
+  /** Of a listener: its name in the kernel as 16 hexadecimal digits (SO_COOKIE), which no other socket has or will have. */
+  readonly cookie?: string;
 }
 
 /**
@@ -100,13 +102,15 @@ function question(transport: TransportName, states: readonly TcpState[], extensi
 export function parseSocket(transport: TransportName, answer: Buffer): InternetSocket {
   const length = transport.endsWith('6') ? 16 : 4;
   const address = (offset: number): string => addressText([...answer.subarray(offset, offset + length)]);
+  const state = TCP_STATES[answer.readUInt8(1)] ?? 'NONE';
   return {
     transport,
     local: { address: address(8), port: answer.readUInt16BE(4) },
     remote: { address: address(24), port: answer.readUInt16BE(6) },
-    state: TCP_STATES[answer.readUInt8(1)] ?? 'NONE',
+    state,
     receiveQueue: answer.readUInt32LE(56),
     inode: answer.readUInt32LE(68),
+    ...(state === 'LISTEN' ? { cookie: answer.readBigUInt64LE(44).toString(16).padStart(16, '0') } : {}),
   };
 }
 

@@ -2,14 +2,14 @@
 import { writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { readChildren, readNamespacePids, readProcess } from '../../cli/system/procfs.js';
+import { readProcess } from '../../cli/system/procfs.js';
 import { installProgram, startServer } from './c-program.js';
 import { copiesOf, placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';
 import { killQuietly } from './node-command.js';
-import { describe, errorOf, Scenario } from './scenario.js';
+import { Scenario } from './scenario.js';
 import { shareFolder } from './shared-folder.js';
 import { settledTraces, tracesOfAll } from './traces.js';
 
@@ -93,21 +93,6 @@ for (const to of ['host1', 'host2', 'home']) {
     }
   });
 }
-
-test('a worker that shares the listener with its parent is refused alone, in words', async () => {
-  const [parent = 0] = servers;
-  const [worker = 0] = readChildren(scenario.home.machinePid(parent) ?? 0).map((child) =>
-    readNamespacePids(child).at(-1),
-  );
-  const outcome = await scenario.homeproxy('home', ['migrate', String(worker), 'host1', '--json']);
-  assert.is(outcome.status, 3, describe(outcome));
-  const { message, remedy = '' } = errorOf(outcome);
-  assert.match(
-    message,
-    /port tcp 7301: a process outside the tree has sockets .*: pid \d+ \(workers\) has this very one \(SHARED_LISTENER\)/,
-  );
-  assert.match(remedy, /closed its copy of the listener/);
-});
 
 test('every reply on every connection was right, of those too that were made while the servers were away', async () => {
   await loads.at(-1)?.nextSecond();

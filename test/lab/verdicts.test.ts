@@ -104,7 +104,7 @@ held.setsockopt(6, 14, peer + struct.pack('=BBHi80s', 0, 0, 3, 0, b'key'))`,
   {
     name: 'worker',
     code: 'SHARED_LISTENER',
-    enter: withStranger("held = socket.create_server(('0.0.0.0', 7393))", 'pass', ''),
+    enter: withStranger("held = socket.socket(2, 2)\nheld.bind(('0.0.0.0', 7393))", 'pass', ''),
   },
   {
     name: 'loopback',

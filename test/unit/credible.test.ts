@@ -29,6 +29,7 @@ function said(description: Partial<Description> = {}, places: Partial<Said> = {}
     connections: 0,
     correspondents: [],
     listeners: 1,
+    listening: [],
     ...description,
   };
   return { home: HOME, source: SOURCE, description: whole, ...places };

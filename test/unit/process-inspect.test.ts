@@ -200,27 +200,84 @@ test('a listener of two processes that bound the same port is refused', async ()
   }
 });
 
-const PREFORK = `${PRELUDE}
-listener = bound('tcp', '${HOME}', 7011)
-if os.fork() == 0: ready()
-ready()`;
+/** A parent that binds sockets, and a worker that has inherited them and does something first. */
+function prefork(sockets: string, work = ''): string {
+  return `${PRELUDE}\n${sockets}\nif os.fork() == 0:\n  ${work}\n  ready()\nready()`;
+}
+
+async function workerOf(pid: number): Promise<number> {
+  const worker = (): number => inspect(pid).localPids[1] ?? 0;
+  await until('the worker is ready', () => readProcess(worker())?.comm === 'ready');
+  return worker();
+}
 
 about(
-  "a worker that has inherited its parent's listener is refused; the parent with its worker may go",
-  PREFORK,
+  "a worker that has inherited its parent's listener may go without it, and is told so; the parent with its worker may go too",
+  prefork(`listener = bound('tcp', '${HOME}', 7011)`, `own = bound('tcp', '${HOME}', 7013)`),
   async (pid) => {
-    const worker = (): number => inspect(pid).localPids[1] ?? 0;
-    await until('the worker is ready', () => readProcess(worker())?.comm === 'ready');
-    assert.equal(codes(inspect(worker()).verdicts), ['SHARED_LISTENER']);
+    const worker = await workerOf(pid);
+    const { verdicts, description } = inspect(worker);
+    assert.equal(
+      verdicts.map(({ code, outcome, subject }) => ({ code, outcome, subject })),
+      [{ code: 'LISTENER_STAYS', outcome: 'will-change', subject: 'port tcp 7011' }],
+    );
+    assert.match(
+      verdicts[0]?.reason ?? '',
+      new RegExp(`^pid ${pid} \\(ready\\), .* accepts no new connections while it is away$`),
+    );
+    assert.equal(portsOf(worker), [`tcp ${HOME} 7011 shared`, `tcp ${HOME} 7013`]);
+    const [shared, own] = [...description.listening].sort((a, b) => a.port - b.port);
+    assert.equal({ ...shared, cookie: '' }, { transport: 'tcp', address: HOME, port: 7011, cookie: '' });
+    assert.match(shared?.cookie ?? '', /^[0-9a-f]{16}$/);
+    assert.equal(own, { transport: 'tcp', address: HOME, port: 7013 });
     const family = inspect(pid);
     assert.equal(family.verdicts, []);
     assert.is(family.localPids.length, 2);
     assert.equal(
       family.description.ports.map(({ exclusive }) => exclusive),
-      [true],
+      [true, true],
+    );
+    assert.equal(
+      family.description.listening.map(({ cookie }) => cookie),
+      [undefined, undefined],
     );
   },
 );
+
+about(
+  'a worker with another listener of its own at the same address is refused: nobody could tell the two apart',
+  prefork(`listener = bound('tcp', '${HOME}', 7014)`, `own = bound('tcp', '${HOME}', 7014)`),
+  async (pid) => {
+    const { verdicts, description } = inspect(await workerOf(pid));
+    assert.equal(codes(verdicts), ['SHARED_LISTENER', 'SHARED_LISTENER']);
+    assert.equal(
+      description.listening.map(({ cookie }) => cookie),
+      [undefined, undefined],
+    );
+  },
+);
+
+about(
+  'a worker that has inherited a UDP socket is refused: two queues would come of one',
+  prefork(`datagrams = bound('udp', '${HOME}', 7015)`),
+  async (pid) => {
+    const { verdicts } = inspect(await workerOf(pid));
+    assert.equal(codes(verdicts), ['SHARED_LISTENER']);
+    assert.match(verdicts[0]?.reason ?? '', new RegExp(`pid ${pid} \\(ready\\) has this very one`));
+  },
+);
+
+test("what homeproxy itself holds of a listener, to ask it something, makes it nobody else's", async () => {
+  const subject = await start(prefork(`listener = bound('tcp', '${HOME}', 7016)`));
+  try {
+    const worker = await workerOf(subject.pid);
+    const { verdicts, description } = inspect(worker, [subject.pid]);
+    assert.equal(verdicts, []);
+    assert.equal(description.ports, [{ protocol: 'tcp', address: HOME, port: 7016, exclusive: true }]);
+  } finally {
+    subject.kill();
+  }
+});
 
 /** A correspondent on another machine: connects from the namespace of that process, and waits. */
 const CORRESPONDENT = `${PRELUDE}

@@ -12,13 +12,14 @@ interface Printed {
   readonly ends: readonly [readonly number[], readonly number[]];
   readonly ports: readonly [number, number];
   readonly state: number;
+  readonly cookie: bigint;
   readonly queues: readonly [number, number];
   readonly uid: number;
   readonly inode: number;
 }
 
 /** What the kernel answers for a socket: `struct inet_diag_msg`, and an attribute that nobody asked for. */
-function answerOf({ ends, ports, state, queues, uid, inode }: Printed): Buffer {
+function answerOf({ ends, ports, state, cookie, queues, uid, inode }: Printed): Buffer {
   const answer = Buffer.alloc(72, 0);
   answer.writeUInt8(ends[0].length === 4 ? 2 : 10, 0);
   answer.writeUInt8(state, 1);
@@ -28,6 +29,7 @@ function answerOf({ ends, ports, state, queues, uid, inode }: Printed): Buffer {
   ends.forEach((address, end) => {
     answer.set(address, 8 + 16 * end);
   });
+  answer.writeBigUInt64LE(cookie, 44);
   [queues[0], queues[1], uid, inode].forEach((value, field) => {
     answer.writeUInt32LE(value, 56 + 4 * field);
   });
@@ -95,6 +97,7 @@ test('any socket that the kernel can answer comes back as it was', () => {
     protocol: fc.constantFrom('tcp' as const, 'udp' as const),
     ports: fc.tuple(port, port),
     state: fc.integer({ min: 1, max: TCP_STATES.length - 1 }),
+    cookie: fc.bigInt({ min: 0n, max: 0xffffffffffffffffn }),
     queues: fc.tuple(fc.nat(0xffffffff), fc.nat(0xffffffff)),
     uid: fc.nat(0xffffffff),
     inode: fc.nat(0xffffffff),
@@ -110,6 +113,7 @@ test('any socket that the kernel can answer comes back as it was', () => {
         state: TCP_STATES[printed.state],
         receiveQueue: printed.queues[0],
         inode: printed.inode,
+        ...(TCP_STATES[printed.state] === 'LISTEN' ? { cookie: printed.cookie.toString(16).padStart(16, '0') } : {}),
       });
     }),
     { numRuns: 500 },
