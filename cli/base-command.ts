@@ -2,6 +2,7 @@ import { Command, Flags } from '@oclif/core';
 import { type Config, loadConfig } from './config/load.js';
 import { debugWanted, describeThrown, errorJson, errorText, jsonLine, requestedExit } from './error-report.js';
 import { UserError } from './errors.js';
+import { printableStyled } from './printable.js';
 import { Progress } from './progress.js';
 
 export const DEFAULT_CONFIG_PATH = '/etc/homeproxy/homeproxy.yaml';
@@ -39,6 +40,10 @@ export abstract class BaseCommand extends Command {
     } finally {
       for (const signal of signals) process.off(signal, onSignal);
     }
+  }
+
+  override log(message = ''): void {
+    super.log(printableStyled(message));
   }
 
   override logJson(json: unknown): void {

@@ -1,4 +1,5 @@
 import { ux } from '@oclif/core';
+import { printable } from './printable.js';
 import type { Verdict } from './process/description.js';
 import type { Moving } from './process/needs.js';
 
@@ -33,8 +34,8 @@ export function checkLines({ pid, from, to, outcome, moving, verdicts }: Process
     if (group.length === 0) continue;
     lines.push('', ux.colorize(colour, title));
     for (const { subject, reason, code, remedy } of group) {
-      lines.push(`  ${subject}: ${reason} (${code})`);
-      if (remedy !== undefined) lines.push(`    try: ${remedy}`);
+      lines.push(printable(`  ${subject}: ${reason} (${code})`));
+      if (remedy !== undefined) lines.push(printable(`    try: ${remedy}`));
     }
   }
   const where = to === undefined ? `away from ${from}` : `from ${from} to ${to}`;

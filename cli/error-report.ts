@@ -7,6 +7,7 @@ import {
   type HomeproxyError,
   UserError,
 } from './errors.js';
+import { printable } from './printable.js';
 
 /** The status of a thrown value that only asks to exit (`this.exit(n)`), or undefined when it is a real error. */
 export function requestedExit(thrown: unknown): number | undefined {
@@ -38,13 +39,13 @@ export function describeThrown(thrown: unknown, commandId?: string): HomeproxyEr
 
 /** The human form: several lines, without a newline at the end. The stack is added when `debug` is set. */
 export function errorText(error: HomeproxyError, debug = false): string {
-  const lines = [`${ux.colorize('red', `error ${error.code}:`)} ${error.message}`];
+  const lines = [`${ux.colorize('red', `error ${printable(error.code)}:`)} ${printable(error.message)}`];
   if (error instanceof ExternalError) {
-    if (error.command !== '') lines.push(`  command: ${error.command}`);
-    for (const line of error.log) lines.push(`  | ${line}`);
+    if (error.command !== '') lines.push(`  command: ${printable(error.command)}`);
+    for (const line of error.log) lines.push(`  | ${printable(line)}`);
   }
   if (error.remedy !== undefined)
-    lines.push(`  ${error instanceof BugError ? 'this is a bug' : 'try'}: ${error.remedy}`);
+    lines.push(`  ${error instanceof BugError ? 'this is a bug' : 'try'}: ${printable(error.remedy)}`);
   if (debug) lines.push(...stackLines(error));
   else if (error instanceof BugError) lines.push('  HOMEPROXY_DEBUG=1 shows where it happened');
   return lines.join('\n');
@@ -57,11 +58,13 @@ export function errorJson(error: HomeproxyError): { error: ErrorDocument } {
 
 /** One line of JSON for any result: BigInt becomes a number where that is exact, else a string of digits. */
 export function jsonLine(value: unknown): string {
-  return JSON.stringify(value, (_key, part: unknown) => {
+  const text = JSON.stringify(value ?? null, (_key, part: unknown) => {
     if (typeof part !== 'bigint') return part;
     const number = Number(part);
     return Number.isSafeInteger(number) ? number : part.toString();
   });
+  // JSON has no need to, but the C1 controls among them begin escape sequences on some terminals.
+  return text.replace(/[\u007f-\u009f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
 }
 
 /**

@@ -1,5 +1,6 @@
 import type { WriteStream } from 'node:tty';
 import { ux } from '@oclif/core';
+import { printableStyled } from './printable.js';
 
 /** Where progress goes: a terminal (the running step is shown and replaced) or any stream (finished steps only). */
 export type ProgressOutput = Pick<WriteStream, 'write'> & { readonly isTTY?: boolean };
@@ -55,5 +56,5 @@ export class Progress {
 }
 
 function line(step: string, detail: string): string {
-  return detail === '' ? step : `${step.padEnd(12)} ${detail}`;
+  return printableStyled(detail === '' ? step : `${step.padEnd(12)} ${detail}`);
 }

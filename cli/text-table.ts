@@ -1,4 +1,5 @@
 import Table from 'cli-table3';
+import { printable } from './printable.js';
 
 const PARTS = [
   'top',
@@ -18,7 +19,7 @@ const NO_LINES = { ...Object.fromEntries([...PARTS, ...INNER].map((part) => [par
 export function textTable(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
   const style = { head: [], border: [], 'padding-left': 0, 'padding-right': 0 };
   const table = new Table({ head: head.map((title) => title.toUpperCase()), style, chars: NO_LINES });
-  for (const row of rows) table.push([...row]);
+  for (const row of rows) table.push(row.map((cell) => printable(String(cell))));
   return table
     .toString()
     .split('\n')

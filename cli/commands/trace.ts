@@ -7,6 +7,7 @@ import { REASON_NAMES } from '../forwarding/reasons.js';
 import { streamControl } from '../node/control-transport.js';
 import { type PacketEventRow, type TraceReport, traceMethod } from '../node/trace-method.js';
 import { packetLine } from '../packet-line.js';
+import { printable } from '../printable.js';
 
 export default class Trace extends ConfiguredCommand {
   static override summary = 'Show packets as the datapath decides on them: what was dropped, and why.';
@@ -93,7 +94,7 @@ Exit status: 0 ended by --count, Ctrl-C or its reader; 2 usage; 3 no packets of 
 
   private async show(event: PacketEventRow, closed: AbortSignal): Promise<void> {
     if (closed.aborted) return;
-    const text = this.jsonEnabled() ? jsonLine(event) : packetLine(event);
+    const text = this.jsonEnabled() ? jsonLine(event) : printable(packetLine(event));
     if (!process.stdout.write(`${text}\n`))
       await once(process.stdout, 'drain', { signal: closed }).catch(() => undefined);
   }

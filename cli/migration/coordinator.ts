@@ -11,7 +11,8 @@ import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
 import { alreadyMoving, alreadyThere, reasonOf, refuse, requireNode, requireOwner, rolledBack } from './refusals.js';
-import { portsAway, sharedAsAtHome } from './shared-ports.js';
+import { grown, seenAway } from './seen-away.js';
+import { portsAway } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
 import { Stopwatch } from './stopwatch.js';
@@ -84,7 +85,7 @@ export class Coordinator {
     const carry = twin?.record.carry ?? asked;
     const found = await source.inspect({ pid, twin: twin?.id, carry });
     if (twin !== undefined)
-      return { ...found, description: sharedAsAtHome(twin.record.description, found.description) };
+      return { ...found, description: seenAway(this.site.node.name, twin.record.description, found.description) };
     return { ...found, verdicts: [...found.verdicts, ...portsAway(found.description, this.twins.all())] };
   }
 
@@ -259,7 +260,7 @@ export class Coordinator {
     twin.control.holdNew();
     await reached('coordinator', 'new-held', migration);
     const drained = await course.unlessStopped(source.drain({ migration }));
-    course.description = sharedAsAtHome(twin.record.description, drained.description);
+    course.description = grown(this.site.node, course, this.twins.all(), drained.description);
     twin.control.claim(course.description);
     await reached('coordinator', 'drained', migration);
 

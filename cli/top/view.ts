@@ -1,3 +1,4 @@
+import { printable } from '../printable.js';
 import { textTable } from '../text-table.js';
 import type { Rate, TopSample } from './rates.js';
 
@@ -78,11 +79,6 @@ function duration(ms: number): string {
   if (minutes < 120) return `${minutes} min`;
   const hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours} h` : `${Math.floor(hours / 24)} days`;
-}
-
-/** A process may call itself what it likes, escape sequences for our terminal included. */
-function printable(line: string): string {
-  return line.replace(/[\p{Cc}\p{Cf}]/gu, '?');
 }
 
 function cut(line: string, columns: number): string {

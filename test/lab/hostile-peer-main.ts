@@ -18,6 +18,7 @@ import {
   filesOffer,
   filesUpload,
   imagesUpload,
+  memoryUpload,
   migrationSteps,
   sourceMethods,
   whereabouts,
@@ -36,7 +37,7 @@ const METHODS: readonly Method[] = [
   drainMoveMethod,
   evacuateMethod,
 ];
-const UPLOADS: readonly Upload[] = [imagesUpload, aheadUpload, filesOffer, filesUpload];
+const UPLOADS: readonly Upload[] = [imagesUpload, aheadUpload, filesOffer, filesUpload, memoryUpload];
 /** For each call: nothing that a stranger may ask for takes long. */
 const TIMEOUT_MS = 10_000;
 const SLOW_CONNECTIONS = 100;

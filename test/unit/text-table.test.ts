@@ -1,5 +1,8 @@
+import { ux } from '@oclif/core';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { errorText, jsonLine } from '../../cli/error-report.js';
+import { ExternalError } from '../../cli/errors.js';
 import { textTable } from '../../cli/text-table.js';
 
 test('columns are aligned under capital heads, without lines, colours or spaces at the end', () => {
@@ -29,6 +32,18 @@ test('every row is one line that can be split at double spaces', () => {
       [String(index), 'x'.repeat(index), `end${index}`].filter(Boolean),
     );
   }
+});
+
+test('a process cannot speak to the terminal by its name, be it in a table, an error or a line of JSON', () => {
+  const name = '\u001b]0;root\u0007\u001b[8mdb\r\u009b2J\u202e';
+  const error = new ExternalError({ code: 'X', message: name, command: name, log: [name], remedy: name });
+  const json = jsonLine({ name });
+  for (const text of [textTable(['name'], [[name]]), errorText(error), json]) {
+    assert.match(text, 'db');
+    const ours = text.replaceAll(ux.colorize('red', 'error X:'), ''); // where colours are on
+    assert.not.match(ours, /[^\P{Cc}\n]/u);
+  }
+  assert.equal(JSON.parse(json), { name });
 });
 
 test.run();
