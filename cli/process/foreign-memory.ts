@@ -1,5 +1,6 @@
 import { listProcesses, readProcess, readText } from '../system/procfs.js';
 import type { Verdict } from './description.js';
+import { isStranger } from './strangers.js';
 import { refused } from './verdicts.js';
 
 /** Memory without a name that processes share: anonymous (`/dev/zero`), a memfd, or a file that was deleted. */
@@ -26,6 +27,7 @@ export function foreignMemoryVerdicts(pids: readonly number[]): Verdict[] {
     for (const [id, theirs] of sharedBy(pid)) {
       const own = ours.get(id);
       if (own === undefined || !(own.writable || theirs.writable)) continue;
+      if (!isStranger(pid, members)) break;
       ours.delete(id); // one verdict for each
       verdicts.push(foreign(own, pid));
     }

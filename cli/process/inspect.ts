@@ -18,6 +18,7 @@ import { multicastVerdicts } from './multicast.js';
 import { treeNumbers } from './session-verdicts.js';
 import { mayBeShared } from './shared-descriptors.js';
 import { type Holder, type InternetSocket, readInternetSockets, socketHolders } from './sockets.js';
+import { isStranger } from './strangers.js';
 import { urgentVerdicts } from './urgent-data.js';
 
 const MAX_CORRESPONDENTS = 256; // as many entries as a neighbour table is sure to hold (gc_thresh2: 512)
@@ -182,7 +183,7 @@ function readHeldOutside(
     if (members.has(pid)) continue;
     try {
       const held = readDescriptors(pid);
-      if (held.some(({ target }) => telling.has(target) || wanted.has(target)) && isNewborn(pid, members)) continue;
+      if (held.some(({ target }) => telling.has(target) || wanted.has(target)) && !isStranger(pid, members)) continue;
       const own = ownPids.includes(pid);
       for (const { fd, target } of held) {
         if (own && target.startsWith('socket:')) continue;
@@ -197,13 +198,4 @@ function readHeldOutside(
     }
   }
   return { heldOutside, alike };
-}
-
-/** A child that the tree has had since we listed it is no stranger; nor is one that has ended by now. */
-function isNewborn(pid: number, members: ReadonlySet<number>): boolean {
-  for (let at = readProcess(pid); at !== undefined && at.parent > 0; at = readProcess(at.parent)) {
-    if (members.has(at.parent)) return true;
-    if (at.parent === 1) return false;
-  }
-  return readProcess(pid) === undefined;
 }

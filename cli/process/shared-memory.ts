@@ -4,6 +4,7 @@ import { openBeneath } from '../../addon/lib/index.js';
 import { listProcesses, type OpenDescriptor, readDescriptors, readProcess, readText } from '../system/procfs.js';
 import type { Verdict } from './description.js';
 import { statOf } from './memory-map.js';
+import { isStranger } from './strangers.js';
 import { count, refused, willChange } from './verdicts.js';
 
 /** Where glibc and others keep POSIX shared memory and named semaphores: files of a tmpfs (shm_overview(7), sem_overview(7)). */
@@ -50,7 +51,7 @@ export function sharedMemoryFindings(pids: readonly number[], inPod = false): Sh
   const members = new Set(pids);
   const strangers = listProcesses().filter((pid) => !members.has(pid));
   const shared = objects.flatMap((object) => {
-    const stranger = strangers.find((pid) => uses(pid, object));
+    const stranger = strangers.find((pid) => uses(pid, object) && isStranger(pid, members));
     return stranger === undefined ? [] : [sharedWith(object, stranger)];
   });
   return { objects, verdicts: shared.length > 0 ? shared : [goesAlong(root, objects)] };

@@ -1,6 +1,7 @@
 import { run } from '../system/command.js';
 import { listProcesses, readNamespace, readProcess, readText } from '../system/procfs.js';
 import type { Verdict } from './description.js';
+import { isStranger } from './strangers.js';
 import { count, refused, willChange } from './verdicts.js';
 
 /** Identifiers of System V objects of one IPC namespace (sysvipc(7)). Plain data for the journal. */
@@ -115,14 +116,9 @@ function memoryFindings(
     const ours = mapped.get(id) ?? 0;
     if (ours === 0 && !(attached === 0 && members.has(creator))) continue;
     if (attached > ours) {
-      const others = listProcesses().filter((pid) => !members.has(pid));
-      verdicts.push(
-        shared(
-          'memory',
-          id,
-          others.find((pid) => attachmentsOf(pid).has(id)),
-        ),
-      );
+      const others = listProcesses().filter((pid) => !members.has(pid) && attachmentsOf(pid).has(id));
+      const stranger = others.find((pid) => isStranger(pid, members));
+      if (stranger !== undefined || others.length === 0) verdicts.push(shared('memory', id, stranger));
     }
     own.push(id);
   }

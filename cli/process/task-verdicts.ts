@@ -56,7 +56,8 @@ function limitsVerdicts(pids: readonly number[]): Verdict[] {
     const status = statusOf(pid, pid);
     const ids = ['Uid', 'Gid'].map((name) => (status.get(name) ?? '').split(/\s+/).slice(0, 3)); // not the file system's
     const [users = [], groups = []] = ids;
-    return !status.get('State')?.startsWith('Z') && users.some((user, index) => `${user} ${groups[index]}` !== own);
+    const alive = status.has('Uid') && !status.get('State')?.startsWith('Z');
+    return alive && users.some((user, index) => `${user} ${groups[index]}` !== own);
   });
   if (other === undefined) return [];
   const subject = `pid ${other}`;
