@@ -11,7 +11,7 @@ export function sharedAsAtHome(atHome: ProcessDescription, seen: ProcessDescript
   const shared = atHome.ports.filter(({ exclusive }) => !exclusive);
   const isShared = ({ protocol, address, port }: ProcessDescription['ports'][number]): boolean =>
     shared.some((other) => other.protocol === protocol && other.address === address && other.port === port);
-  const listening = seen.listening.map((listener) => asAtHome(listener, atHome.listening));
+  const listening = seen.listening.map((listener) => asAtHome(listener, atHome.listening ?? [])); // a former version's record has none
   if (!seen.ports.some(isShared)) return { ...seen, listening };
   const ports = seen.ports.map((port) => (isShared(port) ? { ...port, exclusive: false } : port));
   return { ...seen, ports, flows: [...seen.flows, ...atHome.flows], listening };
