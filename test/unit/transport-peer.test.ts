@@ -158,6 +158,17 @@ test('a client that sends its head or its body too slowly is cut off', async (wo
   }
 });
 
+test('more connections than it takes are ended at once, and those that are open go on', async (world) => {
+  const { port } = await server(world.host1, { maxConnections: 2 });
+  const [first, second] = [client(world.home, port), client(world.home, port)];
+  for (const one of [first, second]) await one.call(ping, {});
+  const refused = await failure(client(world.home, port).call(ping, {}));
+  assert.is(refused.code, 'HOST_UNREACHABLE');
+  for (const one of [first, second]) assert.equal(await one.call(ping, {}), { peer: 'home' });
+  first.close();
+  assert.equal(await second.call(ping, {}), { peer: 'home' });
+});
+
 test('a handler that takes too long is a timeout of the caller, and its signal aborts', async (world) => {
   const waiting = new Waiting();
   const { port } = await server(world.host1, { methods: peerHandlers(waiting).methods });

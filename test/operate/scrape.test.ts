@@ -1,0 +1,34 @@
+// limit: 300 s
+/** The page of metrics of a home with a thousand bindings, fetched as Prometheus does. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { resultOf, scrapeLine } from '../bench/scrape-result.js';
+import { ScrapeScene } from '../bench/scrape-scene.js';
+
+const BINDINGS = 1000;
+const LIMIT_MS = 100;
+
+const test = suite('a scrape');
+const interruption = new AbortController();
+let scene: ScrapeScene | undefined;
+
+test.before(async () => {
+  process.once('SIGINT', () => interruption.abort()).once('SIGTERM', () => interruption.abort());
+  const { signal } = interruption;
+  scene = await ScrapeScene.up({ bindings: BINDINGS, signal, onProgress: () => undefined });
+});
+test.after(() => scene?.down());
+
+test(`with ${BINDINGS} bindings takes less than ${LIMIT_MS} ms`, async () => {
+  assert.ok(scene !== undefined);
+  const scrapes = await scene.scrape(30);
+  const result = resultOf(scrapes);
+  const figures = scrapeLine(result);
+  console.log(`  ${figures}`);
+  assert.is(result.bindings, BINDINGS);
+  assert.ok(result.medianMs < LIMIT_MS, figures);
+  // The longest is also as long as others had the processors: there its own time counts. The first figure is of more than a scrape.
+  assert.ok(Math.max(...scrapes.processorMs.slice(1)) < LIMIT_MS, figures);
+});
+
+test.run();
