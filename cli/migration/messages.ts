@@ -6,7 +6,14 @@ import { z } from 'zod';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
 import { carriedMemorySchema } from '../memory/carried.js';
-import { addressSchema, descriptionSchema, flowSchema, portSchema, verdictSchema } from '../process/description.js';
+import {
+  addressSchema,
+  type BoundFlow,
+  descriptionSchema,
+  flowSchema,
+  portSchema,
+  verdictSchema,
+} from '../process/description.js';
 import { movingSchema, needsSchema } from '../process/needs.js';
 import { connectionNoteSchema } from './connection-table.js';
 
@@ -126,8 +133,9 @@ export const stepsResponse = z.object({
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
 /** Connections that it has accepted after that from a listener that stays: nobody held those back. */
-export const freezeResponse = z.object({ accepted: z.array(flowSchema).default([]) });
-export type FreezeResponse = z.infer<typeof freezeResponse>;
+export interface FreezeResponse {
+  readonly accepted: readonly BoundFlow[];
+}
 /** Destination: the ports that it had in the end; packets to them are for it once it runs. */
 export const restoreRequest = z.object({
   migration: migrationIdSchema,

@@ -146,10 +146,10 @@ function holderOf(path: string): string {
 function takenPorts({ ports, listening }: ProcessDescription): Verdict[] {
   const sockets = readInternetSockets('self');
   const here = new Set(sockets.map(({ cookie }) => cookie));
-  const gone = listening.filter(({ cookie }) => cookie !== undefined && !here.has(cookie)).map(({ port }) => port);
-  // of a listener that stayed, and has ended with all who had it, the port is free, or another's
+  // one that stayed here is there for it; when all who had it have ended, the port is free, or another's
+  const anew = listening.filter(({ cookie }) => cookie === undefined || !here.has(cookie)).map(({ port }) => port);
   const needed = ({ protocol, port, exclusive }: BoundPort): boolean =>
-    exclusive || (protocol === 'tcp' && gone.includes(port));
+    exclusive || (protocol === 'tcp' && anew.includes(port));
   return ports
     .filter((port) => needed(port) && sockets.some((socket) => occupies(socket, port)))
     .map(({ protocol, port, address }) =>

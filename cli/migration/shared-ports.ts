@@ -17,13 +17,14 @@ export function sharedAsAtHome(atHome: ProcessDescription, seen: ProcessDescript
   return { ...seen, ports, flows: [...seen.flows, ...atHome.flows], listening };
 }
 
-/** The one in its pod stands for the one that stayed at home, whose name it keeps. */
-function asAtHome(listener: Listener, atHome: readonly Listener[]): Listener {
-  const { transport, address, port } = listener;
-  const stayed = atHome.find(
-    (other) => other.transport === transport && other.address === address && other.port === port,
-  );
-  return stayed?.cookie === undefined ? listener : { ...listener, cookie: stayed.cookie };
+/**
+ * The one in its pod stands for the one that stayed at home, whose name it keeps: the home's own word, for who has the name is given
+ * the socket when it comes home.
+ */
+function asAtHome({ transport, address, port }: Listener, atHome: readonly Listener[]): Listener {
+  const { cookie } =
+    atHome.find((other) => other.transport === transport && other.address === address && other.port === port) ?? {};
+  return { transport, address, port, ...(cookie === undefined ? {} : { cookie }) };
 }
 
 /**

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { ProcessDescription } from '../process/description.js';
+import type { Listener, ProcessDescription } from '../process/description.js';
 import { readLabels } from '../process/labels.js';
 import { Cgroup } from '../system/cgroup.js';
 import { readUid } from '../system/procfs.js';
@@ -88,8 +88,9 @@ export class Twins {
   }
 
   /** Stands in again for a process that lives elsewhere and of which this node's memory was lost. */
-  async rebuild({ twin: id, description, epoch: told, location, block, carry }: RebuiltTwin): Promise<Twin> {
-    const left = this.bindingOf(description);
+  async rebuild({ twin: id, description: said, epoch: told, location, block, carry }: RebuiltTwin): Promise<Twin> {
+    const left = this.bindingOf(said);
+    const description = { ...said, listening: this.corroborated(said, left) };
     if (block !== undefined) this.leases.take(id, block);
     await this.forwarding.datapath.useLoopback(true);
     // An attempt that was rolled back may have raised the epoch here, and nowhere else.
@@ -156,6 +157,16 @@ export class Twins {
           !named.has(id) &&
           tables.portsOf(id).some(({ protocol, address, port }) => wanted.has(`${protocol} ${address} ${port}`)),
       );
+  }
+
+  /** Its listeners; names of those that stayed here are a host's word, which counts for ports that the kernel still says it has. */
+  private corroborated({ listening }: ProcessDescription, binding: number | undefined): Listener[] {
+    const ports = binding === undefined ? [] : this.forwarding.datapath.tables.portsOf(binding);
+    return listening.map(({ cookie, ...listener }) =>
+      cookie !== undefined && ports.some(({ protocol, port }) => protocol === 'tcp' && port === listener.port)
+        ? { ...listener, cookie }
+        : listener,
+    );
   }
 
   /** Records durably where the process is, and under which epoch. */

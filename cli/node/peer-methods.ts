@@ -10,7 +10,6 @@ import {
   copyRequest,
   drainResponse,
   fenceRequest,
-  freezeResponse,
   holdingResponse,
   inspectRequest,
   inspectResponse,
@@ -52,7 +51,7 @@ export const sourceMethods = {
   sendAhead: defineMethod({ name: 'source-send-ahead', request: copyRequest, response: transferResponse }),
   carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
-  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: freezeResponse }),
+  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: nothing }),
   transfer: defineMethod({ name: 'source-transfer', request: migrationRequest, response: transferResponse }),
   commit: defineMethod({ name: 'source-commit', request: migrationRequest, response: parkCountsSchema }),
   abort: defineMethod({ name: 'source-abort', request: migrationRequest, response: nothing }),
@@ -175,7 +174,10 @@ export function participantHandlers({
     ),
     serve(
       sourceMethods.freeze,
-      owned(source, (request: MigrationRequest) => source.freeze(request)),
+      owned(
+        source,
+        done(async (request: MigrationRequest) => void (await source.freeze(request))),
+      ),
     ),
     serve(
       sourceMethods.transfer,

@@ -20,7 +20,10 @@ export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeo
     carry: (request) => ask(client.call(carry, request, { timeoutMs: 2 * transferMs + connectMs })),
     sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs + connectMs })),
     drain: (request) => ask(client.call(drain, request, { timeoutMs: drainMs + connectMs })),
-    freeze: (request) => ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs })),
+    freeze: async (request) => {
+      await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }));
+      return { accepted: [] }; // its listeners are its own there
+    },
     transfer: (request) => ask(client.call(transfer, request, { timeoutMs: transferMs })),
     commit: (request) => ask(client.call(commit, request, { timeoutMs: commitMs })),
     abort: async (request) => void (await ask(client.call(abort, request, { timeoutMs: commitMs }))),
