@@ -6,6 +6,10 @@ const MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_6
 const AMOUNT = /^(\d{1,9}(?:\.\d{1,3})?)(%|B|KiB|MiB|GiB|TiB)$/;
 const BYTES: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
 
+const DURATION_RULE = 'must be a time: a whole number and ms, s, m, h or d, for example 30s';
+const AMOUNT_RULE = 'must be an amount: a number and %, B, KiB, MiB, GiB or TiB, for example 10% or 512MiB';
+const BYTES_RULE = 'must be a number of bytes: a number and B, KiB, MiB, GiB or TiB, for example 512MiB';
+
 /** Of memory or disk: so many bytes, or that part of the whole. */
 export type Amount =
   | { readonly unit: 'bytes'; readonly value: number }
@@ -14,8 +18,8 @@ export type Amount =
 /** A time in a policy file: `30s`, `10m`; milliseconds when it is read. */
 export function duration() {
   return z
-    .string()
-    .regex(DURATION, 'must be a time: a whole number and ms, s, m, h or d, for example 30s')
+    .string(DURATION_RULE)
+    .regex(DURATION, DURATION_RULE)
     .transform((text) => {
       const [, count, unit = 'ms'] = DURATION.exec(text) ?? [];
       return Number(count) * (MS[unit] ?? 1);
@@ -24,17 +28,14 @@ export function duration() {
 
 /** An amount in a policy file: `512MiB` or `10%`. */
 export function amount() {
-  return z
-    .string()
-    .regex(AMOUNT, 'must be an amount: a number and %, B, KiB, MiB, GiB or TiB, for example 10% or 512MiB')
-    .transform(toAmount);
+  return z.string(AMOUNT_RULE).regex(AMOUNT, AMOUNT_RULE).transform(toAmount);
 }
 
 /** Bytes in a policy file: `512MiB`. */
 export function byteCount() {
   return z
-    .string()
-    .regex(AMOUNT, 'must be a number of bytes: a number and B, KiB, MiB, GiB or TiB, for example 512MiB')
+    .string(BYTES_RULE)
+    .regex(AMOUNT, BYTES_RULE)
     .refine((text) => !text.endsWith('%'), 'must be a number of bytes here, not a percentage')
     .transform((text) => toAmount(text).value);
 }

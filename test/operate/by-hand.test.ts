@@ -2,11 +2,11 @@
 /** Types what README has for one machine, line by line. */
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Lab } from '../../cli/lab/lab.js';
 import { projectFile } from '../../cli/system/project.js';
 import { downAll, labName } from '../lab/lab-fixture.js';
+import { suite } from '../suite.js';
 import { searchPath } from './machine.js';
 import { byHand } from './readme.js';
 import { Terminal } from './terminal.js';

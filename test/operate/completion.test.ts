@@ -5,9 +5,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 
 const LIMIT_MS = 20_000;
 const READY = 'ready @@';

@@ -3,13 +3,13 @@
 import { readdirSync, statfsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { installProgram, startServer } from '../lab/c-program.js';
 import { downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
 import { NodeCommand, startHomeproxy } from '../lab/node-command.js';
 import { describe, Scenario } from '../lab/scenario.js';
+import { suite } from '../suite.js';
 
 const PORT = 7600;
 const MEGABYTES = 300;

@@ -1,7 +1,6 @@
 // limit: 400 s
 /** A host with a good certificate that lies: about its verdicts, about what has arrived, about a process that is with it. */
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { HomeproxyError } from '../../cli/errors.js';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
@@ -16,6 +15,7 @@ import { setSection } from '../lab/node-settings.js';
 import { describe, Scenario } from '../lab/scenario.js';
 import { SocketAgent } from '../lab/socket-agent.js';
 import { askTicker, installTicker, TICKER } from '../lab/ticker.js';
+import { suite } from '../suite.js';
 
 /** Another one, and more rounds, look further: the same run tells the same lies. */
 const SEED = Number(process.env.HOMEPROXY_SEED ?? 20_261_122);

@@ -3,12 +3,12 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Lab } from '../../cli/lab/lab.js';
 import { projectFile } from '../../cli/system/project.js';
 import { processesOf } from '../lab/copies.js';
 import { downAll, labName } from '../lab/lab-fixture.js';
+import { suite } from '../suite.js';
 import { ENVIRONMENT, installGlobally } from './npm.js';
 
 interface World {

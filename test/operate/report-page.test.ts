@@ -3,7 +3,6 @@
 import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { MigrationReport } from '../../cli/node/control-methods.js';
 import { migrationReport } from '../../cli/node/control-methods.js';
@@ -11,6 +10,7 @@ import { downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
 import { REDIS_PORT, startRedis } from '../lab/redis.js';
 import { describe, oneLine, Scenario } from '../lab/scenario.js';
+import { suite } from '../suite.js';
 import { Browser } from './browser.js';
 import { readPng } from './png.js';
 

@@ -1,9 +1,10 @@
 // limit: 300 s
 /** The page of metrics of a home with a thousand bindings, fetched as Prometheus does. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { resultOf, scrapeLine } from '../bench/scrape-result.js';
 import { ScrapeScene } from '../bench/scrape-scene.js';
+import { suite } from '../suite.js';
 
 const BINDINGS = 1000;
 const LIMIT_MS = 100;

@@ -5,7 +5,6 @@ import { chmodSync, copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, wri
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -13,6 +12,7 @@ import { startServer } from '../lab/c-program.js';
 import { bareLab, downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
 import { askTicker, installTicker, TICKER } from '../lab/ticker.js';
+import { suite } from '../suite.js';
 import { bootMachine, SYSTEM_PATH } from './machine.js';
 
 const UNIT = projectFile('config/systemd/homeproxy.service');

@@ -192,7 +192,7 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
   [
     'a time without unit',
     policy('when: {draining: true, for: 30}'),
-    ['p.yaml:4:33: policies[0].when.for: must be text'],
+    ['p.yaml:4:33: policies[0].when.for: must be a time: a whole number and ms, s, m, h or d, for example 30s'],
   ],
   [
     'an unknown unit',
