@@ -52,6 +52,7 @@ import { outOfOrder, refuse } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
+import { sharedAsAtHome } from './shared-ports.js';
 import type { Site } from './site.js';
 import { standStill } from './stand-still.js';
 import { requireSameStay, staying } from './staying-listeners.js';
@@ -209,7 +210,7 @@ export class LocalSource implements SourceParticipant {
       requireSameStay(record, description.listening);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
       departure.drained = description;
-      resident?.control.claim(description);
+      resident?.control.claim(sharedAsAtHome(resident.description, description)); // another guest may share its ports
       return { waitedMs, description };
     } finally {
       await reached('source', 'drained', migration);

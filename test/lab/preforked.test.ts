@@ -159,6 +159,22 @@ test('what waits in the queue when it leaves is accepted by those who stay; what
   assert.equal(listenersOf(worker), listenersOf(server.parent));
 });
 
+test('two workers of the same parent are away together; new connections wait for the first that comes home', async () => {
+  const server = await start('accept', '::', 7316);
+  const [one, other] = server.workers;
+  await connect(server, 6);
+  await Promise.all([move(one, 'host1'), move(other, 'host1')]);
+  await allGoOn();
+  const waiting = connect(server, 2);
+  await until(() => listenersAt(server).some(({ receiveQueue }) => receiveQueue === 2));
+  await move(other, 'host2');
+  await move(other, 'home');
+  await waiting;
+  await allGoOn();
+  await move(one, 'home');
+  await allGoOn();
+});
+
 test('what it accepts in the moment before it is stopped goes with it', async () => {
   const server = await start('late', '0.0.0.0', 7313);
   const [worker, sibling] = server.workers;
