@@ -9,6 +9,7 @@
         'src/btf.cc',
         'src/descriptor.cc',
         'src/failure.cc',
+        'src/grace-period.cc',
         'src/map.cc',
         'src/mounts.cc',
         'src/netlink.cc',

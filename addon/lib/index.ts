@@ -17,7 +17,7 @@ export {
 } from './netlink.js';
 export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, xdpQuery } from './network.js';
 export { BpfObject } from './object.js';
-export { BpfProgram, programInfo } from './program.js';
+export { BpfProgram, programInfo, programsEnded } from './program.js';
 export { RingBuffer } from './ring-buffer.js';
 export { type Opened, sameFiles } from './same-files.js';
 export { type SurveyedStream, surveyStreams } from './streams.js';

@@ -127,6 +127,7 @@ export interface Native {
   urgentMark(fd: number): boolean;
   getsockopt(fd: number, level: number, name: number, room: number, asked: Uint8Array | undefined): Buffer;
   newSocket(domain: number, type: number): number;
+  programsEnded(): Promise<void>;
   sameFiles(ours: Int32Array, theirs: Int32Array): Promise<Int32Array>;
   surveySockets(pids: Int32Array, questions: Int32Array, defaults: Uint8Array): Promise<Buffer>;
   surveyStreams(pids: Int32Array, limit: number): Promise<Buffer>;
@@ -179,7 +180,7 @@ function load(): Native {
     const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
     throw new Error(`${what}; run: npm run build:addon`, { cause });
   }
-  if (addon.sameFiles === undefined || addon.memfdSeals === undefined) {
+  if (addon.programsEnded === undefined || addon.memfdSeals === undefined) {
     throw new Error('the native addon is older than this library; run: npm run build:addon');
   }
   addon.setErrorClass(BpfError);

@@ -90,6 +90,14 @@ export class BpfProgram {
   }
 }
 
+/**
+ * Resolves when every program that was running at the call has ended, anywhere, and with it the softirq that it ran in: what
+ * it let pass has been received. What it queued for later, on another processor or device, need not have been. Some 10 ms, on another thread.
+ */
+export async function programsEnded(): Promise<void> {
+  await native.programsEnded();
+}
+
 /** Any program of the kernel, whoever loaded it; throws ENOENT when there is no such id. */
 export function programInfo(id: number): ProgramInfo {
   return native.programInfoById(id);

@@ -6,6 +6,7 @@
 #include "descriptor.h"
 #include "environment.h"
 #include "failure.h"
+#include "grace-period.h"
 #include "map.h"
 #include "mounts.h"
 #include "netlink.h"
@@ -39,6 +40,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   exports["setErrorClass"] = Napi::Function::New(env, SetErrorClass, "setErrorClass");
   exports["Btf"] = types;
   ExportBatch(env, exports);
+  ExportGracePeriod(env, exports);
   ExportMap(env, exports);
   ExportMounts(env, exports);
   ExportProgram(env, exports);

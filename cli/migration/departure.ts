@@ -34,7 +34,7 @@ export interface Departure {
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
   drained: ProcessDescription | undefined;
-  /** Connections that it has closed, and whose correspondents did not acknowledge that in time. */
+  /** Connections that are about to begin, or that it has closed, and whose correspondents did not answer in time. */
   slow: ReadonlySet<string>;
   /** Set when it lives here for another home. */
   readonly resident: Resident | undefined;

@@ -1,4 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { programsEnded } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
@@ -20,10 +21,26 @@ type Listeners = Pick<DepartureRecord, 'listening'>;
 
 /** Closed by the process, and not yet to the end: nobody holds them any more, so nobody can carry them. */
 const CLOSING: readonly TcpState[] = ['FIN_WAIT1', 'CLOSING', 'LAST_ACK'];
+/** Handshakes that have begun. The kernel shows both kinds of half-open connections as the first (inet_diag). */
+const HALF_OPEN: readonly TcpState[] = ['SYN_RECV', 'NEW_SYN_RECV'];
 /** A correspondent that acknowledges is done by then; one that does not is not waited for. While the process runs: */
 const CLOSING_MS = 200;
 /** And in the freeze, for those that it has closed since: */
 const CLOSING_FROZEN_MS = 200;
+
+/**
+ * When new SYNs are held back: waits until those that the programs had let pass before are where they can be seen, and then as
+ * {@link emptyAcceptQueues}.
+ * @returns `unfinished`: names of connections that are at their beginning or end, and will hardly be through with it
+ */
+export async function finishHandshakes(
+  tree: Tree & Listeners,
+  limitMs: number,
+): Promise<{ readonly waitedMs: number; readonly unfinished: ReadonlySet<string> }> {
+  await programsEnded();
+  const waitedMs = await emptyAcceptQueues(tree, limitMs);
+  return { waitedMs, unfinished: new Set([...namesOf(tree, CLOSING), ...namesOf(tree, HALF_OPEN)]) };
+}
 
 /**
  * Waits until handshakes that had begun are over and the process has accepted them; new SYNs are held back by now. And, for a
@@ -40,7 +57,7 @@ export async function emptyAcceptQueues(
   const started = performance.now();
   const root = localPids[0] ?? 0;
   const stay = listening.filter(({ cookie }) => cookie !== undefined);
-  const stays = ({ cookie: name }: InternetSocket): boolean => stay.some(({ cookie }) => cookie === name);
+  const stays = stayingIn({ listening });
   const ours = new Set(ports.filter((own) => stay.every(({ port }) => port !== own)));
   const holders = readSocketHolders(localPids);
   for (;;) {
@@ -48,7 +65,7 @@ export async function emptyAcceptQueues(
     const waiting = readInternetSockets(root, ['tcp', 'tcp6']).filter(
       (socket) =>
         (socket.state === 'LISTEN' && holders.has(socket.inode) && !stays(socket) && socket.receiveQueue > 0) ||
-        ((socket.state === 'SYN_RECV' || socket.state === 'NEW_SYN_RECV') && ours.has(socket.local.port)) ||
+        (HALF_OPEN.includes(socket.state) && ours.has(socket.local.port)) ||
         (waitedMs < CLOSING_MS && isClosing(socket) && ours.has(socket.local.port)),
     );
     if (waiting.length === 0) return waitedMs;
@@ -61,6 +78,12 @@ export async function emptyAcceptQueues(
   }
 }
 
+/** Tells the listeners that stay at home. */
+function stayingIn({ listening = [] }: Listeners): (socket: InternetSocket) => boolean {
+  const names = new Set(listening.map(({ cookie }) => cookie));
+  return ({ cookie }) => cookie !== undefined && names.has(cookie);
+}
+
 export function notAccepting({ receiveQueue, local: { port } }: InternetSocket): UserError {
   return new UserError({
     code: 'NOT_ACCEPTING',
@@ -69,26 +92,23 @@ export function notAccepting({ receiveQueue, local: { port } }: InternetSocket):
   });
 }
 
-/** Names of connections of these ports that the process has closed, and that are not acknowledged to their end. */
-export function namesOfClosing({ localPids, ports }: Tree): Set<string> {
+/** Names of connections of these ports that are in one of these states, and that nobody holds. */
+function namesOf({ localPids, ports }: Tree, states: readonly TcpState[]): string[] {
   const ours = new Set(ports);
-  const closing = readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], CLOSING).filter(isClosing);
-  return new Set(
-    closing
-      .filter(({ local }) => ours.has(local.port))
-      .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`),
-  );
+  return readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], states)
+    .filter(({ local, inode }) => inode === 0 && ours.has(local.port))
+    .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`);
 }
 
 /**
  * Waits, for a moment, until connections are acknowledged to their end that the process has closed since: it stands still now, and
  * closes no more.
- * @param slow those that were not after {@link emptyAcceptQueues}, and will hardly be now
+ * @param slow those that were not after {@link finishHandshakes}, and will hardly be now
  */
 export async function awaitClosed(tree: Tree, slow: ReadonlySet<string>): Promise<void> {
   const limit = performance.now() + CLOSING_FROZEN_MS;
   while (performance.now() < limit) {
-    if ([...namesOfClosing(tree)].every((name) => slow.has(name))) return;
+    if (namesOf(tree, CLOSING).every((name) => slow.has(name))) return;
     await pause(1); // the kernel has no event for it
   }
 }
@@ -96,22 +116,51 @@ export async function awaitClosed(tree: Tree, slow: ReadonlySet<string>): Promis
 /**
  * Waits until the process has read its datagrams, which CRIU would lose: they are parked by now, so no more can come, and it
  * still runs.
+ * @returns what to look for when it stands still: {@link requireNothingCame}
  * @throws {UserError} `NOT_READING`
  */
-export async function emptyDatagramQueues({ localPids }: Tree, limitMs: number): Promise<void> {
+export async function emptyDatagramQueues(
+  tree: Tree & Listeners,
+  limitMs: number,
+): Promise<(unfinished: ReadonlySet<string>) => Promise<void>> {
+  const ended = programsEnded();
+  ended.catch(() => undefined); // heard later
   const limit = performance.now() + limitMs;
   for (;;) {
-    const unread = findUnreadDatagrams(localPids);
-    if (unread === undefined) return;
+    const unread = findUnreadDatagrams(tree.localPids);
+    if (unread === undefined) return (unfinished) => requireNothingCame(tree, unfinished, ended);
     if (performance.now() > limit) throw notReading(unread);
     await pause(1); // nor for an emptied receive queue
   }
 }
 
-/** The process stands still: a datagram that was on its way through the kernel may have come to its socket since. */
-export function requireNoDatagrams({ localPids }: Tree): void {
-  const unread = findUnreadDatagrams(localPids);
+/**
+ * The process stands still. What the programs had let pass, before it was to be parked, has come by now: a datagram that is in its
+ * queue would be lost, and a handshake that began so late would end with a reset where the listener is then.
+ * @throws {UserError} `NOT_READING`, `CONNECTED_MEANWHILE`
+ */
+async function requireNothingCame(
+  tree: Tree & Listeners,
+  unfinished: ReadonlySet<string>,
+  ended: Promise<void>,
+): Promise<void> {
+  await ended;
+  const unread = findUnreadDatagrams(tree.localPids);
   if (unread !== undefined) throw notReading(unread);
+  const begun = namesOf(tree, HALF_OPEN).filter((name) => !unfinished.has(name));
+  if (begun.length === 0) return;
+  const holders = readSocketHolders(tree.localPids);
+  const stays = stayingIn(tree); // and their handshakes with them
+  const listening = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], ['LISTEN'])
+    .filter((socket) => holders.has(socket.inode) && !stays(socket))
+    .map(({ local }) => local.port);
+  const found = begun.find((name) => listening.some((port) => name.split(' ')[1] === String(port)));
+  if (found === undefined) return;
+  throw new UserError({
+    code: 'CONNECTED_MEANWHILE',
+    message: `a connection was made in the very moment in which the process was stopped: ${found}`,
+    remedy: 'try again',
+  });
 }
 
 /**
@@ -135,7 +184,7 @@ export function requireSamePorts(
   const listed = onLoopback ? readInternetSockets(localPids[0] ?? 0) : [];
   const isWithin = (local: Endpoint): boolean => {
     const remotes = listed.filter((socket) => nameOf(socket.local) === nameOf(local)).map(({ remote }) => remote);
-    return remotes.length > 0 && remotes.every((remote) => namesOf(remote).some((name) => ours.has(name)));
+    return remotes.length > 0 && remotes.every((remote) => standInsFor(remote).some((name) => ours.has(name)));
   };
   for (const { local } of opened) {
     if (isLoopback(local.address) && isWithin(local)) continue;
@@ -157,7 +206,7 @@ function nameOf({ address, port }: Endpoint): string {
 }
 
 /** By its own address, and by the wildcards that may stand for it. */
-function namesOf({ address, port }: Endpoint): string[] {
+function standInsFor({ address, port }: Endpoint): string[] {
   return [address, '0.0.0.0', '0:0:0:0:0:0:0:0'].map((one) => nameOf({ address: one, port }));
 }
 

@@ -23,15 +23,7 @@ import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { noteStopped } from './connection-notes.js';
 import { copyAhead } from './copy-ahead.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
-import {
-  emptyAcceptQueues,
-  emptyDatagramQueues,
-  namesOfClosing,
-  requireNoDatagrams,
-  requireSamePorts,
-  requireSaved,
-  usesSysv,
-} from './drain.js';
+import { emptyDatagramQueues, finishHandshakes, requireSamePorts, requireSaved, usesSysv } from './drain.js';
 import type {
   CopyRequest,
   DrainResponse,
@@ -203,8 +195,8 @@ export class LocalSource implements SourceParticipant {
     const { record, resident } = departure;
     resident?.control.holdNew();
     try {
-      const waitedMs = await emptyAcceptQueues(record, this.site.timeouts.drainMs);
-      departure.slow = namesOfClosing(record);
+      const { waitedMs, unfinished } = await finishHandshakes(record, this.site.timeouts.drainMs);
+      departure.slow = unfinished;
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
       refuse(record.request.pid, [...verdicts, ...sharedMemoryFindings(localPids).verdicts]);
       requireSameStay(record, description.listening);
@@ -224,7 +216,7 @@ export class LocalSource implements SourceParticipant {
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
     this.controlOf(departure)?.holdDatagrams();
     await reached('source', 'datagrams-held', migration);
-    await emptyDatagramQueues(record, this.site.timeouts.drainMs);
+    const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
     const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
@@ -234,7 +226,7 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'dumping', migration);
     const accepted = await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
-    requireNoDatagrams(record); // while CRIU dumps: the process stands still and so do its sockets
+    await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids));
     const noted = noteSockets(record);
     const copied = copyObjects(record, resident !== undefined);
