@@ -48,6 +48,11 @@ const responses = new Map(
 );
 const asked: Record<string, number> = {};
 let questions = 0;
+/** What each migration begins with, and how many of its questions are answered willingly: none, one, ... and then anew. */
+const FIRST: readonly string[] = [destinationMethods.assess.name, sourceMethods.inspect.name];
+const DEPTHS = 10;
+let round = 0;
+let answered = 0;
 
 function pick<Value>(arbitrary: fc.Arbitrary<Value>): Value {
   questions++;
@@ -99,9 +104,11 @@ function answer(method: string, response: z.ZodType, outgoing: ServerResponse): 
     say(422, { error: { code: 'COPY_LOST', kind: 'user', message: SAID, exitStatus: 4 } });
     return;
   }
-  // A source is asked more often before anything of what it lets go on is used.
-  const willingness = method.startsWith('source-') ? 40 : 10;
-  const manner = pick(fc.constantFrom(...'w'.repeat(willingness), ...'ssseegmh'));
+  if (FIRST.includes(method)) {
+    round++;
+    answered = 0;
+  }
+  const manner = answered++ < round % DEPTHS ? 'w' : pick(fc.constantFrom(...'wwwwwssseegmh'));
   if (manner === 'w') say(200, willing(method, response));
   else if (manner === 's') say(200, pick(requestsOf(response, knowledge)) ?? null);
   else if (manner === 'e') say(pick(fc.constantFrom(422, 500, 502)), { error: pick(error) });

@@ -21,7 +21,7 @@ import { suite } from '../suite.js';
 const SEED = Number(process.env.HOMEPROXY_SEED ?? 20_261_122);
 const ROUNDS = Number(process.env.HOMEPROXY_ROUNDS ?? 40);
 /** Short, for the liar likes to keep silent. */
-const TIMEOUTS = { connectMs: 1000, prepareMs: 1500, transferMs: 2000, restoreMs: 1500, commitMs: 1000 };
+const TIMEOUTS = { connectMs: 1000, prepareMs: 3000, transferMs: 3000, restoreMs: 2000, commitMs: 1000 };
 const PORT = 7500;
 const OTHERS_PORT = 7501;
 
