@@ -14,6 +14,9 @@ const MEGABYTES = 300;
 /** Every 10 ms so many pages are written: about 8 MB a second. */
 const PAGES = 20;
 
+/** The helper that makes the write tracking holds it for some tenths of a millisecond, on a busy machine for longer. */
+const MOMENT_MS = 20;
+
 const test = suite('a process with much memory, which writes all the time, home -> host1 -> host2 -> home');
 let scenario: Scenario;
 let pid: number;
@@ -31,9 +34,10 @@ test.after(downAll);
 
 test('a move whose freeze is foreseen to be too long is not begun', async () => {
   const move = ['migrate', String(pid), 'host1', '--freeze-budget', '1', '--max-freeze', '1', '--json'];
-  const outcome = await scenario.homeproxy('home', move);
+  const [outcome, stoodStillMs] = await watched(scenario.homeproxy('home', move));
   assert.is(errorOf(outcome).code, 'WILL_NOT_CONVERGE');
   assert.is(outcome.status, 3);
+  assert.ok(stoodStillMs < MOMENT_MS, `it stood still for ${stoodStillMs} ms`);
   assert.match(await client.ask('whole?'), /^ok /);
 });
 
@@ -62,6 +66,22 @@ test('the daemon is killed while CRIU holds the process at the gate: it goes on,
   assert.match(await client.ask('whole?'), /^ok /);
 });
 
+/** @returns what comes of an attempt, and the longest that somebody held the process in one go meanwhile (as CRIU does), in milliseconds */
+async function watched<Result>(attempt: Promise<Result>): Promise<[Result, number]> {
+  const subject = scenario.home.machinePid(pid) ?? 0;
+  let [ended, since, longest] = [false, 0, 0];
+  attempt.finally(() => {
+    ended = true;
+  });
+  for (; !ended; await setImmediate()) {
+    const now = performance.now();
+    if (readProcess(subject)?.state !== 't') since = 0;
+    else if (since === 0) since = now;
+    else longest = Math.max(longest, now - since);
+  }
+  return [await attempt, longest];
+}
+
 for (const to of ['host1', 'host2', 'home']) {
   test(`move to ${to}: every page is what it was, and stays so`, async () => {
     const summary = to === 'home' ? await scenario.recall(pid) : await scenario.migrate(pid, to);
@@ -75,8 +95,9 @@ for (const to of ['host1', 'host2', 'home']) {
 
 test('a move with nothing copied ahead, all of it in the freeze: every page is what it was', async () => {
   const move = ['migrate', String(pid), 'host1', '--mode', 'stop-and-copy', '--json'];
-  const outcome = await scenario.homeproxy('home', move);
+  const [outcome, stoodStillMs] = await watched(scenario.homeproxy('home', move));
   assert.is(outcome.status, 0, describe(outcome));
+  assert.ok(stoodStillMs > MOMENT_MS, `nobody saw it stand still: ${stoodStillMs} ms`); // or it would prove nothing above
   const { bytesMoved, memory } = oneLine(outcome) as Summary;
   assert.is(memory?.reason?.code, 'ASKED');
   assert.ok(bytesMoved > MEGABYTES << 19);

@@ -117,7 +117,7 @@ const destinationCases: Case[] = [
     fault: {
       make: async () => {
         await rested(scenario.lab, ['host1']);
-        const mount = 'mkdir -p /run/homeproxy/images && mount -t tmpfs -o size=1m full /run/homeproxy/images';
+        const mount = 'mkdir -p /run/homeproxy/images && mount -t tmpfs -o size=8k full /run/homeproxy/images';
         await scenario.lab.node('host1').run(['sh', '-c', mount]);
       },
       undo: async () => void (await scenario.lab.node('host1').run(['umount', '/run/homeproxy/images'])),
@@ -125,7 +125,21 @@ const destinationCases: Case[] = [
     exit: 3,
     code: 'REFUSED',
     message: /there is no room .*NO_ROOM/,
-    pid: () => redis.pid, // it has more memory than there is room for
+  },
+  {
+    what: 'a destination that is short of memory',
+    fault: {
+      make: async () => {
+        const short = "sed 's/^MemAvailable:.*/MemAvailable: 8 kB/' /proc/meminfo >/run/meminfo";
+        await scenario.lab.node('host1').run(['sh', '-c', `${short} && mount --bind /run/meminfo /proc/meminfo`]);
+      },
+      undo: async () => {
+        await scenario.lab.node('host1').run(['sh', '-c', 'umount /proc/meminfo && rm /run/meminfo']);
+      },
+    },
+    exit: 3,
+    code: 'REFUSED',
+    message: /needs .* while it arrives.*NO_MEMORY/,
   },
   {
     what: 'a destination that is in nobody’s configuration',
