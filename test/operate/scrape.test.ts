@@ -28,8 +28,9 @@ test(`with ${BINDINGS} bindings takes less than ${LIMIT_MS} ms`, async () => {
   console.log(`  ${figures}`);
   assert.is(result.bindings, BINDINGS);
   assert.ok(result.medianMs < LIMIT_MS, figures);
-  // The longest is also as long as others had the processors: there its own time counts. The first figure is of more than a scrape.
-  assert.ok(Math.max(...scrapes.processorMs.slice(1)) < LIMIT_MS, figures);
+  // Others may have had the processors meanwhile, and the daemon's own time is also of what it did between two scrapes.
+  const own = scrapes.wallMs.map((ms, index) => Math.min(ms, scrapes.processorMs[index] ?? ms));
+  assert.ok(Math.max(...own) < LIMIT_MS, figures);
 });
 
 test.run();
