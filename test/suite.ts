@@ -1,32 +1,33 @@
-import { inspect } from 'node:util';
-import { type Callback, type Context, suite as silent, type Test } from 'uvu';
+import { type Callback, type Test, suite as uvuSuite, test as uvuTest } from 'uvu';
 
 /**
- * A suite of uvu whose hooks are heard when they fail: uvu 0.5.6 runs no test after that, and says neither that it was a hook nor
- * what happened.
+ * uvu's suite, whose hooks say why they failed: uvu 0.5.6 forgets what they threw (a `return` in its `finally`), and all that is
+ * left is "0 of 12 tests passed".
+ * @param title for people
  */
-export function suite<T = Context>(name: string, context?: T): Test<T> {
-  const made = silent<T>(name, context);
-  const { before, after } = made;
-  made.before = heard(before, before.each, name);
-  made.after = heard(after, after.each, name);
-  return made;
+export function suite<World = Record<string, unknown>>(title: string): Test<World> {
+  return telling(uvuSuite<World>(title), title);
 }
 
-type Register<T> = (hook: Callback<T>) => void;
+/** As {@link suite}, for a file with one suite that needs no name. */
+export const test: typeof uvuTest = telling(uvuTest, '');
 
-function heard<T>(register: Register<T>, each: Register<T>, name: string): Register<T> & { each: Register<T> } {
-  const saying =
-    (hook: Callback<T>): Callback<T> =>
-    async (context) => {
-      try {
-        await hook(context);
-      } catch (error) {
-        console.error(`\na hook of "${name}" failed: ${inspect(error)}`);
-        throw error;
-      }
-    };
-  return Object.assign((hook: Callback<T>) => register(saying(hook)), {
-    each: (hook: Callback<T>) => each(saying(hook)),
-  });
+function telling<World>(tests: Test<World>, title: string): Test<World> {
+  const { before, after } = tests;
+  const hooks = (when: 'before' | 'after', hook: Test<World>['before']): Test<World>['before'] =>
+    Object.assign((action: Callback<World>) => hook(tell(action, `${when} the tests of "${title}"`)), {
+      each: (action: Callback<World>) => hook.each(tell(action, `${when} a test of "${title}"`)),
+    });
+  return Object.assign(tests, { before: hooks('before', before), after: hooks('after', after) });
+}
+
+function tell<World>(action: Callback<World>, when: string): Callback<World> {
+  return async (world) => {
+    try {
+      await action(world);
+    } catch (error) {
+      console.log(`\n   FAIL  ${when}\n   `, error);
+      throw error;
+    }
+  };
 }

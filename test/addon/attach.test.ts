@@ -2,7 +2,6 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   BpfLink,
@@ -16,6 +15,7 @@ import {
   tcRemoveClsact,
   xdpQuery,
 } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, ifindex, u32, until, veth } from './fixture.js';
 import { bpffs } from './private-namespaces.js';
 

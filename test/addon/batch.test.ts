@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap, BpfObject, CHANGE_ROW, runBatch } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, u32 } from './fixture.js';
 import './private-namespaces.js';
 

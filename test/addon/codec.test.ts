@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Btf, htons, ntohs, StructCodec, type StructInput } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile } from './fixture.js';
 
 const test = suite('codec');

@@ -4,9 +4,9 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap, BpfObject } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, u32, u64 } from './fixture.js';
 import { bpffs } from './private-namespaces.js';
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process';
 import { closeSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   decodeNetlink,
@@ -12,6 +11,7 @@ import {
   receiveNetlink,
   sendNetlink,
 } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { ifindex, until } from './fixture.js';
 import './private-namespaces.js';
 

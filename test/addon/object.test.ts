@@ -2,9 +2,9 @@
 
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfError, BpfMap, BpfObject, BpfProgram, programInfo, StructCodec } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, u32, u64 } from './fixture.js';
 import { bpffs, folder } from './private-namespaces.js';
 

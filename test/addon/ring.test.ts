@@ -2,9 +2,9 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap, BpfObject, type BpfProgram, RingBuffer } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, u64, until } from './fixture.js';
 
 interface Context {

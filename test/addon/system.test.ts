@@ -5,7 +5,6 @@ import { closeSync, constants, openSync, readlinkSync, writeFileSync, writeSync 
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   flock,
@@ -23,6 +22,7 @@ import {
   tcpRepairState,
   withNetworkNamespace,
 } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { until } from './fixture.js';
 import { folder } from './private-namespaces.js';
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process';
 import { closeSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openTap, pollReadable, readFrame, setTapPersist, writeFrame } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { ifindex, until } from './fixture.js';
 
 const test = suite('tap');

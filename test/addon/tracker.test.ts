@@ -6,11 +6,11 @@ import { closeSync, existsSync, readdirSync, readFileSync, readlinkSync } from '
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type BpfError, readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { flatten } from '../../cli/memory/records.js';
+import { suite } from '../suite.js';
 import { folder } from './private-namespaces.js';
 
 const test = suite('write tracking');

@@ -1,5 +1,5 @@
 // limit: 180 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { placesOf } from '../lab/copies.js';
 import { downAll } from '../lab/lab-fixture.js';
@@ -7,6 +7,7 @@ import { faultsOf, Load, NO_FAULTS } from '../lab/load.js';
 import { startRedis } from '../lab/redis.js';
 import { Scenario } from '../lab/scenario.js';
 import { settledTraces } from '../lab/traces.js';
+import { suite } from '../suite.js';
 
 const CONNECTIONS = 5000;
 

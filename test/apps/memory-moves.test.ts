@@ -1,10 +1,11 @@
 // limit: 1800 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { installProgram, startServer } from '../lab/c-program.js';
 import { downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
 import { Scenario } from '../lab/scenario.js';
+import { suite } from '../suite.js';
 
 const PORT = 7300;
 const MEGABYTES = 100;

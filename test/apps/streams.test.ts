@@ -1,11 +1,12 @@
 // limit: 240 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { downAll } from '../lab/lab-fixture.js';
 import { faultsOf, Load, NO_FAULTS } from '../lab/load.js';
 import { killQuietly } from '../lab/node-command.js';
 import { startRedis } from '../lab/redis.js';
 import { settledTraces } from '../lab/traces.js';
+import { suite } from '../suite.js';
 import { AppScene, tell } from './app-scene.js';
 import { Clients } from './clients.js';
 import type { StreamResult } from './stream.js';

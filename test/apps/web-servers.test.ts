@@ -1,11 +1,11 @@
 // limit: 240 s
 import { randomBytes } from 'node:crypto';
 import { dirname } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { downAll } from '../lab/lab-fixture.js';
 import { startProgram } from '../lab/node-command.js';
 import { settledTraces } from '../lab/traces.js';
+import { suite } from '../suite.js';
 import { AppScene } from './app-scene.js';
 import { bytesErrand, type Errand, getErrand, uploadErrand } from './http-requests.js';
 import { webServerMoves } from './web-moves.js';

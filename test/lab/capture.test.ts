@@ -1,6 +1,7 @@
 // limit: 120 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { Capture, macOf } from './capture.js';
 import { downAll } from './lab-fixture.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';

@@ -2,12 +2,12 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { StepName } from '../../cli/migration/steps.js';
 import { migrateMethod } from '../../cli/node/control-methods.js';
 import { streamControl } from '../../cli/node/control-transport.js';
 import { type DaemonNode, FaultLab } from '../fault/fault-lab.js';
+import { suite } from '../suite.js';
 import { startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { APP, buildLedger } from './ledger.js';

@@ -11,10 +11,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ProcessCheck } from '../../cli/check-report.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
+import { suite } from '../suite.js';
 import { startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -1,8 +1,9 @@
 // limit: 120 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { readChildren, readNamespacePids } from '../../cli/system/procfs.js';
 import { Clients } from '../apps/clients.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

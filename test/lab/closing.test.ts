@@ -1,12 +1,12 @@
 // limit: 120 s
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { StepName } from '../../cli/migration/steps.js';
 import { migrateMethod } from '../../cli/node/control-methods.js';
 import { streamControl } from '../../cli/node/control-transport.js';
 import { readCommandLine } from '../../cli/system/procfs.js';
 import { FaultLab } from '../fault/fault-lab.js';
+import { suite } from '../suite.js';
 import { Capture } from './capture.js';
 import { processesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -1,10 +1,10 @@
 // limit: 300 s
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PHASES } from '../../cli/migration/records.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { attachedPrograms, hasClsact } from './attached.js';
 import { downAll, homeproxy } from './lab-fixture.js';
 import { startHomeproxy } from './node-command.js';

@@ -3,8 +3,9 @@
  * Correspondents that are not on other machines: on the home node itself, on the care-of host, in the same tree, and in other
  * departed processes. All of them keep numbered requests going, on connections from before the move and from after it.
  */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { Dialer } from './dialer.js';
 import { downAll } from './lab-fixture.js';
@@ -49,12 +50,7 @@ async function start(): Promise<void> {
   );
 }
 
-test.before(() =>
-  start().catch((error) => {
-    console.error(error); // uvu says nothing about a hook that fails
-    throw error;
-  }),
-);
+test.before(start);
 test.after(downAll);
 
 /** What a process of the home node reaches there, on every address. */

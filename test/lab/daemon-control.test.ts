@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { Lab } from '../../cli/lab/lab.js';
+import { suite } from '../suite.js';
 import { downAll, homeproxy, labName } from './lab-fixture.js';
 import { leftovers, namespacesOf } from './leftovers.js';
 

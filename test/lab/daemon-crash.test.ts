@@ -1,7 +1,8 @@
 // limit: 240 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { attachedDuring, attachedPrograms } from './attached.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -1,11 +1,11 @@
 // limit: 900 s
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { journalMethod } from '../../cli/node/control-methods.js';
 import { allSteps, nameOf, reducedMatrix } from '../fault/cases.js';
 import { FaultLab } from '../fault/fault-lab.js';
 import { runCase } from '../fault/run-case.js';
+import { suite } from '../suite.js';
 import { downAll } from './lab-fixture.js';
 import { faultsOf, NO_FAULTS } from './load.js';
 

@@ -1,7 +1,8 @@
 // limit: 120 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { Journal } from '../../cli/migration/journal.js';
+import { suite } from '../suite.js';
 import { Capture, macOf } from './capture.js';
 import { copiesOf, placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -2,10 +2,10 @@
 /** A node with a good certificate that means harm, or is broken: what it says is refused, and nobody else notices. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { readText } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import type { Knowledge } from './hostile-requests.js';
 import { downAll } from './lab-fixture.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';

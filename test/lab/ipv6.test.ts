@@ -1,6 +1,7 @@
 // limit: 180 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { Capture, macOf } from './capture.js';
 import { placesOf } from './copies.js';

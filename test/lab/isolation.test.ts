@@ -1,11 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ExternalError } from '../../cli/errors.js';
 import { Lab } from '../../cli/lab/lab.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { bareLab, downAll } from './lab-fixture.js';
 import { leftovers, namespacesOf } from './leftovers.js';
 

@@ -1,9 +1,9 @@
 // limit: 120 s
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { journalReport } from '../../cli/node/control-methods.js';
+import { suite } from '../suite.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { type Redis, startRedis } from './redis.js';

@@ -2,12 +2,12 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { Lab } from '../../cli/lab/lab.js';
 import { run } from '../../cli/system/command.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { bareLab, Command, downAll, homeproxy, labName } from './lab-fixture.js';
 import { leftovers, namespacesOf } from './leftovers.js';
 

@@ -1,7 +1,6 @@
 // limit: 120 s
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import type { StepName } from '../../cli/migration/steps.js';
@@ -9,6 +8,7 @@ import { migrateMethod, psMethod, statusMethod } from '../../cli/node/control-me
 import { streamControl } from '../../cli/node/control-transport.js';
 import { readProcess, readText } from '../../cli/system/procfs.js';
 import { FaultLab } from '../fault/fault-lab.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { processesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -1,8 +1,8 @@
 // limit: 180 s
 import { setImmediate } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readProcess } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';

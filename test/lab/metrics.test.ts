@@ -1,7 +1,6 @@
 // limit: 500 s
 /** What the daemons tell Prometheus while a Redis under load moves, compared with what they tell everybody else. */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { run } from '../../cli/system/command.js';
@@ -10,6 +9,7 @@ import type { TopSample } from '../../cli/top/rates.js';
 import { ROWS } from '../../config/grafana/panels.js';
 import { sampleOf, sumOf } from '../exposition.js';
 import { prometheusPrograms } from '../prometheus-programs.js';
+import { suite } from '../suite.js';
 import { httpGet } from './http-get.js';
 import { bareLab, downAll } from './lab-fixture.js';
 import { LabPrometheus } from './lab-prometheus.js';
@@ -50,12 +50,7 @@ async function start(): Promise<void> {
   load = await Load.start(scenario.client, scenario.home.address, { connections: 10 });
 }
 
-test.before(() =>
-  start().catch((error) => {
-    console.error(error); // uvu says nothing about a hook that fails
-    throw error;
-  }),
-);
+test.before(start);
 test.after(downAll);
 
 /** The page of a node, as the client gets it. */

@@ -1,8 +1,9 @@
 // limit: 120 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { stallWithin } from '../../cli/demo/analysis.js';
 import { PHASES } from '../../cli/migration/records.js';
+import { suite } from '../suite.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { faultsOf, Load, type LoadResult, NO_FAULTS } from './load.js';

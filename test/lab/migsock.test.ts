@@ -1,8 +1,8 @@
 // limit: 180 s
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Clients } from '../apps/clients.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

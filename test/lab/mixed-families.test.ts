@@ -1,9 +1,9 @@
 // limit: 180 s
 import { readFileSync, writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import { GUE_PORT } from '../../cli/forwarding/encapsulation.js';
+import { suite } from '../suite.js';
 import { Capture } from './capture.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -1,11 +1,12 @@
 // limit: 180 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { Lab } from '../../cli/lab/lab.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import type { LabAttach } from '../../cli/lab/plan.js';
 import { LabFiles } from '../../cli/lab/state.js';
 import { run } from '../../cli/system/command.js';
+import { suite } from '../suite.js';
 import { downAll, labName } from './lab-fixture.js';
 import { Scenario } from './scenario.js';
 import { SocketAgent } from './socket-agent.js';

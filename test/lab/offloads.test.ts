@@ -1,6 +1,6 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Lab } from '../../cli/lab/lab.js';
+import { suite } from '../suite.js';
 import { bareLab, downAll, homeproxy } from './lab-fixture.js';
 import { NodeCommand } from './node-command.js';
 

@@ -1,8 +1,8 @@
 // limit: 240 s
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { LabNode } from '../../cli/lab/lab-node.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { Capture, macOf } from './capture.js';
 import { copiesOf, placesOf } from './copies.js';

@@ -1,6 +1,5 @@
 // limit: 300 s
 import { readFileSync, writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { stringify } from 'yaml';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
@@ -8,6 +7,7 @@ import { journalMethod } from '../../cli/node/control-methods.js';
 import { callControl } from '../../cli/node/control-transport.js';
 import { drainReport } from '../../cli/node/policy-methods.js';
 import { prometheusPrograms } from '../prometheus-programs.js';
+import { suite } from '../suite.js';
 import { startServer } from './c-program.js';
 import { IoHog } from './io-hog.js';
 import { downAll } from './lab-fixture.js';

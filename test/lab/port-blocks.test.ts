@@ -1,7 +1,8 @@
 // limit: 120 s
 /** Connections that a process opens while it is away: their ports come from a block that its home keeps free for it. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { Dialer } from './dialer.js';
 import { downAll } from './lab-fixture.js';
@@ -31,12 +32,7 @@ async function start(): Promise<void> {
   second = await Dialer.start([dialer, home.address, String(PORTS.second)], home, PORTS.second, client);
 }
 
-test.before(() =>
-  start().catch((error) => {
-    console.error(error); // uvu says nothing about a hook that fails
-    throw error;
-  }),
-);
+test.before(start);
 test.after(downAll);
 
 async function reserved(): Promise<string> {

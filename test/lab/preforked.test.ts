@@ -1,6 +1,5 @@
 // limit: 120 s
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { asHomeproxyError } from '../../cli/errors.js';
 import type { StepName } from '../../cli/migration/steps.js';
@@ -10,6 +9,7 @@ import { type InternetSocket, readInternetSockets, readSocketHolders } from '../
 import { readChildren, readNamespacePids } from '../../cli/system/procfs.js';
 import { Clients } from '../apps/clients.js';
 import { type DaemonNode, FaultLab } from '../fault/fault-lab.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { copiesOf } from './copies.js';
 import { letRestoreFail } from './failing-restore.js';

@@ -1,13 +1,13 @@
 // limit: 180 s
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import { UserError } from '../../cli/errors.js';
 import { createAuthority, issueCertificate } from '../../cli/identity/ca.js';
 import { inspectProcess } from '../../cli/process/inspect.js';
 import { listProcesses, readProcess } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { type Copy, copiesOf, processesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';

@@ -1,7 +1,8 @@
 // limit: 300 s
 /** A network that drops what has another machine's source address: only through its home can a departed process answer. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { bareLab, downAll } from './lab-fixture.js';
 import { faultsOf, Load, NO_FAULTS } from './load.js';
 import { setNode } from './node-settings.js';
@@ -27,12 +28,7 @@ async function start(): Promise<void> {
   redis = await startRedis(scenario.home);
 }
 
-test.before(() =>
-  start().catch((error) => {
-    console.error(error); // uvu says nothing about a hook that fails
-    throw error;
-  }),
-);
+test.before(start);
 test.after(downAll);
 
 /** From the client, as its user would. */

@@ -1,12 +1,12 @@
 // limit: 480 s
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, stringify } from 'yaml';
 import { PHASES, type Phase } from '../../cli/migration/records.js';
 import { journalMethod, reportMethod } from '../../cli/node/control-methods.js';
 import { callControl } from '../../cli/node/control-transport.js';
+import { suite } from '../suite.js';
 import { copiesOf, placesOf } from './copies.js';
 import { letRestoreFail } from './failing-restore.js';
 import { downAll } from './lab-fixture.js';

@@ -1,11 +1,11 @@
 // limit: 180 s
 import { setTimeout as sleep } from 'node:timers/promises';
 import ipaddr from 'ipaddr.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { SocketKind } from '../../addon/lib/index.js';
 import { type MigrationReport, migrationReport } from '../../cli/node/control-methods.js';
 import { FORGOTTEN_OPTIONS } from '../../cli/process/socket-options.js';
+import { suite } from '../suite.js';
 import { Capture } from './capture.js';
 import { downAll } from './lab-fixture.js';
 import { failuresOf, NewConnections } from './new-connections.js';

@@ -1,7 +1,8 @@
 // limit: 240 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import type { ProcessCheck } from '../../cli/check-report.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { letRestoreFail } from './failing-restore.js';

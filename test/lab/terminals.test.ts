@@ -1,7 +1,7 @@
 // limit: 240 s
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';
 import { describe, errorOf, Scenario } from './scenario.js';

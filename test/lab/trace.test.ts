@@ -1,9 +1,10 @@
 // limit: 180 s
 /** `homeproxy trace` on a node: every client gets what it asked for, and nobody pays when none is there. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import type { PacketEventRow, TraceReport } from '../../cli/node/trace-method.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { downAll } from './lab-fixture.js';
 import { NodeCommand, startHomeproxy, type Wanted } from './node-command.js';
 import { REDIS_PORT, type Redis, startRedis } from './redis.js';

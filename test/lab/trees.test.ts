@@ -1,8 +1,8 @@
 // limit: 240 s
 import { writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readProcess } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { copiesOf, placesOf } from './copies.js';
 import { downAll } from './lab-fixture.js';

@@ -2,11 +2,11 @@
 /** Who may do what: users of a machine, and the nodes among themselves, while the daemons run. */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { LabFiles } from '../../cli/lab/state.js';
 import { readsEveryLimit } from '../../cli/process/task-verdicts.js';
+import { suite } from '../suite.js';
 import { startServer } from './c-program.js';
 import { bareLab, downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';

@@ -1,7 +1,8 @@
 // limit: 180 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import type { LabNode } from '../../cli/lab/lab-node.js';
+import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { placesOf } from './copies.js';
 import { Datagrams } from './datagrams.js';

@@ -1,7 +1,6 @@
 // limit: 180 s
 import { readFileSync, utimesSync, watch, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ProcessCheck } from '../../cli/check-report.js';
 import { asHomeproxyError, HomeproxyError } from '../../cli/errors.js';
@@ -11,6 +10,7 @@ import { callControl, streamControl } from '../../cli/node/control-transport.js'
 import type { Verdict } from '../../cli/process/description.js';
 import { Cgroup } from '../../cli/system/cgroup.js';
 import { readDescriptors, readProcess } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { downAll } from './lab-fixture.js';
 import type { LineClient } from './line-client.js';
 import { describe, errorOf, oneLine, rested, Scenario } from './scenario.js';

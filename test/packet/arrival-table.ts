@@ -1,6 +1,7 @@
 /* Tables of packets that arrive on an uplink, each row through XDP and through tc. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import type { Bench, BindingFields, ReasonName, Verdict } from './bench.js';
 import { BINDING, careOfBench, furnish, homeBench } from './scene.js';
 

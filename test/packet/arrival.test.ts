@@ -1,7 +1,7 @@
 /** Packets that arrive on an uplink, through XDP and through tc: the same table for both. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { type ArrivalRow, back, drop, pass, redirect, testArrivals } from './arrival-table.js';
 import type { BindingFields, ReasonName } from './bench.js';
 import { OTHER_IFINDEX } from './bench.js';

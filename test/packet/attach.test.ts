@@ -4,7 +4,6 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject, programInfo, tcAttach, tcQuery, xdpQuery } from '../../addon/lib/index.js';
 import type { UserError } from '../../cli/errors.js';
@@ -18,6 +17,7 @@ import { projectFile } from '../../cli/system/project.js';
 import { Rtnetlink } from '../../cli/system/rtnetlink.js';
 import { countTcFilters } from '../../cli/system/tc.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 
 const OBJECT = projectFile('bpf/build/homeproxy.bpf.o');
 const PRIORITY = 0x6870;

@@ -1,7 +1,6 @@
 /** What a count of the maps says, and how long a page of metrics with a thousand bindings takes to make. */
 
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress, Reason } from '../../cli/forwarding/abi.gen.js';
@@ -16,6 +15,7 @@ import type { ProcessSeen } from '../../cli/metrics/process-series.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { sampleOf, samplesOf, sumOf } from '../exposition.js';
+import { suite } from '../suite.js';
 
 const BINDINGS = 1000;
 const OWN_SERIES = 100;

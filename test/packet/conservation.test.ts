@@ -7,7 +7,6 @@
 import { closeSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openTap, readFrame, writeFrame } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
@@ -19,6 +18,7 @@ import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { corpus } from '../fuzz/corpus.js';
+import { suite } from '../suite.js';
 import { Machine } from './network.js';
 import { CARE_OF, HOME, HOME6, OTHER_NODE, SERVICE_PORT } from './scene.js';
 
@@ -115,47 +115,42 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
   let present: BindingStruct;
 
   test.before(async () => {
-    try {
-      datapath = await Datapath.open({
-        objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
-        pins: join(bpffs, attach),
-        run: join(folder, attach),
-        nodeAddress: HOME,
-        uplinks: [{ interface: 'up0', attach }],
-      });
-      queue = await ParkQueue.create(datapath, ID, 'parked', 8000);
-      datapath.tables.setNodes([CARE_OF, OTHER_NODE]);
-      for (const address of [HOME, HOME6]) {
-        for (const protocol of ['tcp', 'udp'] as const) {
-          datapath.tables.claimPort({ protocol, address, port: SERVICE_PORT }, ID, false);
-        }
+    datapath = await Datapath.open({
+      objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
+      pins: join(bpffs, attach),
+      run: join(folder, attach),
+      nodeAddress: HOME,
+      uplinks: [{ interface: 'up0', attach }],
+    });
+    queue = await ParkQueue.create(datapath, ID, 'parked', 8000);
+    datapath.tables.setNodes([CARE_OF, OTHER_NODE]);
+    for (const address of [HOME, HOME6]) {
+      for (const protocol of ['tcp', 'udp'] as const) {
+        datapath.tables.claimPort({ protocol, address, port: SERVICE_PORT }, ID, false);
       }
-      present = {
-        epoch: 1,
-        action: Action.pass,
-        egress: Egress.open,
-        draining: 0,
-        hold: 0,
-        park_ifindex: queue.ifindex,
-        uplink_ifindex: uplink.ifindex,
-        pod_ifindex: pod.ifindex,
-        pod_mac: encodeMac('02:00:00:00:0f:01'),
-        host_mac: encodeMac('02:00:00:00:0f:02'),
-        ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-        node: encodeAddress(HOME),
-        home: encodeAddress(HOME),
-        next_hop: {
-          ifindex: onward.ifindex,
-          mtu: 1500,
-          resolved: 1,
-          source: encodeMac(UPLINK_MAC),
-          destination: encodeMac('02:00:00:00:00:03'),
-        },
-      };
-    } catch (error) {
-      console.error(error); // uvu says nothing about a hook that fails
-      throw error;
     }
+    present = {
+      epoch: 1,
+      action: Action.pass,
+      egress: Egress.open,
+      draining: 0,
+      hold: 0,
+      park_ifindex: queue.ifindex,
+      uplink_ifindex: uplink.ifindex,
+      pod_ifindex: pod.ifindex,
+      pod_mac: encodeMac('02:00:00:00:0f:01'),
+      host_mac: encodeMac('02:00:00:00:0f:02'),
+      ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
+      node: encodeAddress(HOME),
+      home: encodeAddress(HOME),
+      next_hop: {
+        ifindex: onward.ifindex,
+        mtu: 1500,
+        resolved: 1,
+        source: encodeMac(UPLINK_MAC),
+        destination: encodeMac('02:00:00:00:00:03'),
+      },
+    };
   });
 
   test.after(async () => {

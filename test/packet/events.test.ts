@@ -3,9 +3,9 @@
 import '../addon/private-namespaces.js';
 import { execFileSync } from 'node:child_process';
 import { setImmediate as turn } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DatapathEvents, type EventFilter, type PacketEvent } from '../../cli/forwarding/events.js';
+import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, type Bench } from './bench.js';
 import {
   BINDING,

@@ -1,6 +1,5 @@
 /** The fast path of hp_xdp, and the one of tc for other traffic, decide as the general path does. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
@@ -10,6 +9,7 @@ import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import { pick, randomFrom } from '../fault/chance.js';
+import { suite } from '../suite.js';
 import { ethernet, ipv4, MAC, readEthernet, readIpv4, tcp, udp } from './packets.js';
 import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, request, tunnelled } from './scene.js';
 

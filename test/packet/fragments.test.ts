@@ -1,8 +1,8 @@
 /** Fragments: only the first one has ports, and the others go where it went. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
+import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, type BindingFields, type ProgramName } from './bench.js';
 import { type Ipv4Fields, ipv4, Protocol, udp } from './packets.js';
 import {

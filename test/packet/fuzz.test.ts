@@ -4,12 +4,12 @@
  * the outcomes are spoilt behind its back.
  */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type CampaignReport, runCampaign, runScene, SCENE_PACKETS, Scenes } from '../fuzz/campaign.js';
 import { type Batch, CHANGE_ROW, Harness, type Outcomes } from '../fuzz/harness.js';
 import { PROGRAMS, type Scene } from '../fuzz/scenes.js';
 import { shrink } from '../fuzz/shrink.js';
+import { suite } from '../suite.js';
 import type { ProgramName } from './bench.js';
 import { CARE_OF, HOME, OTHER_NODE } from './scene.js';
 

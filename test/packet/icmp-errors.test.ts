@@ -1,8 +1,8 @@
 /** ICMP errors: they belong to the process whose packet they quote. Through XDP and tc alike. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
+import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, type BindingFields, type ReasonName, type Verdict } from './bench.js';
 import { type Ipv4Fields, icmp, ipv4, udp } from './packets.js';
 import {

@@ -3,7 +3,6 @@ import '../addon/private-namespaces.js';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress, FastKind, Hold } from '../../cli/forwarding/abi.gen.js';
@@ -13,6 +12,7 @@ import type { Flow, LocalPort } from '../../cli/forwarding/flow-keys.js';
 import { Tables } from '../../cli/forwarding/tables.js';
 import { LeftBehind as LeftBehindConnections } from '../../cli/migration/left-behind.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { type ArrivalRow, back, pass, testArrivals } from './arrival-table.js';
 import type { Bench, BindingFields } from './bench.js';
 import {

@@ -5,7 +5,6 @@
 
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
@@ -16,6 +15,7 @@ import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
@@ -114,12 +114,7 @@ function packets(reason: string): number {
 for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
   const test = suite(`a home node by ${attach}`);
 
-  test.before(() =>
-    start(attach).catch((error) => {
-      console.error(error); // uvu says nothing about a hook that fails
-      throw error;
-    }),
-  );
+  test.before(() => start(attach));
   test.after.each(() => {
     for (const each of openedByTest) each.close();
     openedByTest = [];

@@ -1,8 +1,8 @@
 /** What this node and its pods say: the guard at egress, a pod's veth, and frames replayed from a twin's TAP. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
+import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, type BindingFields, type ProgramName, type ReasonName, type Verdict } from './bench.js';
 import { ethernet, type Ipv4Fields, icmp, ipv4 } from './packets.js';
 import {

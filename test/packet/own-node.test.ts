@@ -1,9 +1,9 @@
 /** Correspondents on nodes themselves, and ports of blocks: what each program makes of their packets. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
 import { loopbackName } from '../../cli/forwarding/loopback.js';
+import { suite } from '../suite.js';
 import { type AnyProgramName, ARRIVAL_IFINDEX, type Bench, type BindingFields, type ReasonName } from './bench.js';
 import { ethernet, ipv4, Protocol, udp } from './packets.js';
 import {

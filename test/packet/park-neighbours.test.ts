@@ -2,7 +2,6 @@
 
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
 import { encodeMac } from '../../cli/forwarding/address.js';
@@ -13,6 +12,7 @@ import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 import { departed } from './departed.js';
 import { CORRESPONDENT, HOME, PORT } from './live-addresses.js';
 import { joinLan, Machine } from './network.js';

@@ -1,8 +1,8 @@
 /** Laws that hold for every packet, tried with packets at random (fast-check prints the seed of a failure). */
 import '../addon/private-namespaces.js';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import type { BindingFields, Outcome, ProgramName } from './bench.js';
 import { Ecn, ethernet, type Ipv4Packet, MAC, readEthernet, readIpv4 } from './packets.js';
 import { BINDING, CARE_OF, careOfBench, frame, HOME, homeBench, request, tunnelled } from './scene.js';

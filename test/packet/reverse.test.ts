@@ -1,8 +1,8 @@
 /** What a departed process says where foreign sources are dropped: into a tunnel at its care-of host, and out of it at home. */
 import '../addon/private-namespaces.js';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
+import { suite } from '../suite.js';
 import { type ArrivalRow, drop, pass, testArrivals } from './arrival-table.js';
 import { ARRIVAL_IFINDEX, type Bench, type BindingFields, type ProgramName, type ReasonName } from './bench.js';
 import { Ecn, type Ipv4Fields } from './packets.js';

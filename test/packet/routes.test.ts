@@ -5,7 +5,6 @@
  */
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BindingStruct, NextHopStruct } from '../../cli/forwarding/abi.gen.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
@@ -15,6 +14,7 @@ import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';

@@ -2,10 +2,10 @@
 import '../addon/private-namespaces.js';
 import { execFileSync } from 'node:child_process';
 import { closeSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openTap, readFrame } from '../../addon/lib/index.js';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
+import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, type BindingFields } from './bench.js';
 import { type Ipv4Fields, ipv4, MAC, Protocol, readEthernet, readIpv4, udp } from './packets.js';
 import {

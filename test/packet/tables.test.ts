@@ -1,7 +1,6 @@
 /** What the controller writes into the maps, and what is left of a binding when it goes. */
 
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress, Encapsulation } from '../../cli/forwarding/abi.gen.js';
@@ -11,6 +10,7 @@ import { tunnelFields, tunnelOverhead } from '../../cli/forwarding/encapsulation
 import type { Flow, LocalPort } from '../../cli/forwarding/flow-keys.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 
 const HOME = '10.0.0.2';
 const pins = join(bpffs, 'tables');

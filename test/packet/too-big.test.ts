@@ -4,8 +4,8 @@
  */
 import '../addon/private-namespaces.js';
 import { availableParallelism } from 'node:os';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import type { BindingFields } from './bench.js';
 import { type Ipv4Fields, icmp, ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
 import { ICMP6, readIpv6 } from './packets6.js';

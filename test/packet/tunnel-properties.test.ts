@@ -1,8 +1,8 @@
 /** Laws of every kind of tunnel, tried with packets of both families at random (fast-check prints the seed of a failure). */
 import '../addon/private-namespaces.js';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 import { readEthernet } from './packets.js';
 import { BINDING, careOfBench, frame, homeBench, request, request6 } from './scene.js';
 import { addressOf, entropyOf, kinds, readTunnel } from './tunnels.js';

@@ -3,7 +3,6 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap, BpfObject, Btf, tcAttach, tcQuery, xdpQuery } from '../../addon/lib/index.js';
 import type { UserError } from '../../cli/errors.js';
@@ -14,6 +13,7 @@ import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { suite } from '../suite.js';
 
 const OBJECT = projectFile('bpf/build/homeproxy.bpf.o');
 const ADDRESS = '10.0.0.2';

@@ -55,6 +55,6 @@ export function suitesNotRun(code: string): string[] {
   const names = [...code.matchAll(/^(?:export )?(?:const|let|var) (\w+) = suite\(/gm)].map(
     (match) => match[1] as string,
   );
-  if (/^import \{[^}]*\btest\b[^}]*\} from 'uvu'/m.test(code)) names.push('test');
+  if (/^import \{[^}]*\btest\b[^}]*\} from '(uvu|[./]+suite\.js)'/m.test(code)) names.push('test');
   return names.filter((name) => !new RegExp(`\\b${name}\\.run\\(`).test(code));
 }

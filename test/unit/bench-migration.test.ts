@@ -1,8 +1,9 @@
 /** What the benchmark of migrations says of what it measured. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { type Case, possible } from '../bench/migration/cases.js';
 import { goals, jsonLine, type Measured, verdictOf } from '../bench/migration/result.js';
+import { suite } from '../suite.js';
 
 const test = suite('bench:migration result');
 

@@ -1,7 +1,7 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { comparedPairs, RATIO_GROUPS, ratiosOf, type Samples, spreadOf } from '../bench/lab-ratios.js';
 import { parseRedisBenchmark, parseSockperf } from '../bench/lab-traffic.js';
+import { suite } from '../suite.js';
 
 const test = suite('the ratios of the comparison in the lab');
 

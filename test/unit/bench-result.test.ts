@@ -2,7 +2,6 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BpfProgram } from '../../addon/lib/index.js';
 import { BINDINGS, TAXES, taxName } from '../bench/home-tax.js';
@@ -11,6 +10,7 @@ import { writeReport } from '../bench/report.js';
 import { goals, jsonLine } from '../bench/result.js';
 import { Measurement, type Point } from '../bench/rounds.js';
 import { Durations, figureOf } from '../bench/statistics.js';
+import { suite } from '../suite.js';
 
 const test = suite('bench result');
 const MEMORY = { bytes: {}, byMap: [], bytesPerFlow: 104.04 };

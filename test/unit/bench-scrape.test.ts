@@ -1,7 +1,8 @@
 /** What the benchmark of the metrics says of what it measured. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { resultOf, scrapeLine } from '../bench/scrape-result.js';
+import { suite } from '../suite.js';
 
 const test = suite('bench of scrapes');
 const rest = { bytes: 111_000, bindings: 1000, departed: 1000 };

@@ -16,7 +16,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseLoaded } from '../../cli/checkpoint/criu-door.js';
 import { inFolderOf, lookBeneath } from '../../cli/files/beneath.js';
@@ -24,6 +23,7 @@ import { foldersAbove, isPlainPath, mayTravel } from '../../cli/files/carried-pa
 import { type CarriedRecord, Homecoming, type HomecomingRecord, settle, takeBack } from '../../cli/files/homecoming.js';
 import { type Entry, entrySchema, type FileEntry, type Parcel } from '../../cli/files/manifest.js';
 import { decodeParcel, encodeParcel } from '../../cli/files/parcel-stream.js';
+import { suite } from '../suite.js';
 
 const test = suite('files that travel with a process');
 const code = (expected: string) => (error: NodeJS.ErrnoException) => error.code === expected;

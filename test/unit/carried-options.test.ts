@@ -3,12 +3,12 @@ import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { setSocketsOption } from '../../addon/lib/index.js';
 import { reappliedOptions, restoreOptions, writeOptions } from '../../cli/migration/carried-options.js';
 import { congestionVerdicts } from '../../cli/migration/room-verdicts.js';
 import { readSocketDefaults, surveyTree } from '../../cli/process/socket-survey.js';
+import { suite } from '../suite.js';
 
 /** Sets options that CRIU forgets, says the numbers of the descriptors, and waits. */
 const PROGRAM = `

@@ -1,10 +1,11 @@
 // limit: 120 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { gather, plannedFreezer, scatter } from '../../cli/checkpoint/freezer.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { readProcess, readText, readTree } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, Subject, testCgroup, until } from './private-world.js';
 
 const entered = enterPrivateWorld({ processes: true });

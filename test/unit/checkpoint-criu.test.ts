@@ -2,7 +2,6 @@
 import { closeSync, copyFileSync, existsSync, mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { getsockopt, pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
 import { criuVersion, findCriu, startDump, startRestore } from '../../cli/checkpoint/criu.js';
@@ -14,6 +13,7 @@ import { ExternalError } from '../../cli/errors.js';
 import { Cgroup } from '../../cli/system/cgroup.js';
 import { listProcesses, readCommandLine, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { Counter, closeCounters, FAMILIES } from './counter.js';
 import { endSubjects, enterPrivateWorld, testCgroup, until } from './private-world.js';
 

@@ -14,13 +14,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { findCriu, startRestore } from '../../cli/checkpoint/criu.js';
 import { tellingLines } from '../../cli/checkpoint/criu-session.js';
 import { HookLog } from '../../cli/checkpoint/hook-log.js';
 import { createImageFolder, listImages, TMPFS_MAGIC, wipeImageFolder } from '../../cli/checkpoint/image-folder.js';
 import { UserError } from '../../cli/errors.js';
+import { suite } from '../suite.js';
 import { remove, until } from './private-world.js';
 
 const test = suite<{ folder: string }>('hooks and images of a checkpoint');

@@ -2,7 +2,6 @@
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { findCriu, startDump } from '../../cli/checkpoint/criu.js';
 import type { CriuSession } from '../../cli/checkpoint/criu-session.js';
@@ -12,6 +11,7 @@ import { endRepair } from '../../cli/checkpoint/repair.js';
 import type { Cgroup } from '../../cli/system/cgroup.js';
 import { readText } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { Counter, closeCounters } from './counter.js';
 import { endSubjects, enterPrivateWorld, testCgroup, until } from './private-world.js';
 

@@ -1,9 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { keepTimers, keptTimers } from '../../cli/checkpoint/timers.js';
+import { suite } from '../suite.js';
 
 const MAGIC = Buffer.from('1943565418313056', 'hex');
 const CLOCK = { real: 0, monotonic: 1, boot: 7 };

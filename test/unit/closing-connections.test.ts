@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { emptyAcceptQueues } from '../../cli/migration/drain.js';
 import { readInternetSockets } from '../../cli/process/sockets.js';
+import { suite } from '../suite.js';
 
 /** Answers its first connection with more than both ends hold, closes it, and says so. */
 const PROGRAM = `

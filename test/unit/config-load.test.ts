@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { configJsonSchema } from '../../cli/config/json-schema.js';
 import { loadConfig, ownNode } from '../../cli/config/load.js';
 import { parseConfig } from '../../cli/config/parse.js';
 import { UserError } from '../../cli/errors.js';
+import { suite } from '../suite.js';
 
 const root = new URL('../../../', import.meta.url);
 const EXAMPLE = fileURLToPath(new URL('config/homeproxy.example.yaml', root));

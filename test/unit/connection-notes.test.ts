@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readStreams, socketsIn, streamOf } from '../../cli/checkpoint/stream-images.js';
 import { matchConnections } from '../../cli/migration/connection-notes.js';
@@ -9,6 +8,7 @@ import { NOTED_CONNECTIONS } from '../../cli/migration/connection-table.js';
 import { Journal } from '../../cli/migration/journal.js';
 import type { ConnectionState } from '../../cli/process/connection-state.js';
 import { randomFrom } from '../fault/chance.js';
+import { suite } from '../suite.js';
 
 const MAGIC = Buffer.from('1943565418313056', 'hex');
 const ESTABLISHED = 1;

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { startCourse } from '../../cli/migration/course.js';
+import { suite } from '../suite.js';
 
 const test = suite('a migration that is stopped');
 const stopped = AbortSignal.abort();

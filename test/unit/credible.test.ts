@@ -1,10 +1,10 @@
 /** What another node says of a process that is to come here, against what this node knows. */
 import { networkInterfaces } from 'node:os';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { HomeproxyError } from '../../cli/errors.js';
 import { requireCredible } from '../../cli/migration/credible.js';
 import type { PrepareDestinationRequest } from '../../cli/migration/messages.js';
+import { suite } from '../suite.js';
 
 const HOME = { name: 'home', address: '198.51.100.2' };
 const SOURCE = { name: 'host1', address: '198.51.100.3' };

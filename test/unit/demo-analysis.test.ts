@@ -1,9 +1,9 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { binned, formatMs, logScale, quantile, stallWithin } from '../../cli/demo/analysis.js';
 import { decodeSamples, encodeSamples, SampleRecorder, type Samples } from '../../cli/demo/samples.js';
 import { SequenceCheck } from '../../cli/demo/sequence.js';
+import { suite } from '../suite.js';
 
 const test = suite('demo: analysis');
 

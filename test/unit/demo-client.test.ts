@@ -11,12 +11,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type ClientEvent, clientEvent } from '../../cli/demo/client-events.js';
 import { decodeSamples, epochNow } from '../../cli/demo/samples.js';
 import { VERIFYING_DEFAULTS, VerifyingClient, type VerifyingResult } from '../../cli/demo/verifying-client.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 
 if (process.env.DEMO_TEST_NETWORK !== 'private') {
   const unshare = process.getuid?.() === 0 ? ['--net'] : ['--net', '--user', '--map-root-user'];

@@ -1,10 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Picture, PicturedMove } from '../../cli/demo/picture.js';
 import { SampleRecorder } from '../../cli/demo/samples.js';
 import { svgTimeline } from '../../cli/demo/svg.js';
 import { PLAIN, terminalTimeline } from '../../cli/demo/timeline.js';
+import { suite } from '../suite.js';
 
 const test = suite('demo: pictures');
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { encodeRequest, ProtocolFault, type Reply, ReplyParser } from '../../cli/demo/resp.js';
+import { suite } from '../suite.js';
 
 const test = suite('demo: Redis replies');
 

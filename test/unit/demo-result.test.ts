@@ -1,8 +1,8 @@
 import { stripVTControlCharacters } from 'node:util';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type DemoMigration, type DemoResult, violationsOf } from '../../cli/demo/result.js';
 import { migrationTable, phaseTable } from '../../cli/demo/table.js';
+import { suite } from '../suite.js';
 
 const test = suite('demo: result');
 

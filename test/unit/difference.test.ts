@@ -1,8 +1,8 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PAGE_BYTES } from '../../cli/checkpoint/private-memory.js';
 import { Ahead, difference, type Stretch } from '../../cli/migration/difference.js';
+import { suite } from '../suite.js';
 
 const test = suite('difference of a dump from what was sent ahead');
 

@@ -1,9 +1,9 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { drain } from '../../cli/node/drain.js';
 import type { Drainee } from '../../cli/node/drainee.js';
 import type { DrainItem } from '../../cli/node/policy-methods.js';
+import { suite } from '../suite.js';
 
 const guest = (pid: number): DrainItem => ({ kind: 'guest', twin: `home-${pid}-abc`, pid, name: 'a', home: 'home' });
 

@@ -6,7 +6,6 @@ import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
 import { Errors } from '@oclif/core';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BaseCommand } from '../../cli/base-command.js';
 import { describeThrown, errorJson, errorText, jsonLine } from '../../cli/error-report.js';
@@ -19,6 +18,7 @@ import {
   UserError,
 } from '../../cli/errors.js';
 import { Progress } from '../../cli/progress.js';
+import { suite } from '../suite.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const RUN = join(root, 'cli/bin/run.js');

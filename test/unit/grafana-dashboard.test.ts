@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { projectFile } from '../../cli/system/project.js';
 import { dashboardJson } from '../../config/grafana/dashboard.js';
 import { ROWS } from '../../config/grafana/panels.js';
+import { suite } from '../suite.js';
 
 interface Panel {
   readonly id: number;

@@ -2,12 +2,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import * as fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseConfig } from '../../cli/config/parse.js';
 import type { UserError } from '../../cli/errors.js';
 import { Guests } from '../../cli/migration/guests.js';
 import type { ProcessDescription } from '../../cli/process/description.js';
+import { suite } from '../suite.js';
 
 const test = suite('guests');
 const started: ChildProcess[] = [];

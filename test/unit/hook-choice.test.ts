@@ -1,8 +1,9 @@
 /** Which hook an uplink's programs go to, and why, as `status` says it. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { chooseHook, fallBack } from '../../cli/forwarding/hook-choice.js';
+import { suite } from '../suite.js';
 
 const link = (kind?: string) => ({
   ifindex: 2,

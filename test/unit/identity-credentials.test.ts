@@ -11,7 +11,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { type Authority, createAuthority, issueCertificate, type KeyPair } from '../../cli/identity/ca.js';
@@ -19,6 +18,7 @@ import { loadCredentials } from '../../cli/identity/credentials.js';
 import { describeCertificate } from '../../cli/identity/description.js';
 import { loadAuthority, saveAuthority, saveNodeCredentials } from '../../cli/identity/files.js';
 import { nodeNameOf } from '../../cli/identity/node-name.js';
+import { suite } from '../suite.js';
 
 interface World {
   authority: Authority;

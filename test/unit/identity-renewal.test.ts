@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { pino } from 'pino';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { type Authority, createAuthority, issueCertificate, type KeyPair } from '../../cli/identity/ca.js';
@@ -14,6 +13,7 @@ import { LiveCredentials } from '../../cli/identity/live-credentials.js';
 import { noteIssued, readRegister } from '../../cli/identity/register.js';
 import { createRevocations, serialsIn } from '../../cli/identity/revocations.js';
 import { serialOf } from '../../cli/identity/serial.js';
+import { suite } from '../suite.js';
 
 interface World {
   authority: Authority;

@@ -4,7 +4,6 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, statfsSync, statSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { INVENTORY } from '../../cli/checkpoint/criu.js';
 import { clearWay, openInReserve, reserveRoom, writeAhead } from '../../cli/checkpoint/image-folder.js';
@@ -14,6 +13,7 @@ import { UserError } from '../../cli/errors.js';
 import { Ahead } from '../../cli/migration/difference.js';
 import { decodeImages, encodeImages, keepAhead, type Underway } from '../../cli/migration/image-stream.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import {
   cut,
   emptyFolder,

@@ -1,7 +1,6 @@
 import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { INVENTORY } from '../../cli/checkpoint/criu.js';
 import { PAGES } from '../../cli/checkpoint/page-pipe.js';
@@ -9,6 +8,7 @@ import { PAGE_BYTES } from '../../cli/checkpoint/private-memory.js';
 import type { UserError } from '../../cli/errors.js';
 import { Ahead } from '../../cli/migration/difference.js';
 import { decodeImages, encodeImages, type Underway } from '../../cli/migration/image-stream.js';
+import { suite } from '../suite.js';
 import { cut, emptyFolder, encoded, PLENTY, write } from './image-stream-fixtures.js';
 import { remove } from './private-world.js';
 

@@ -4,12 +4,12 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, truncateSync } from
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { INVENTORY } from '../../cli/checkpoint/criu.js';
 import { BugError } from '../../cli/errors.js';
 import { decodeImages, encodeImages } from '../../cli/migration/image-stream.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import {
   cut,
   emptyFolder,

@@ -6,7 +6,6 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join as path } from 'node:path';
 import { createServer, connect as tlsConnect } from 'node:tls';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { loadConfig } from '../../cli/config/load.js';
 import { UserError } from '../../cli/errors.js';
@@ -18,6 +17,7 @@ import { type Inviting, invite, join, type OpenInvitation } from '../../cli/iden
 import { nodeNameOf } from '../../cli/identity/node-name.js';
 import { readRegister } from '../../cli/identity/register.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 
 interface World {
   authority: Authority;

@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { Journal } from '../../cli/migration/journal.js';
+import { test } from '../suite.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'journal-'));
 test.after(() => rmSync(folder, { recursive: true }));

@@ -1,8 +1,8 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { checkLabName, planNodes } from '../../cli/lab/plan.js';
 import { mountPoints } from '../../cli/lab/shared-system.js';
+import { suite } from '../suite.js';
 
 const test = suite('the plan of a lab');
 

@@ -1,8 +1,9 @@
 /** Listeners that a process has together with others at its home, while it is away: what a host says of them, and what counts. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { sharedAsAtHome } from '../../cli/migration/shared-ports.js';
 import type { Listener, ProcessDescription } from '../../cli/process/description.js';
+import { suite } from '../suite.js';
 
 const HOME = '198.51.100.2';
 const COOKIE = '000000000000002a';

@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { manual } from '../../cli/manual/manual.js';
 import { entry, paragraphs, roff } from '../../cli/manual/roff.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 
 const test = suite('the manual page');
 

@@ -1,8 +1,9 @@
 /** What the rounds of copying memory say of the freeze that is to come. */
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { carriedMemorySchema, memoryInWords, notTaken, untracked } from '../../cli/memory/carried.js';
 import { forecastOf, oneMore, type Round } from '../../cli/memory/forecast.js';
+import { suite } from '../suite.js';
 
 const test = suite('forecast of a freeze');
 const MB = 1 << 20;

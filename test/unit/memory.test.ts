@@ -1,7 +1,6 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { makeParent, pointToParent } from '../../cli/memory/page-map.js';
@@ -15,6 +14,7 @@ import {
   unflatten,
   union,
 } from '../../cli/memory/records.js';
+import { suite } from '../suite.js';
 
 const test = suite<{ folder: string }>('large memory, which CRIU does not carry');
 

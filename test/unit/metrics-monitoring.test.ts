@@ -3,7 +3,6 @@ import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { metricsSection } from '../../cli/config/metrics-schema.js';
 import { Reason } from '../../cli/forwarding/abi.gen.js';
@@ -14,6 +13,7 @@ import { Journal } from '../../cli/migration/journal.js';
 import { type MigrationRecord, PHASES } from '../../cli/migration/records.js';
 import { reached } from '../../cli/migration/steps.js';
 import { sampleOf, samplesOf, sumOf } from '../exposition.js';
+import { suite } from '../suite.js';
 
 const test = suite('the metrics of a node');
 const folder = mkdtempSync(join(tmpdir(), 'hp-monitoring-'));

@@ -1,9 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { MetricsPage } from '../../cli/metrics/page.js';
 import { type ProcessSeen, ProcessSeries } from '../../cli/metrics/process-series.js';
 import { sampleOf, samplesOf } from '../exposition.js';
+import { suite } from '../suite.js';
 
 const test = suite('the page of metrics');
 

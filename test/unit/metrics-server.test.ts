@@ -4,7 +4,6 @@ import { get as getTls } from 'node:https';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { metricsSection } from '../../cli/config/metrics-schema.js';
 import { createAuthority, issueCertificate } from '../../cli/identity/ca.js';
@@ -12,6 +11,7 @@ import { createMetricsServer, type MetricsServer, type MetricsServerOptions } fr
 import { MetricsPage } from '../../cli/metrics/page.js';
 import { readSecrets } from '../../cli/metrics/secrets.js';
 import { sampleOf } from '../exposition.js';
+import { suite } from '../suite.js';
 
 const test = suite('the server of metrics');
 const folder = mkdtempSync(join(tmpdir(), 'hp-metrics-'));

@@ -5,9 +5,9 @@ import { closeSync, constants, mkdirSync, mkdtempSync, openSync, statSync, write
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PAGES, PagePipe } from '../../cli/checkpoint/page-pipe.js';
+import { suite } from '../suite.js';
 import { remove } from './private-world.js';
 
 const test = suite<{ folder: string }>('pipe of pages');

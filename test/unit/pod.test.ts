@@ -1,12 +1,12 @@
 // limit: 120 s
 import { execFileSync } from 'node:child_process';
 import { readdirSync, writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createPod, destroyPod, keepPidsFree, type PodOptions, type PodRecord, podAlive } from '../../cli/pod/pod.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { listProcesses, readChildren, readNamespace, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { enterPrivateWorld, ip, until } from './private-world.js';
 
 const entered = enterPrivateWorld({ processes: true });

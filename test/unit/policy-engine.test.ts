@@ -1,9 +1,9 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { evaluate, type Finding, type Holding, reasonText } from '../../cli/policy/conditions.js';
 import { decide, type Verdict } from '../../cli/policy/engine.js';
 import { type Facts, MAX_AGE_MS, queryKey } from '../../cli/policy/facts.js';
 import { Chronicle, type Move, NO_HISTORY } from '../../cli/policy/history.js';
+import { suite } from '../suite.js';
 import { facts, GIB, memory, policies, policy } from './policy-fixtures.js';
 
 const NOTHING: Holding = new Map();

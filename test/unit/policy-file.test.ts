@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { isSelective, matchesGlob } from '../../cli/policy/glob.js';
 import { policyJsonSchema } from '../../cli/policy/json-schema.js';
 import { loadPolicies, parsePolicies } from '../../cli/policy/policy-file.js';
 import { amountText, bytesText, durationText } from '../../cli/policy/quantity.js';
+import { suite } from '../suite.js';
 
 const root = new URL('../../../', import.meta.url);
 const EXAMPLE = fileURLToPath(new URL('config/policy.example.yaml', root));

@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseLabels } from '../../cli/config/labels.js';
 import { decide, type Verdict } from '../../cli/policy/engine.js';
@@ -12,6 +11,7 @@ import { mismatch } from '../../cli/policy/selection.js';
 import { hasCallersRights, readLabels } from '../../cli/process/labels.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { run } from '../../cli/system/command.js';
+import { suite } from '../suite.js';
 import { facts, GIB, memory, policies, policy } from './policy-fixtures.js';
 
 const ATTRIBUTE = 'trusted.homeproxy.labels';

@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { decide, type Verdict } from '../../cli/policy/engine.js';
 import { type Facts, queryKey } from '../../cli/policy/facts.js';
@@ -11,6 +10,7 @@ import { NO_HISTORY } from '../../cli/policy/history.js';
 import { HostReader } from '../../cli/policy/host-reader.js';
 import { nearness } from '../../cli/policy/nearness.js';
 import { terminalIdleMs } from '../../cli/system/terminals.js';
+import { suite } from '../suite.js';
 import { facts, GIB, memory, policies } from './policy-fixtures.js';
 
 const PROMQL = { url: 'http://p:9090', query: 'up' };

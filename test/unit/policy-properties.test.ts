@@ -1,9 +1,9 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Facts, factsSchema } from '../../cli/policy/facts.js';
 import type { Policy } from '../../cli/policy/model.js';
 import { simulate } from '../../cli/policy/simulation.js';
+import { suite } from '../suite.js';
 import { policies } from './policy-fixtures.js';
 
 const test = suite('policies, whatever the facts do');

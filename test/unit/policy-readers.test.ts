@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type AskHost, HostBook } from '../../cli/policy/host-book.js';
 import { HostReader, parseMemory, parsePressure } from '../../cli/policy/host-reader.js';
 import { ProcessReader } from '../../cli/policy/process-reader.js';
 import { queryPrometheus } from '../../cli/policy/prometheus.js';
+import { suite } from '../suite.js';
 import { policies } from './policy-fixtures.js';
 
 const host = suite('what a node reads of itself for policies');

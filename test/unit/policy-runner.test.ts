@@ -2,7 +2,6 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { type ProcessFacts, processFacts } from '../../cli/policy/facts.js';
@@ -11,6 +10,7 @@ import { HostBook } from '../../cli/policy/host-book.js';
 import type { How } from '../../cli/policy/model.js';
 import { PolicySource } from '../../cli/policy/policy-source.js';
 import { PolicyRunner } from '../../cli/policy/runner.js';
+import { suite } from '../suite.js';
 
 const POLICY = (cooldown: string) => `every: 500ms
 policies:

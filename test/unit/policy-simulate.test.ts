@@ -1,10 +1,10 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { run } from '../../cli/system/command.js';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 import { facts } from './policy-fixtures.js';
 
 const POLICY = `policies:

@@ -2,9 +2,9 @@ import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PolicySource } from '../../cli/policy/policy-source.js';
+import { suite } from '../suite.js';
 
 const good = (name: string) => `policies: [{name: ${name}, processes: [{name: a}], when: {draining: true}}]\n`;
 

@@ -3,7 +3,6 @@ import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseConfig } from '../../cli/config/parse.js';
 import { checkCheckpoint } from '../../cli/preflight/checkpoint.js';
@@ -11,6 +10,7 @@ import type { Finding } from '../../cli/preflight/finding.js';
 import { checkMachine, reversePathFilter } from '../../cli/preflight/machine.js';
 import { checkUplinks } from '../../cli/preflight/uplinks.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { enterPrivateWorld, ip, remove } from './private-world.js';
 
 const entered = enterPrivateWorld({ processes: true });

@@ -2,9 +2,9 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PAGE_BYTES, parsePrivateAreas, readPrivateMemory } from '../../cli/checkpoint/private-memory.js';
+import { suite } from '../suite.js';
 import { endSubjects, remove, Subject } from './private-world.js';
 
 const test = suite<{ folder: string }>('private memory of a running process');

@@ -1,7 +1,6 @@
 // limit: 120 s
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { decodeAddress, encodeAddress } from '../../cli/forwarding/address.js';
@@ -9,6 +8,7 @@ import type { Verdict } from '../../cli/process/description.js';
 import { type Inspection, inspectProcess } from '../../cli/process/inspect.js';
 import { listProcesses, readProcess, readTree } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, ip, Subject, until } from './private-world.js';
 
 const test = suite('inspection of real processes');

@@ -4,9 +4,9 @@ import { type AddressInfo, createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import fc from 'fast-check';
 import ipaddr from 'ipaddr.js';
-import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseSocket, readInternetSockets, TCP_STATES, type TransportName } from '../../cli/process/sockets.js';
+import { test } from '../suite.js';
 
 interface Printed {
   readonly ends: readonly [readonly number[], readonly number[]];

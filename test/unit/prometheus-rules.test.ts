@@ -1,11 +1,11 @@
 // limit: 400 s
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { run } from '../../cli/system/command.js';
 import { projectFile } from '../../cli/system/project.js';
 import { prometheusPrograms } from '../prometheus-programs.js';
+import { suite } from '../suite.js';
 
 interface Rule {
   readonly alert?: string;

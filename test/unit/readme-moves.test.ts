@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { projectFile } from '../../cli/system/project.js';
+import { suite } from '../suite.js';
 
 /** What a row says of something that moves, changes, or is refused. */
 interface Row {

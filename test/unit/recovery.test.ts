@@ -1,8 +1,8 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { directionOf, fateOf } from '../../cli/migration/decision.js';
 import type { ArrivalRecord, MigrationState } from '../../cli/migration/records.js';
+import { suite } from '../suite.js';
 
 /*
  * A model of one migration: what is durable (the records of coordinator and destination, CRIU's hooks) and what is real (the two

@@ -1,8 +1,8 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { MigrationReport } from '../../cli/node/control-methods.js';
 import { reportPage } from '../../cli/report/page.js';
 import { migrationTimeline } from '../../cli/report/timeline.js';
+import { suite } from '../suite.js';
 
 const test = suite('the HTML page of a migration');
 

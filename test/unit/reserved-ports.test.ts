@@ -1,6 +1,6 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { addRange, formatRanges, parseRanges, removeRange } from '../../cli/system/reserved-ports.js';
+import { suite } from '../suite.js';
 
 const test = suite('the list of reserved ports');
 const block = { first: 65_280, last: 65_535 };

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { suite } from '../suite.js';
 
 const runner = fileURLToPath(new URL('../run.js', import.meta.url));
 const fixtures = fileURLToPath(new URL('../fixtures/runner/', import.meta.url));
@@ -63,6 +63,13 @@ red('a failing test prints the output of its file whole', () => {
   assert.match(outcome.output, /one is not two/);
   assert.match(outcome.output, /FAIL {2}unit\/fails/);
   assert.is(outcome.lastLine, '1 passed, 1 failed');
+});
+
+red('a hook that fails says why', () => {
+  assert.match(
+    runFixtures(['unit/throwing-before-hook']).output,
+    /FAIL {2}before the tests[\s\S]*there is no such machine/,
+  );
 });
 
 red('a file that fails beside one that passes', () => {

@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { requireSamePorts } from '../../cli/migration/drain.js';
 import { readSocketDefaults, type SurveyedOptions, surveyTree } from '../../cli/process/socket-survey.js';
 import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
+import { suite } from '../suite.js';
 
 /**
  * Listens and is bound in every family and on loopback, says its ports, and opens one more when it is told to: at the wildcard, or

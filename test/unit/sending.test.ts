@@ -2,7 +2,6 @@
 import { closeSync, constants, mkdtempSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { INVENTORY } from '../../cli/checkpoint/criu.js';
 import { PAGES, PagePipe } from '../../cli/checkpoint/page-pipe.js';
@@ -10,6 +9,7 @@ import { PAGE_BYTES } from '../../cli/checkpoint/private-memory.js';
 import { Ahead } from '../../cli/migration/difference.js';
 import { decodeImages, keepAhead } from '../../cli/migration/image-stream.js';
 import { type ImageRoad, Sending, sendAhead } from '../../cli/migration/sending.js';
+import { suite } from '../suite.js';
 import { cut, emptyFolder, PLENTY, read } from './image-stream-fixtures.js';
 import { endSubjects, remove, Subject } from './private-world.js';
 

@@ -1,10 +1,10 @@
 /** The systemd unit for a Node.js and a homeproxy that are anywhere. */
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { projectFile } from '../../cli/system/project.js';
 import { serviceUnit } from '../../cli/system/service-unit.js';
+import { suite } from '../suite.js';
 
 const TEMPLATE = readFileSync(projectFile('config/systemd/homeproxy.service'), 'utf8');
 const NODE = '/home/ada/.nvm/versions/node/v20.20.2/bin/node';

@@ -1,7 +1,8 @@
 // limit: 60 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { readChildren } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
 import { examine, objections, startInState } from './verdicts-subject.js';
 

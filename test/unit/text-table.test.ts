@@ -1,9 +1,9 @@
 import { ux } from '@oclif/core';
-import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { errorText, jsonLine } from '../../cli/error-report.js';
 import { ExternalError } from '../../cli/errors.js';
 import { textTable } from '../../cli/text-table.js';
+import { test } from '../suite.js';
 
 test('columns are aligned under capital heads, without lines, colours or spaces at the end', () => {
   assert.is(

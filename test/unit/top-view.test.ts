@@ -1,8 +1,8 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { TopProcess, TopReport } from '../../cli/node/top-method.js';
 import { ratesBetween } from '../../cli/top/rates.js';
 import { viewOf } from '../../cli/top/view.js';
+import { suite } from '../suite.js';
 
 const none = { packets: 0, bytes: 0 };
 const guest = (pid: number, packets: number, more: Partial<TopProcess> = {}): TopProcess => ({

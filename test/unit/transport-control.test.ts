@@ -15,7 +15,6 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { z } from 'zod';
 import { ExternalError, HomeproxyError, UserError } from '../../cli/errors.js';
@@ -27,6 +26,7 @@ import {
   createControlServer,
 } from '../../cli/node/control-server.js';
 import { defineEventMethod, defineMethod, serve, serveEvents } from '../../cli/node/method.js';
+import { suite } from '../suite.js';
 import { refuse, throwKind, Waiting, wait } from './transport-fixtures.js';
 
 const status = defineMethod({

@@ -1,10 +1,10 @@
 import { Readable } from 'node:stream';
 import { pino } from 'pino';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { z } from 'zod';
 import { UserError } from '../../cli/errors.js';
 import { defineMethod, defineUpload, serve, serveUpload } from '../../cli/node/method.js';
+import { suite } from '../suite.js';
 import { client, closeAll, failure, makeWorld, server, type World } from './transport-nodes.js';
 
 const test = suite<World>('peer transport: its log');

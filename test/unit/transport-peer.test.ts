@@ -1,7 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { connect as tlsConnect } from 'node:tls';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { z } from 'zod';
 import { BugError, ExternalError, UserError } from '../../cli/errors.js';
@@ -9,6 +8,7 @@ import { defineMethod } from '../../cli/node/method.js';
 import { type PeerContext, ping } from '../../cli/node/peer-server.js';
 import { askSocket } from '../../cli/process/ask-socket.js';
 import { readInternetSockets, readSocketHolders } from '../../cli/process/sockets.js';
+import { suite } from '../suite.js';
 import {
   broken,
   echo,

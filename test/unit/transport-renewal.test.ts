@@ -1,10 +1,10 @@
 import { X509Certificate } from 'node:crypto';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createAuthority } from '../../cli/identity/ca.js';
 import type { Credentials } from '../../cli/identity/credentials.js';
 import { serialOf } from '../../cli/identity/serial.js';
 import { ping, serve } from '../../cli/node/peer-transport.js';
+import { suite } from '../suite.js';
 import { credentialsOf, peerHandlers, Waiting, wait } from './transport-fixtures.js';
 import { client, closeAll, failure, makeWorld, server, type World } from './transport-nodes.js';
 

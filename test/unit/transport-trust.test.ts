@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createAuthority } from '../../cli/identity/ca.js';
 import { type PeerContext, ping } from '../../cli/node/peer-server.js';
+import { suite } from '../suite.js';
 import { credentialsOf, echo, image, peerHandlers, refuse } from './transport-fixtures.js';
 import { client, closeAll, closed, failure, makeWorld, server, tcpServer, type World } from './transport-nodes.js';
 

@@ -1,11 +1,11 @@
 // limit: 120 s
 import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseMaps, readMappedFiles } from '../../cli/process/memory-map.js';
 import { run } from '../../cli/system/command.js';
 import { readChildren, readText } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
 import { examine, objections, startInState, words } from './verdicts-subject.js';
 

@@ -1,6 +1,5 @@
 // limit: 120 s
 import { mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
   fitVerdicts,
@@ -14,6 +13,7 @@ import { FileHashes } from '../../cli/process/file-hash.js';
 import type { NeededFile, Needs } from '../../cli/process/needs.js';
 import { parseProcessorFeatures, readProcessorFeatures } from '../../cli/system/processor.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, ip, type Subject } from './private-world.js';
 import { examine, HOME, startInState, words } from './verdicts-subject.js';
 

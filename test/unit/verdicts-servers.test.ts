@@ -1,9 +1,9 @@
 // limit: 60 s
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readsEveryLimit } from '../../cli/process/task-verdicts.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld } from './private-world.js';
 import { examine, objections, startInState, words } from './verdicts-subject.js';
 

@@ -1,13 +1,13 @@
 // limit: 120 s
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isShellJob } from '../../cli/process/session-verdicts.js';
 import { limitsOf } from '../../cli/process/task-verdicts.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { readChildren, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
 import { examine, objections, startInState, words } from './verdicts-subject.js';
 

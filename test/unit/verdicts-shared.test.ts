@@ -2,11 +2,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { inspectProcess } from '../../cli/process/inspect.js';
 import { sharedDescriptorVerdicts } from '../../cli/process/shared-descriptors.js';
 import { readChildren, readProcess } from '../../cli/system/procfs.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, until } from './private-world.js';
 import { examine, HOME, objections, startInState, words } from './verdicts-subject.js';
 

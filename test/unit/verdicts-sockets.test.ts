@@ -2,12 +2,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { AskedSocket } from '../../cli/process/ask-socket.js';
 import { strangeSocket, upperLayer } from '../../cli/process/socket-verdicts.js';
 import { readChildren } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, ip } from './private-world.js';
 import { examine, HOME, objections, startInState, words } from './verdicts-subject.js';
 
