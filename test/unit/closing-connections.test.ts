@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
 import * as assert from 'uvu/assert';
 import { emptyAcceptQueues } from '../../cli/migration/drain.js';
 import { readInternetSockets } from '../../cli/process/sockets.js';
@@ -31,11 +32,11 @@ test.after.each(({ child, client }) => {
 
 test('are waited for, and not for ever: their correspondent may never acknowledge them', async (context) => {
   const child = spawn('python3', ['-c', PROGRAM], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const [line] = (await once(child.stdout, 'data')) as [Buffer];
-  const port = Number(line.toString());
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  const port = Number((await lines.next()).value);
   const client = connect(port, '127.0.0.1').pause();
   Object.assign(context, { child, client });
-  await once(child.stdout, 'data');
+  assert.is((await lines.next()).value, 'closed');
   const pid = child.pid ?? 0;
   const closing = readInternetSockets(pid).filter(({ local, inode }) => local.port === port && inode === 0);
   assert.equal(

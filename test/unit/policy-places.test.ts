@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import * as assert from 'uvu/assert';
 import { decide, type Verdict } from '../../cli/policy/engine.js';
 import { type Facts, queryKey } from '../../cli/policy/facts.js';
@@ -207,7 +208,8 @@ for line in sys.stdin:
 
 reading('it is when a program last read what somebody typed at a terminal', async () => {
   const child = spawn('python3', ['-c', TYPIST], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const said = async (): Promise<string> => String((await once(child.stdout, 'data'))[0]).trim();
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  const said = async (): Promise<string> => (await lines.next()).value ?? 'nothing more';
   try {
     assert.match(await said(), /^\/dev\/pts\/\d+$/);
     const before = terminalIdleMs(Date.now());
