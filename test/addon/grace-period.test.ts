@@ -2,9 +2,9 @@
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfObject, programsEnded } from '../../addon/lib/index.js';
+import { suite } from '../suite.js';
 import { compile, u32, until } from './fixture.js';
 import { bpffs } from './private-namespaces.js';
 

@@ -1,9 +1,10 @@
 // limit: 60 s
-import { suite } from 'uvu';
+
 import * as assert from 'uvu/assert';
 import { emptyDatagramQueues, finishHandshakes } from '../../cli/migration/drain.js';
 import { readInternetSockets } from '../../cli/process/sockets.js';
 import { skip } from '../skip.js';
+import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, ip, Subject, until } from './private-world.js';
 import { HOME, startInState } from './verdicts-subject.js';
 
