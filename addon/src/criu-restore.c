@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -34,6 +35,15 @@ struct area {
 	uint64_t start, end;
 	uint8_t *come;
 };
+
+/* linux/fs.h of 6.11 */
+struct procmap_query {
+	uint64_t size, flags, address, start, end, mapping_flags, page_size, offset, inode;
+	uint32_t major, minor, name_size, build_id_size;
+	uint64_t name, build_id;
+};
+
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 
 /* What CRIU has mapped to put a mapping's content there. */
 struct premap {
@@ -285,7 +295,22 @@ EXPORT void *mmap64(void *address, size_t length, int prot, int flags, int fd, o
 EXPORT void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset)
 	__attribute__((alias("mmap64")));
 
-/* mremap moves one mapping at a time; what came in several pieces may be several to the kernel. */
+/*
+ * What came in several pieces may be several mappings to the kernel. They are not moved: up to 6.16 mremap refuses (EFAULT), and
+ * since 6.17 it moves them, but several they stay, and what is several cannot be moved by the process any more while its writes
+ * are tracked. Kernels that cannot be asked (ENOTTY, before 6.11) refuse.
+ */
+static bool is_one(const struct range *mapping)
+{
+	struct procmap_query query = { .size = sizeof query, .address = (uintptr_t)place(mapping->start) };
+	const int maps = syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	const int outcome = maps < 0 ? -1 : syscall(SYS_ioctl, maps, PROCMAP_QUERY, &query), error = errno;
+
+	if (maps >= 0)
+		close(maps);
+	return outcome == 0 ? query.end - query.address >= mapping->end - mapping->start : maps >= 0 && error == ENOTTY;
+}
+
 static void copy_kept(const struct range *mapping, char *to)
 {
 	for (unsigned int i = 0; i < kept_count; i++)
@@ -313,9 +338,10 @@ static bool move_mapping(const struct range *mapping, void *to)
 		copy_kept(mapping, to);
 		return true;
 	}
-	moved = mremap(place(mapping->start), length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	errno = EFAULT;
+	moved = is_one(mapping) ? mremap(place(mapping->start), length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) : MAP_FAILED;
 	if (moved == MAP_FAILED) {
-		/* by then the kernel has unmapped what was there */
+		/* mremap may have unmapped what was there */
 		if (errno != EFAULT || (void *)syscall(SYS_mmap, to, length, made->prot | PROT_WRITE, made->flags, -1, 0ul) != to)
 			return false;
 		copy_kept(mapping, to);
