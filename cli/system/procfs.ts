@@ -183,7 +183,7 @@ function absent<Result>(path: string, read: () => Result): Result | undefined {
   }
 }
 
-/** Whether a path in /proc is of a process that ends: of such a one Linux 6.18 says EACCES now and then (11 of 28,000 readlinks of ns/mnt). */
+/** Whether a path in /proc is of a process that ends: then Linux 6.18 says EACCES now and then (11 of 28,000 ends, asked for ns/mnt). */
 function isEnding(path: string): boolean {
   const pid = /^\/proc\/(\d+)\//.exec(path)?.[1];
   if (pid === undefined || path === `/proc/${pid}/stat`) return false;
