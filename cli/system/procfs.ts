@@ -183,7 +183,7 @@ function absent<Result>(path: string, read: () => Result): Result | undefined {
   }
 }
 
-/** Whether a path in /proc is of a process that ends: then Linux 6.18 says EACCES now and then (11 of 28,000 ends, asked for ns/mnt). */
+/** Whether a path in /proc is of a process that ends: Linux 6.18 then says EACCES now and then (11 of 28,000 times). */
 function isEnding(path: string): boolean {
   const pid = /^\/proc\/(\d+)\//.exec(path)?.[1];
   if (pid === undefined || path === `/proc/${pid}/stat`) return false;
