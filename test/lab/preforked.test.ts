@@ -16,7 +16,8 @@ import { letRestoreFail } from './failing-restore.js';
 import { downAll } from './lab-fixture.js';
 import { killQuietly } from './node-command.js';
 import { NUMBERS_CLIENT, type NumbersResult } from './numbers.js';
-import { settledTraces, tracesOfAll } from './traces.js';
+import { rested } from './scenario.js';
+import { settledTraces } from './traces.js';
 
 const test = suite('a worker that leaves its parent, its siblings and their listener at home');
 
@@ -37,7 +38,7 @@ const numbers: Clients<NumbersResult>[] = [];
 test.before(async () => {
   lab = await FaultLab.start('preforked');
   program = await installProgram('preforked', lab.node('home'), lab.node('host1'), lab.node('host2'));
-  untouched = await tracesOfAll(lab.lab, ['home', 'host1', 'host2']);
+  untouched = await rested(lab.lab, ['home', 'host1', 'host2']);
 });
 test.after(async () => {
   await lab?.load.stop();
