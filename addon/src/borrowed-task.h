@@ -3,13 +3,9 @@
 
 #include <sys/types.h>
 
-namespace homeproxy {
+#include "failure.h"
 
-// What went wrong, as an errno, and in which call; 0: nothing.
-struct Trouble {
-  int error = 0;
-  const char* syscall = "";
-};
+namespace homeproxy {
 
 // Makes a userfaultfd of the memory of a process and takes its descriptor; the process keeps none. One of its threads stands
 // still for some tenths of a millisecond and goes on where it was, also within a system call. -> the descriptor, or -1

@@ -7,6 +7,12 @@
 
 namespace homeproxy {
 
+// What went wrong, as an errno, and in which call; 0: nothing.
+struct Trouble {
+  int error = 0;
+  const char* syscall = "";
+};
+
 // Collects what libbpf prints on this thread while it lives; libbpf itself writes nothing to stderr.
 class LogCapture {
  public:

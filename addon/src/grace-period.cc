@@ -2,12 +2,9 @@
 #include "grace-period.h"
 
 #include <bpf/bpf.h>
-#include <errno.h>
-
-#include <utility>
 
 #include "descriptor.h"
-#include "failure.h"
+#include "task.h"
 
 namespace homeproxy {
 namespace {
@@ -18,55 +15,27 @@ namespace {
  * sections with preemption or softirqs off, too (Documentation/RCU): a packet's whole way through one softirq is over.
  * membarrier(2) does not do: with one processor online, or with nohz_full, it waits for nobody.
  */
-class GracePeriod : public Napi::AsyncWorker {
- public:
-  explicit GracePeriod(Napi::Env env) : AsyncWorker(env), promise_(env) {}
-  Napi::Promise Promise() const { return promise_.Promise(); }
-
- protected:
-  void Execute() override {
-    const UniqueFd inner(bpf_map_create(BPF_MAP_TYPE_ARRAY, nullptr, 4, 4, 1, nullptr));
-    if (inner.Get() < 0) return Failed(inner.Get(), "bpf_map_create");
-    LIBBPF_OPTS(bpf_map_create_opts, options, .inner_map_fd = static_cast<uint32_t>(inner.Get()));
-    const UniqueFd outer(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, nullptr, 4, 4, 1, &options));
-    if (outer.Get() < 0) return Failed(outer.Get(), "bpf_map_create");
-    const uint32_t key = 0;
-    const int value = inner.Get();
-    const int error = bpf_map_update_elem(outer.Get(), &key, &value, BPF_ANY);
-    if (error != 0) Failed(error, "bpf_map_update_elem");
+void WaitForPrograms(Trouble* trouble) {
+  const UniqueFd inner(bpf_map_create(BPF_MAP_TYPE_ARRAY, nullptr, 4, 4, 1, nullptr));
+  if (inner.Get() < 0) {
+    *trouble = {-inner.Get(), "bpf_map_create"};
+    return;
   }
-
-  void OnOK() override {
-    Napi::HandleScope scope(Env());
-    if (error_ == 0) {
-      promise_.Resolve(Env().Undefined());
-      return;
-    }
-    try {
-      Fail(Env(), error_, call_);
-    } catch (const Napi::Error& error) {
-      promise_.Reject(error.Value());
-    }
+  LIBBPF_OPTS(bpf_map_create_opts, options, .inner_map_fd = static_cast<uint32_t>(inner.Get()));
+  const UniqueFd outer(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, nullptr, 4, 4, 1, &options));
+  if (outer.Get() < 0) {
+    *trouble = {-outer.Get(), "bpf_map_create"};
+    return;
   }
-
-  void OnError(const Napi::Error& error) override { promise_.Reject(error.Value()); }
-
- private:
-  void Failed(int error, const char* call) {
-    error_ = -error;
-    call_ = call;
-  }
-
-  Napi::Promise::Deferred promise_;
-  int error_ = 0;
-  const char* call_ = "";
-};
+  const uint32_t key = 0;
+  const int value = inner.Get();
+  const int error = bpf_map_update_elem(outer.Get(), &key, &value, BPF_ANY);
+  if (error != 0) *trouble = {-error, "bpf_map_update_elem"};
+}
 
 // () -> a promise
 Napi::Value ProgramsEnded(const Napi::CallbackInfo& info) {
-  auto* period = new GracePeriod(info.Env());
-  period->Queue();
-  return period->Promise();
+  return Task::Start(info.Env(), WaitForPrograms, [](Napi::Env env) { return env.Undefined(); });
 }
 
 }  // namespace

@@ -5,7 +5,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <memory>
+#include <utility>
 #include <vector>
+
+#include "task.h"
 
 namespace homeproxy {
 namespace {
@@ -19,14 +23,11 @@ struct Open {
  * Finds descriptors of two groups that are the same open file description. kcmp(2) orders them (by their addresses, which it
  * obscures): the first group is sorted, and each of the second is looked for in it.
  */
-class Comparison : public Napi::AsyncWorker {
+class Comparison {
  public:
-  Comparison(Napi::Env env, std::vector<Open> ours, std::vector<Open> theirs)
-      : AsyncWorker(env), promise_(env), ours_(std::move(ours)), theirs_(std::move(theirs)) {}
-  Napi::Promise Promise() const { return promise_.Promise(); }
+  Comparison(std::vector<Open> ours, std::vector<Open> theirs) : ours_(std::move(ours)), theirs_(std::move(theirs)) {}
 
- protected:
-  void Execute() override {
+  void Run() {
     for (const Open& open : ours_) {
       size_t at;
       if (Find(open, &at) == Found::kNot) sorted_.insert(sorted_.begin() + at, open);
@@ -39,14 +40,11 @@ class Comparison : public Napi::AsyncWorker {
     }
   }
 
-  void OnOK() override {
-    Napi::HandleScope scope(Env());
-    auto result = Napi::Int32Array::New(Env(), pairs_.size());
+  Napi::Value Pairs(Napi::Env env) const {
+    auto result = Napi::Int32Array::New(env, pairs_.size());
     for (size_t at = 0; at < pairs_.size(); at++) result[at] = pairs_[at];
-    promise_.Resolve(result);
+    return result;
   }
-
-  void OnError(const Napi::Error& error) override { promise_.Reject(error.Value()); }
 
  private:
   enum class Found { kSame, kNot, kGone };
@@ -79,7 +77,6 @@ class Comparison : public Napi::AsyncWorker {
     return Found::kNot;
   }
 
-  Napi::Promise::Deferred promise_;
   const std::vector<Open> ours_, theirs_;
   std::vector<Open> sorted_;
   std::vector<int> pairs_;
@@ -96,9 +93,9 @@ std::vector<Open> OpensOf(const Napi::Value& value) {
 
 // (ours, theirs: pairs of a pid and a descriptor) -> a promise of pairs of an index of ours and one of theirs
 Napi::Value SameFiles(const Napi::CallbackInfo& info) {
-  auto* comparison = new Comparison(info.Env(), OpensOf(info[0]), OpensOf(info[1]));
-  comparison->Queue();
-  return comparison->Promise();
+  auto comparison = std::make_shared<Comparison>(OpensOf(info[0]), OpensOf(info[1]));
+  return Task::Start(
+      info.Env(), [=](Trouble*) { comparison->Run(); }, [=](Napi::Env env) { return comparison->Pairs(env); });
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +18,7 @@
 #include "borrowed-task.h"
 #include "descriptor.h"
 #include "failure.h"
+#include "task.h"
 #include "whole-mapping.h"
 
 namespace homeproxy {
@@ -42,45 +42,6 @@ constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwappe
 constexpr uint64_t kPage = 4096, kHugePage = 1 << 21;
 
 using Ranges = std::vector<uint64_t>;  // start, end, start, end ...
-
-// Runs off the main thread and answers with a promise.
-class Task : public Napi::AsyncWorker {
- public:
-  using Work = std::function<void(Trouble*)>;
-  using Result = std::function<Napi::Value(Napi::Env)>;
-
-  static Napi::Value Start(Napi::Env env, Work work, Result result) {
-    auto* task = new Task(env, std::move(work), std::move(result));
-    const Napi::Value promise = task->deferred_.Promise();
-    task->Queue();
-    return promise;
-  }
-
-  void Execute() override { work_(&trouble_); }
-
-  void OnOK() override {
-    const Napi::Env env = Env();
-    Napi::HandleScope scope(env);
-    if (trouble_.error == 0) {
-      deferred_.Resolve(result_(env));
-      return;
-    }
-    try {
-      Fail(env, trouble_.error, trouble_.syscall);
-    } catch (const Napi::Error& error) {
-      deferred_.Reject(error.Value());
-    }
-  }
-
- private:
-  Task(Napi::Env env, Work work, Result result)
-      : Napi::AsyncWorker(env), deferred_(env), work_(std::move(work)), result_(std::move(result)) {}
-
-  Napi::Promise::Deferred deferred_;
-  Work work_;
-  Result result_;
-  Trouble trouble_;
-};
 
 // (pid) -> descriptor of a userfaultfd that tracks writes
 Napi::Value TrackWrites(const Napi::CallbackInfo& info) {
