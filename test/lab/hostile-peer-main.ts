@@ -11,33 +11,11 @@ import * as fc from 'fast-check';
 import { loadConfig, ownNode } from '../../cli/config/load.js';
 import { BugError, HomeproxyError } from '../../cli/errors.js';
 import { loadCredentials } from '../../cli/identity/credentials.js';
-import type { Method, Upload } from '../../cli/node/method.js';
-import {
-  aheadUpload,
-  destinationMethods,
-  filesOffer,
-  filesUpload,
-  imagesUpload,
-  memoryUpload,
-  migrationSteps,
-  sourceMethods,
-  whereabouts,
-} from '../../cli/node/peer-methods.js';
-import { PeerClient, ping } from '../../cli/node/peer-transport.js';
-import { drainMoveMethod, evacuateMethod, hostFactsMethod } from '../../cli/node/policy-methods.js';
+import { destinationMethods } from '../../cli/node/peer-methods.js';
+import { PeerClient } from '../../cli/node/peer-transport.js';
 import { type Knowledge, requestsOf } from './hostile-requests.js';
+import { PEER_METHODS, PEER_UPLOADS } from './peer-surface.js';
 
-const METHODS: readonly Method[] = [
-  ...Object.values(sourceMethods),
-  ...Object.values(destinationMethods),
-  whereabouts,
-  migrationSteps,
-  ping,
-  hostFactsMethod,
-  drainMoveMethod,
-  evacuateMethod,
-];
-const UPLOADS: readonly Upload[] = [imagesUpload, aheadUpload, filesOffer, filesUpload, memoryUpload];
 /** For each call: nothing that a stranger may ask for takes long. */
 const TIMEOUT_MS = 10_000;
 const SLOW_CONNECTIONS = 100;
@@ -98,7 +76,7 @@ async function attack(target: string): Promise<void> {
   const client = new PeerClient({ credentials, node: { name, address, port } });
   const begun = new Set<string>();
   await disturb(address, port);
-  for (const method of METHODS) {
+  for (const method of PEER_METHODS) {
     await fc.assert(
       fc.asyncProperty(requestsOf(method.request, knowledge), fc.boolean(), async (asMade, honest) => {
         const request = honest ? inMyName(asMade) : asMade;
@@ -110,7 +88,7 @@ async function attack(target: string): Promise<void> {
     );
   }
   const ids = fc.constantFrom(...knowledge.migrations, ...begun, 'm-00000000-nobody', '..', '7');
-  for (const upload of UPLOADS) {
+  for (const upload of PEER_UPLOADS) {
     await fc.assert(
       fc.asyncProperty(ids, fc.array(fc.uint8Array({ maxLength: 4096 }), { maxLength: 8 }), async (id, parts) => {
         const body = (async function* (): AsyncGenerator<Uint8Array> {

@@ -11,21 +11,11 @@ import * as fc from 'fast-check';
 import { z } from 'zod';
 import { loadConfig, ownNode } from '../../cli/config/load.js';
 import { loadCredentials } from '../../cli/identity/credentials.js';
-import {
-  aheadUpload,
-  destinationMethods,
-  filesOffer,
-  filesUpload,
-  imagesUpload,
-  memoryUpload,
-  migrationSteps,
-  sourceMethods,
-  whereabouts,
-} from '../../cli/node/peer-methods.js';
-import { ping } from '../../cli/node/peer-transport.js';
-import { drainMarkMethod, drainMoveMethod, evacuateMethod, hostFactsMethod } from '../../cli/node/policy-methods.js';
+import { destinationMethods, sourceMethods } from '../../cli/node/peer-methods.js';
+import { drainMarkMethod } from '../../cli/node/policy-methods.js';
 import type { ProcessDescription } from '../../cli/process/description.js';
 import { type Knowledge, requestsOf } from '../lab/hostile-requests.js';
+import { PEER_METHODS, PEER_UPLOADS } from '../lab/peer-surface.js';
 
 interface Told extends Knowledge {
   /** Ports of others that it says to be the process's. */
@@ -39,12 +29,10 @@ const MEBIBYTE = 1 << 20;
 const [seed = '', knowledgeText = ''] = process.argv.slice(2);
 const knowledge = JSON.parse(knowledgeText) as Told;
 const responses = new Map(
-  [
-    ...Object.values(sourceMethods),
-    ...Object.values(destinationMethods),
-    ...[whereabouts, migrationSteps, ping, hostFactsMethod, drainMarkMethod, drainMoveMethod, evacuateMethod],
-    ...[imagesUpload, aheadUpload, filesOffer, filesUpload, memoryUpload],
-  ].map(({ name, response }): [string, z.ZodType] => [name, response]),
+  [...PEER_METHODS, ...PEER_UPLOADS, drainMarkMethod].map(({ name, response }): [string, z.ZodType] => [
+    name,
+    response,
+  ]),
 );
 const asked: Record<string, number> = {};
 let questions = 0;
