@@ -66,4 +66,31 @@ test('is what came, where it came in one piece', (world) => {
   assert.is(arrive(world, 6 * PAGE_BYTES, records), '1 xxxxxx');
 });
 
+const [announced, more] = [pages(0, 4), pages(0, 5)];
+const misplaced = { start: 2 ** 47 - PAGE_BYTES, end: 2 ** 47 + PAGE_BYTES };
+const end = signRecord('end');
+for (const [what, records] of [
+  ['more pages than were announced', [bareRecords('area', [more]), ...content('x', more), end]],
+  [
+    'more pages than were announced, which only are to come',
+    [bareRecords('area', [more]), bareRecords('dense', [more]), end],
+  ],
+  ['pages of no mapping', [bareRecords('area', [announced]), ...content('x', pages(4, 5)), end]],
+  ['a mapping outside the address space of programs', [bareRecords('area', [misplaced]), end]],
+  ['half a page', [bareRecords('area', [{ start: START, end: START + PAGE_BYTES / 2 }]), end]],
+  ['mappings that overlap', [bareRecords('mapping', [announced, pages(2, 6)]), end]],
+  ['pages to be kept of no mapping', [bareRecords('mapping', [announced]), bareRecords('keep', [pages(4, 5)]), end]],
+  ['no end', [bareRecords('area', [announced]), ...content('x', announced)]],
+  ['pages that are cut off', [bareRecords('area', [announced]), ...content('x', announced).slice(0, 1)]],
+] as const) {
+  test(`is refused when it is ${what}`, (world) => {
+    try {
+      arrive(world, announced.end - announced.start, [...records]);
+      assert.unreachable('it was taken');
+    } catch (error) {
+      assert.is((error as { status?: number }).status, 1);
+    }
+  });
+}
+
 test.run();
