@@ -7,6 +7,7 @@ import { migrateMethod } from '../../cli/node/control-methods.js';
 import { callControl, streamControl } from '../../cli/node/control-transport.js';
 import { drainMethod, explainMethod, undrainMethod } from '../../cli/node/policy-methods.js';
 import { projectFile } from '../../cli/system/project.js';
+import { prometheusPrograms } from '../prometheus-programs.js';
 import { Scenario } from './scenario.js';
 
 const CONFIG = '/etc/homeproxy/homeproxy.yaml';
@@ -70,6 +71,29 @@ export class PolicyScene {
   /** As `homeproxy policy explain` asks, without the command in between: quicker, for those who ask often. */
   async explain(pid: number) {
     return callControl(this.socketOf('home'), explainMethod, { pid });
+  }
+
+  /** Why the process was last moved so: what the policy's condition found. */
+  async reasonOf(pid: number, outcome: 'move' | 'return'): Promise<string> {
+    const { decisions } = await this.explain(pid);
+    return decisions.findLast((decision) => decision.outcome === outcome)?.why ?? `no ${outcome} was decided`;
+  }
+
+  /** A Prometheus on home, which scrapes home's daemon once a second. */
+  async startPrometheus(): Promise<void> {
+    const { home } = this.scenario;
+    const { prometheus } = await prometheusPrograms();
+    const scrape = { job_name: 'homeproxy', static_configs: [{ targets: ['127.0.0.1:7078'] }] };
+    writeFileSync(
+      home.path('/run/prometheus.yml'),
+      stringify({ global: { scrape_interval: '1s' }, scrape_configs: [scrape] }),
+    );
+    const options = [
+      '--config.file=/run/prometheus.yml',
+      '--storage.tsdb.path=/run/prometheus',
+      '--web.listen-address=127.0.0.1:9090',
+    ];
+    await home.detach([prometheus, ...options], { output: '/run/prometheus.log' });
   }
 
   socketOf(node: string): string {

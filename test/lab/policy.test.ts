@@ -1,14 +1,14 @@
 // limit: 300 s
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
+import { cpus, loadavg } from 'node:os';
 import * as assert from 'uvu/assert';
-import { stringify } from 'yaml';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { journalMethod } from '../../cli/node/control-methods.js';
 import { callControl } from '../../cli/node/control-transport.js';
 import { drainReport } from '../../cli/node/policy-methods.js';
-import { prometheusPrograms } from '../prometheus-programs.js';
 import { suite } from '../suite.js';
 import { startServer } from './c-program.js';
+import { CpuHog } from './cpu-hog.js';
 import { IoHog } from './io-hog.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
@@ -302,9 +302,7 @@ policies:
   } finally {
     await hog.end();
   }
-  const { decisions } = await scene.explain(redis.pid);
-  const decided = decisions.findLast(({ outcome }) => outcome === 'move');
-  assert.match(decided?.why ?? '', /^io pressure of home, some avg10, above 5: \d/);
+  assert.match(await scene.reasonOf(redis.pid, 'move'), /^io pressure of home, some avg10, above 5: \d/);
   await assertServed();
 });
 
@@ -325,25 +323,57 @@ policies:
   } finally {
     await hog.end();
   }
-  const { decisions } = await scene.explain(redis.pid);
-  const decided = decisions.findLast(({ outcome }) => outcome === 'return');
-  assert.match(decided?.why ?? '', new RegExp(`^memory pressure of ${place}, some avg10, above 1: \\d`));
+  const reason = await scene.reasonOf(redis.pid, 'return');
+  assert.match(reason, new RegExp(`^memory pressure of ${place}, some avg10, above 1: \\d`));
+  await assertServed();
+});
+
+/** A file for the two processes, whose policies decide twice a second. */
+function policiesOf(ofRedis: string, ofTicker: string): string {
+  const rest = 'limits: {cooldown: 1s}';
+  return `every: 500ms
+policies:
+  - {name: of-redis, processes: [{name: redis-server}], ${ofRedis}, ${rest}}
+  - {name: of-ticker, processes: [{name: ticker, port: ${TICKER_PORT}}], ${ofTicker}, ${rest}}
+`;
+}
+
+test('load moves a process, a time of day one where it is that time; memory and the end of that time bring them home', async () => {
+  const load = ((loadavg()[0] ?? 0) / cpus().length + 0.2).toFixed(2);
+  const clock = (minutes: number): string => new Date(Date.now() + minutes * 60_000).toISOString().slice(11, 16);
+  const within = (zone: string): string => `{time: {from: ${clock(-30)}, to: ${clock(30)}, zone: ${zone}}}`;
+  const during = (zone: string): string => `when: ${within(zone)}, until: {not: ${within(zone)}}`;
+  const whenLoaded = `when: {loadPerCpu: {above: ${load}}}`;
+  scene.writePolicies(policiesOf(whenLoaded, during('Asia/Kolkata'))); // five and a half hours later there
+  const hog = CpuHog.start();
+  try {
+    await scene.comesTo(redis.pid, isHost);
+  } finally {
+    await hog.end();
+  }
+  const [, measured] =
+    /^load per CPU of home above ([\d.]+: [\d.]+)$/.exec(await scene.reasonOf(redis.pid, 'move')) ?? [];
+  const [above = 0, found = 0] = measured?.split(': ').map(Number) ?? [];
+  assert.ok(above === Number(load) && found > above, measured);
+  const [, { outcome, when } = {}] = (await scene.explain(ticker)).policies;
+  assert.equal([await scene.placeOf(ticker), outcome, when?.truth], ['home', 'stay', 'no']);
+
+  scene.writePolicies(policiesOf(whenLoaded, during('UTC')));
+  await scene.comesTo(ticker, isHost);
+  assert.match(await scene.reasonOf(ticker, 'move'), /^time every day [\d:]+ to [\d:]+ UTC: \w{3} \d\d:\d\d$/);
+  const forMemory = 'from: hosts, when: {availableMemory: {below: 100%}}, where: {home: only}';
+  scene.writePolicies(policiesOf(forMemory, during('Asia/Kolkata')));
+  for (const pid of [redis.pid, ticker]) await scene.comesTo(pid, (place) => place === 'home');
+  assert.match(
+    await scene.reasonOf(redis.pid, 'return'),
+    /^available memory of host[12] below 100%: [\d.]+ [GM]iB \([\d.]+%\)$/,
+  );
+  assert.match(await scene.reasonOf(ticker, 'return'), /^not time every day .* Asia\/Kolkata: /);
   await assertServed();
 });
 
 test('real pressure on the processors moves a process, and so does a real Prometheus', async () => {
-  const { prometheus } = await prometheusPrograms();
-  const scrape = { job_name: 'homeproxy', static_configs: [{ targets: ['127.0.0.1:7078'] }] };
-  writeFileSync(
-    scenario.home.path('/run/prometheus.yml'),
-    stringify({ global: { scrape_interval: '1s' }, scrape_configs: [scrape] }),
-  );
-  const options = [
-    '--config.file=/run/prometheus.yml',
-    '--storage.tsdb.path=/run/prometheus',
-    '--web.listen-address=127.0.0.1:9090',
-  ];
-  await scenario.home.detach([prometheus, ...options], { output: '/run/prometheus.log' });
+  await scene.startPrometheus();
   scene.writePolicies(`every: 1s
 policies:
   - name: flees-from-pressure
