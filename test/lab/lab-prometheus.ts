@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parse, stringify } from 'yaml';
 import type { Lab } from '../../cli/lab/lab.js';
@@ -26,7 +26,16 @@ export interface QueryResult {
   readonly error?: string;
 }
 
-/** A real Prometheus in the lab's client, with our rules, which scrapes every daemon once a second. */
+/** A node that serves its metrics over TLS, with its own certificate, to those who know the password. */
+export interface Guarded {
+  readonly node: string;
+  readonly password: string;
+}
+
+/**
+ * A real Prometheus in the lab's client, with our rules, which scrapes every daemon once a second. Two more jobs ask the guarded node:
+ * `wrong-password`, and `wrong-authority`, which does not know who signs its certificate.
+ */
 export class LabPrometheus {
   private constructor(
     private readonly node: LabNode,
@@ -34,11 +43,13 @@ export class LabPrometheus {
   ) {}
 
   /** @param port where each daemon serves its metrics, on the node's own address */
-  static async start(lab: Lab, port: number): Promise<LabPrometheus> {
+  static async start(lab: Lab, port: number, guarded: Guarded): Promise<LabPrometheus> {
     const { prometheus } = await prometheusPrograms();
     const node = lab.node('client');
     mkdirSync(node.path(FOLDER), { recursive: true });
-    writeFileSync(node.path(`${FOLDER}/prometheus.yml`), stringify(configuration(lab, port)));
+    copyFileSync(lab.files.authorityCertificate, node.path(`${FOLDER}/homeproxy-ca.pem`));
+    writeFileSync(node.path(`${FOLDER}/homeproxy.password`), guarded.password);
+    writeFileSync(node.path(`${FOLDER}/prometheus.yml`), stringify(configuration(lab, port, guarded)));
     const command = new NodeCommand(node, [
       prometheus,
       `--config.file=${FOLDER}/prometheus.yml`,
@@ -82,6 +93,13 @@ export class LabPrometheus {
     return (JSON.parse(answer?.body ?? '') as { data: { alerts: never[] } }).data.alerts;
   }
 
+  /** What went wrong when a job last scraped its only target; empty when nothing did. */
+  async complaintOf(job: string): Promise<string> {
+    const [answer] = await httpGet(this.node, `${URL_BASE}/api/v1/targets?scrapePool=${job}`);
+    const { data } = JSON.parse(answer?.body ?? '') as { data: { activeTargets: { lastError: string }[] } };
+    return data.activeTargets.map(({ lastError }) => lastError).join();
+  }
+
   async stop(): Promise<void> {
     this.command.kill('SIGTERM');
     await this.command.ended;
@@ -103,21 +121,43 @@ function hasNumber({ series }: QueryResult): boolean {
   return values.some(([, text]) => Number.isFinite(Number(text)));
 }
 
+interface Example {
+  readonly rule_files: readonly string[];
+  readonly scrape_configs: readonly { readonly job_name: string; readonly basic_auth?: object }[];
+}
+
+/** What the example has as comments, for nodes with TLS and a password. */
+const COMMENTED = /^( {4})# (?= *\w+:( |$))/gm;
+
 /** The example that we ship, quicker, and with the lab's nodes. */
-function configuration(lab: Lab, port: number): unknown {
-  const example = parse(readFileSync(projectFile('config/prometheus/prometheus.example.yml'), 'utf8')) as {
-    rule_files: string[];
-    scrape_configs: Record<string, unknown>[];
-  };
+function configuration(lab: Lab, port: number, guarded: Guarded): unknown {
+  const text = readFileSync(projectFile('config/prometheus/prometheus.example.yml'), 'utf8');
+  const open = parse(text) as Example;
+  const secured = parse(text.replace(COMMENTED, '$1').replaceAll('/etc/prometheus', FOLDER)) as Example;
   const daemons = lab.nodes.filter(({ role }) => role !== 'client');
-  const targets = daemons.map(({ name, address }) => ({
-    targets: [`${address}:${port}`],
-    labels: { instance: name },
-  }));
+  const targets = (isGuarded: boolean, job: string) =>
+    daemons
+      .filter(({ name }) => (name === guarded.node) === isGuarded)
+      .map(({ name, address }) => ({ targets: [`${address}:${port}`], labels: { instance: name, job } }));
   return {
-    ...example,
+    ...open,
     global: { scrape_interval: '1s', evaluation_interval: '1s' },
-    rule_files: example.rule_files.map((file) => projectFile(`config/prometheus/${file}`)),
-    scrape_configs: example.scrape_configs.map((each) => ({ ...each, static_configs: targets })),
+    rule_files: open.rule_files.map((file) => projectFile(`config/prometheus/${file}`)),
+    scrape_configs: [
+      ...open.scrape_configs.map((each) => ({ ...each, static_configs: targets(false, each.job_name) })),
+      ...secured.scrape_configs.flatMap((each) => {
+        const job = (job_name: string, change: object) => ({
+          ...each,
+          job_name,
+          static_configs: targets(true, job_name),
+          ...change,
+        });
+        return [
+          job('guarded', { static_configs: targets(true, each.job_name) }), // the rules are about nodes of this job
+          job('wrong-password', { basic_auth: { username: 'prometheus', password: `${guarded.password}x` } }),
+          job('wrong-authority', { tls_config: {} }),
+        ];
+      }),
+    ],
   };
 }

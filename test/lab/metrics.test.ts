@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
+import type { Lab } from '../../cli/lab/lab.js';
 import { run } from '../../cli/system/command.js';
 import { projectFile } from '../../cli/system/project.js';
 import type { TopSample } from '../../cli/top/rates.js';
@@ -21,6 +22,8 @@ import { errorOf, Scenario, type Summary } from './scenario.js';
 
 const PORT = 7078;
 const POLICIES = '/etc/homeproxy/policies.yaml';
+/** Serves its metrics over TLS, with a password. */
+const GUARDED = { node: 'host2', password: 'not-to-be-guessed' };
 /** A policy that chooses nothing: its counters are there, and are 0. */
 const NEVER = `
 policies:
@@ -37,15 +40,29 @@ let redis: Redis;
 let load: Load;
 let moved: Summary;
 
+/** As the example of a configuration says it; the certificate is the one that the node has for other nodes. */
+function guard(lab: Lab): void {
+  const node = lab.node(GUARDED.node);
+  const passwordFile = '/etc/homeproxy/metrics.password';
+  writeFileSync(node.path(passwordFile), `${GUARDED.password}\n`, { mode: 0o600 });
+  setSection(lab, GUARDED.node, 'metrics', {
+    listen: node.address,
+    port: PORT,
+    tls: { certificate: '/etc/homeproxy/node.pem', key: '/etc/homeproxy/node.key' },
+    basicAuth: { user: 'prometheus', passwordFile },
+  });
+}
+
 async function start(): Promise<void> {
   const lab = await bareLab('metrics');
   for (const { name, address, role } of lab.nodes) {
     if (role !== 'client') setSection(lab, name, 'metrics', { listen: address, port: PORT });
   }
+  guard(lab);
   setSection(lab, 'home', 'policies', POLICIES);
   writeFileSync(lab.node('home').path(POLICIES), NEVER);
   scenario = await Scenario.start('metrics');
-  prometheus = await LabPrometheus.start(scenario.lab, PORT);
+  prometheus = await LabPrometheus.start(scenario.lab, PORT, GUARDED);
   redis = await startRedis(scenario.home);
   load = await Load.start(scenario.client, scenario.home.address, { connections: 10 });
 }
@@ -69,6 +86,20 @@ test('are where status says, and pass the linter of Prometheus', async () => {
   await run(promtool, ['check', 'metrics'], { input: `${own.join('\n')}\n` });
   assert.is(sumOf(page, 'homeproxy_migrations_total'), 0);
   assert.is(sumOf(page, 'homeproxy_collector_failures_total'), 0);
+});
+
+test('are scraped over TLS by who knows the password and the authority, and by nobody else', async () => {
+  const at = `instance="${GUARDED.node}"`;
+  await prometheus.until(`up{job="homeproxy", ${at}} == 1 and on (instance) homeproxy_node_info`);
+  for (const [job, complaint] of [
+    ['wrong-password', /401 Unauthorized/],
+    ['wrong-authority', /certificate signed by unknown authority/],
+  ] as const) {
+    await prometheus.until(`up{job="${job}", ${at}} == 0`);
+    assert.match(await prometheus.complaintOf(job), complaint);
+  }
+  const [plain] = await httpGet(scenario.client, `http://${scenario.lab.node(GUARDED.node).address}:${PORT}/metrics`);
+  assert.is(plain?.status, 599, 'without TLS nobody answers');
 });
 
 test('say of a migration what its summary says', async () => {
