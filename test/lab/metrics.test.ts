@@ -18,7 +18,7 @@ import { faultsOf, Load, NO_FAULTS } from './load.js';
 import { NodeCommand } from './node-command.js';
 import { setSection } from './node-settings.js';
 import { type Redis, startRedis } from './redis.js';
-import { errorOf, Scenario, type Summary } from './scenario.js';
+import { describe, errorOf, oneLine, Scenario, type Summary } from './scenario.js';
 
 const PORT = 7078;
 const POLICIES = '/etc/homeproxy/policies.yaml';
@@ -234,6 +234,35 @@ test('know the policies of a node', async () => {
   assert.is(sampleOf(page, 'homeproxy_policies'), 1);
   assert.is(sampleOf(page, 'homeproxy_policy_file_valid', { file: POLICIES }), 1);
   assert.is(sumOf(page, 'homeproxy_policy_decisions_total', { policy: 'never' }), 0);
+});
+
+test('what a node records can be tried on policies before they are in place', async () => {
+  const [next, records] = ['/run/next.yaml', '/run/metrics.json'];
+  const write = (from: string): void => {
+    const process = `processes: [{name: redis-server}], from: ${from}`;
+    const rest = 'when: {availableMemory: {below: 100%}}, where: {home: only}';
+    writeFileSync(scenario.home.path(next), `policies:\n  - {name: comes-home, ${process}, ${rest}}\n`);
+  };
+  const policy = (...args: string[]) => scenario.homeproxy('home', ['policy', ...args]);
+  write('[host9]');
+  const wrong = await policy('check', next);
+  assert.is(wrong.status, 2, describe(wrong));
+  assert.match(wrong.stderr, `${next}:2:66: policies[0].from[0]: matches no node: home, host1, host2`);
+  write('hosts');
+  const right = await policy('check', next);
+  assert.equal([right.status, right.stdout], [0, `${next} is right: 1 policy (comes-home)\n`]);
+  const record = await policy('facts', next, '--json');
+  assert.is(record.status, 0, describe(record));
+  writeFileSync(scenario.home.path(records), record.stdout);
+  const simulated = await policy('simulate', next, '--from', records, '--json');
+  assert.is(simulated.status, 0, describe(simulated));
+  const { timeline } = oneLine(simulated) as { timeline: { pid: number; outcome: string; from: string; to: string }[] };
+  assert.equal(
+    timeline.map(({ pid, outcome, from, to }) => [pid, outcome, from, to]),
+    [[redis.pid, 'return', 'host1', 'home']],
+  );
+  const [row] = (await scenario.ask('home')).processes;
+  assert.is(row?.location, 'host1', 'nothing of it was done');
 });
 
 test('know which nodes answer', async () => {
