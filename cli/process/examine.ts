@@ -6,7 +6,7 @@ import { ownTerminals, type TreeDescriptor } from './descriptor-verdicts.js';
 import { fileHashes } from './file-hash.js';
 import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { foreignMemoryVerdicts } from './foreign-memory.js';
-import { type InspectOptions, inspectProcess } from './inspect.js';
+import { endedMeanwhile, type InspectOptions, inspectProcess } from './inspect.js';
 import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
 import { opensForWriting } from './open-mode.js';
@@ -38,9 +38,17 @@ export interface Examination {
 /**
  * Everything that can be found out about a tree without stopping it or changing anything about it: reads /proc and the kernel's
  * tables of sockets, asks its sockets for their options, and hashes the files that it has mapped. Nothing traces or signals it.
- * @throws {UserError} as {@link inspectProcess}
+ * @throws {UserError} as {@link inspectProcess}; `NO_SUCH_PROCESS` also when it ends meanwhile
  */
 export async function examineProcess(pid: number, options: InspectOptions): Promise<Examination> {
+  try {
+    return await examine(pid, options);
+  } catch (failure) {
+    throw endedMeanwhile(pid, failure);
+  }
+}
+
+async function examine(pid: number, options: InspectOptions): Promise<Examination> {
   const { description, verdicts, localPids, seen } = inspectProcess(pid, options);
   const { descriptors, holders, ours, heldOutside, alike } = seen;
   const tasks = taskFindings(localPids);

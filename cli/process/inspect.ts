@@ -100,13 +100,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
 function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
   const root = readProcess(pid);
   const refuse = (code: string, message: string, remedy: string): UserError => new UserError({ code, message, remedy });
-  if (root === undefined) {
-    throw refuse(
-      'NO_SUCH_PROCESS',
-      `there is no process ${pid} on this node`,
-      'look it up with ps, or `homeproxy ps` if it is away',
-    );
-  }
+  if (root === undefined) throw noSuchProcess(pid);
   if (root.kernelThread) {
     throw refuse('KERNEL_THREAD', `process ${pid} (${root.comm}) is a kernel thread`, 'only user processes can move');
   }
@@ -129,6 +123,24 @@ function requireMovable(pid: number, options: InspectOptions): ProcessIdentity {
     );
   }
   return root;
+}
+
+function noSuchProcess(pid: number): UserError {
+  return new UserError({
+    code: 'NO_SUCH_PROCESS',
+    message: `there is no process ${pid} on this node`,
+    remedy: 'look it up with ps, or `homeproxy ps` if it is away',
+  });
+}
+
+/**
+ * What to say of a failure to look at a process: when it has ended meanwhile, its files of /proc with it, the same as if it had
+ * never been there. Any other failure is as it was.
+ */
+export function endedMeanwhile(pid: number, failure: unknown): unknown {
+  const { code } = failure as NodeJS.ErrnoException;
+  const ended = readProcess(pid)?.ending ?? true; // its namespaces go before it is a zombie
+  return ended && (code === 'ENOENT' || code === 'ESRCH') ? noSuchProcess(pid) : failure;
 }
 
 /** A pod's processes keep their home pids inside the pod's pid namespace: the innermost number. */

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
+import { examineProcess } from '../../cli/process/examine.js';
 import { listProcesses, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
 import { suite } from '../suite.js';
@@ -150,6 +151,18 @@ test('a number that no process has is refused', async () => {
   subject.kill();
   await subject.ended();
   refusedWith('NO_SUCH_PROCESS', subject.pid);
+});
+
+test('one that ends while it is looked at is refused as if it had not been there', async () => {
+  const subject = await start(listening());
+  const looking = examineProcess(subject.pid, { homeAddresses: [HOME], ownPids: [process.pid] }).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  subject.kill(); // the look has begun, and goes on when we wait for it
+  const failure = await looking;
+  assert.instance(failure, UserError);
+  assert.is((failure as UserError).code, 'NO_SUCH_PROCESS');
 });
 
 test('a kernel thread is refused, also one that is not pid 2', () => {
