@@ -51,6 +51,13 @@ export function filesAsked({ files, carry }: FileFlags): FileFlags {
   return { ...(files === undefined ? {} : { files }), ...(carry === undefined ? {} : { carry }) };
 }
 
+/** Of every command by which processes leave a host. */
+export const resetClosingFlag = Flags.boolean({
+  description:
+    'when a process leaves a host: connections that it has closed do not keep it there; what their correspondents have not read is lost, and they are reset (CLOSING_CONNECTION)',
+  default: false,
+});
+
 /** The flags of every command that moves a process. */
 export const movingFlags = {
   'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
@@ -74,6 +81,7 @@ export const movingFlags = {
     options: ['copy-ahead', 'stop-and-copy'] as const,
     exclusive: ['dry-run'],
   })(),
+  'reset-closing': resetClosingFlag,
 };
 
 export interface MovingFlags extends FileFlags {
@@ -81,6 +89,7 @@ export interface MovingFlags extends FileFlags {
   readonly 'max-freeze': number | undefined;
   readonly 'freeze-budget'?: number | undefined;
   readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
+  readonly 'reset-closing': boolean;
 }
 
 /** The answer to `--dry-run` when nothing stands in the way. */
@@ -111,6 +120,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
             ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
             ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+            ...resetAsked(flags),
             ...filesAsked(flags),
           },
           (event) => {
@@ -131,9 +141,10 @@ export abstract class MigratingCommand extends ConfiguredCommand {
   }
 
   /** Says every verdict on a move; nothing is touched. @throws {UserError} `REFUSED` when one is against it. */
-  private async assess(socket: string, pid: number, to: string | undefined, files: FileFlags): Promise<DryRun> {
+  private async assess(socket: string, pid: number, to: string | undefined, flags: MovingFlags): Promise<DryRun> {
     const where = to === undefined ? {} : { to };
-    const { from, verdicts } = await callControl(socket, assessMethod, { pid, ...where, ...filesAsked(files) });
+    const asked = { pid, ...where, ...filesAsked(flags), ...resetAsked(flags) };
+    const { from, verdicts } = await callControl(socket, assessMethod, asked);
     for (const { outcome, subject, reason, code } of verdicts)
       this.log(`${outcome.padEnd(10)}${subject}: ${reason} (${code})`);
     refuse(pid, verdicts as readonly Verdict[]);
@@ -158,6 +169,10 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     for (const [fact, value] of Object.entries(facts)) this.log(`  ${fact.padEnd(12)}${value}`);
     for (const words of summary.notKept ?? []) this.log(`  ${'not kept'.padEnd(12)}${words}`);
   }
+}
+
+function resetAsked(flags: MovingFlags): { resetClosing?: boolean } {
+  return flags['reset-closing'] ? { resetClosing: true } : {};
 }
 
 function milliseconds(ms: number): string {

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Args, Flags } from '@oclif/core';
 import { ConfiguredCommand } from '../base-command.js';
+import { resetClosingFlag } from '../migrating-command.js';
 import { streamControl } from '../node/control-transport.js';
 import { type DrainReport, type DrainRow, drainMethod } from '../node/policy-methods.js';
 import { textTable } from '../text-table.js';
@@ -28,12 +29,14 @@ interrupted. In each of these cases but 4 and 7 the node is marked.`;
   static override args = { host: Args.string({ description: 'name of a node; default: this one' }) };
   static override flags = {
     parallel: Flags.integer({ description: 'moves at the same time', default: 2, min: 1, max: 4 }),
+    'reset-closing': resetClosingFlag,
   };
 
   async run(): Promise<DrainReport> {
     const { args, flags } = await this.parse(Drain);
     const config = await this.loadConfig();
-    const request = { parallel: flags.parallel, ...(args.host === undefined ? {} : { host: args.host }) };
+    const resetClosing = flags['reset-closing'];
+    const request = { parallel: flags.parallel, resetClosing, ...(args.host === undefined ? {} : { host: args.host }) };
     const report = await this.interruptible((signal) =>
       streamControl(
         join(config.paths.run, 'control.sock'),

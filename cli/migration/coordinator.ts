@@ -5,8 +5,8 @@ import { type Course, interruptedByRestart, joined, startCourse, summaryOf, trav
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
-import type { Carry, DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
-import type { MigrateOptions } from './migrate-options.js';
+import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
+import type { Asked, MigrateOptions } from './migrate-options.js';
 import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
@@ -79,27 +79,23 @@ export class Coordinator {
     }
   }
 
-  private async inspect(pid: number, asked: Carry | undefined): Promise<InspectResponse> {
+  private async inspect(pid: number, { carry: asked, resetClosing }: Asked): Promise<InspectResponse> {
     const twin = this.twins.find(pid);
     const source = this.participants.source(twin?.record.location ?? this.site.node);
     const carry = twin?.record.carry ?? asked;
-    const found = await source.inspect({ pid, twin: twin?.id, carry });
+    const found = await source.inspect({ pid, twin: twin?.id, carry, resetClosing });
     if (twin !== undefined)
       return { ...found, description: seenAway(this.site.node.name, twin.record.description, found.description) };
     return { ...found, verdicts: [...found.verdicts, ...portsAway(found.description, this.twins.all())] };
   }
 
   /** Every verdict on a move, of both ends, without touching the process. @param to undefined: only of the end where it is */
-  async assess(
-    pid: number,
-    to: string | undefined,
-    options: Pick<MigrateOptions, 'requester' | 'carry'> = {},
-  ): Promise<Assessment> {
+  async assess(pid: number, to: string | undefined, options: Asked = {}): Promise<Assessment> {
     const destination = to === undefined ? undefined : requireNode(this.site.nodes, to);
     const twin = this.twins.find(pid);
     const from = twin?.record.location ?? this.site.node;
     if (destination !== undefined && from.name === to) throw alreadyThere(pid, destination, this.site.node);
-    const found = await this.inspect(pid, options.carry);
+    const found = await this.inspect(pid, options);
     requireOwner(options.requester, twin?.record.description ?? found.description);
     const there =
       destination === undefined
@@ -182,8 +178,7 @@ export class Coordinator {
     if (from.name === to.name) throw alreadyThere(pid, to, this.site.node);
     watch.begin('inspect');
     const source = this.participants.source(from);
-    const carry = existing?.record.carry ?? options.carry;
-    const found = await this.inspect(pid, carry).catch(async (error: unknown) => {
+    const found = await this.inspect(pid, options).catch(async (error: unknown) => {
       if (existing !== undefined && asHomeproxyError(error).code === 'RESIDENT_ENDED') await this.strikeOff(existing);
       throw error;
     });
@@ -192,7 +187,7 @@ export class Coordinator {
     refuse(pid, await fitOf(this.site.node, found, this.participants.destination(to), existing?.id));
     const { description } = found;
     watch.begin('prepare');
-    const twin = existing ?? (await this.twins.create(description, carry));
+    const twin = existing ?? (await this.twins.create(description, options.carry));
     await reached('coordinator', 'twin-made', migration);
     return startCourse({
       migration,
@@ -206,6 +201,7 @@ export class Coordinator {
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
       freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
       copyAhead: options.copyAhead,
+      resetClosing: options.resetClosing,
       policy: options.policy,
     });
   }
@@ -218,7 +214,7 @@ export class Coordinator {
 
   /** Everything that needs no frozen process. */
   private async prepare(course: Course): Promise<void> {
-    const { migration, twin, source, destination, epoch, description } = course;
+    const { migration, twin, source, destination, epoch, description, resetClosing } = course;
     this.site.journal.transaction(() => {
       this.record(course, { state: 'preparing' });
       this.twins.update(twin, { epoch }); // an epoch is never used twice, whatever comes of it
@@ -239,7 +235,7 @@ export class Coordinator {
             carry: carry !== undefined,
           })
           .then(({ verdicts }) => refuse(description.homePid, verdicts)),
-        source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry }),
+        source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
         twin.control.openQueue(),
         ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),
       ]),
@@ -279,7 +275,7 @@ export class Coordinator {
     watch.begin('restore');
     const { ports, flows } = course.description;
     const { notKept } = await course.unlessStopped(destination.restore({ migration, ports, flows }));
-    course.notKept = notKept;
+    course.notKept = [...course.notKept, ...notKept];
     await reached('coordinator', 'restored', migration);
     course.throwIfStopped();
   }

@@ -31,6 +31,8 @@ interface CourseParts {
   readonly freezeBudgetMs: number;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
+  /** What it has closed may be lost; undefined: no. */
+  readonly resetClosing?: boolean | undefined;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
   readonly cutShort?: boolean;
   /** The policy that asked for it; undefined: somebody did. */
@@ -138,8 +140,9 @@ export function travelled(course: Course, { bytes, memory }: TransferResponse): 
   course.memory = memory ?? course.memory;
 }
 
-/** Its connections are these too. */
-export function joined(course: Course, { accepted }: FreezeResponse): void {
+/** Its connections are these too, and this is what it loses. */
+export function joined(course: Course, { accepted, notKept }: FreezeResponse): void {
+  course.notKept = notKept;
   course.description = { ...course.description, flows: [...course.description.flows, ...accepted] };
 }
 

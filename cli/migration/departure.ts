@@ -34,8 +34,10 @@ export interface Departure {
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
   drained: ProcessDescription | undefined;
-  /** Connections that are about to begin, or that it has closed, and whose correspondents did not answer in time. */
+  /** Connections that are about to begin, and whose correspondents did not answer in time. */
   slow: ReadonlySet<string>;
+  /** Names of connections that it has closed, and that may be lost: somebody has said so. */
+  lost: ReadonlySet<string>;
   /** Set when it lives here for another home. */
   readonly resident: Resident | undefined;
   /** It is put back: nothing may stop it again. */
@@ -54,6 +56,7 @@ export const IDLE = {
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),
+  lost: new Set<string>(),
   reverting: false,
   preparing: undefined,
 };

@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { programsEnded } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
+import { CLOSING } from '../process/closing-connections.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   type Endpoint,
@@ -19,19 +20,16 @@ import { refuse } from './refusals.js';
 type Tree = Pick<DepartureRecord, 'localPids' | 'ports'>;
 type Listeners = Pick<DepartureRecord, 'listening'>;
 
-/** Closed by the process, and not yet to the end: nobody holds them any more, so nobody can carry them. */
-const CLOSING: readonly TcpState[] = ['FIN_WAIT1', 'CLOSING', 'LAST_ACK'];
 /** Handshakes that have begun. The kernel shows both kinds of half-open connections as the first (inet_diag). */
 const HALF_OPEN: readonly TcpState[] = ['SYN_RECV', 'NEW_SYN_RECV'];
-/** A correspondent that acknowledges is done by then; one that does not is not waited for. While the process runs: */
+/** An ordinary correspondent has acknowledged by then. What is left at home the kernel brings to its end; in a pod it is waited for after that. */
 const CLOSING_MS = 200;
-/** And in the freeze, for those that it has closed since: */
-const CLOSING_FROZEN_MS = 200;
 
 /**
  * When new SYNs are held back: waits until those that the programs had let pass before are where they can be seen, and then as
  * {@link emptyAcceptQueues}.
- * @returns `unfinished`: names of connections that are at their beginning or end, and will hardly be through with it
+ * @returns `unfinished`: names of connections that are at their beginning, and will hardly be through with it
+ * @throws {UserError} `NOT_ACCEPTING`
  */
 export async function finishHandshakes(
   tree: Tree & Listeners,
@@ -39,7 +37,7 @@ export async function finishHandshakes(
 ): Promise<{ readonly waitedMs: number; readonly unfinished: ReadonlySet<string> }> {
   await programsEnded();
   const waitedMs = await emptyAcceptQueues(tree, limitMs);
-  return { waitedMs, unfinished: new Set([...namesOf(tree, CLOSING), ...namesOf(tree, HALF_OPEN)]) };
+  return { waitedMs, unfinished: new Set(halfOpen(tree)) };
 }
 
 /**
@@ -92,25 +90,12 @@ export function notAccepting({ receiveQueue, local: { port } }: InternetSocket):
   });
 }
 
-/** Names of connections of these ports that are in one of these states, and that nobody holds. */
-function namesOf({ localPids, ports }: Tree, states: readonly TcpState[]): string[] {
+/** Names of connections of these ports whose handshakes have begun, and that nobody holds. */
+function halfOpen({ localPids, ports }: Tree): string[] {
   const ours = new Set(ports);
-  return readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], states)
+  return readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], HALF_OPEN)
     .filter(({ local, inode }) => inode === 0 && ours.has(local.port))
     .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`);
-}
-
-/**
- * Waits, for a moment, until connections are acknowledged to their end that the process has closed since: it stands still now, and
- * closes no more.
- * @param slow those that were not after {@link finishHandshakes}, and will hardly be now
- */
-export async function awaitClosed(tree: Tree, slow: ReadonlySet<string>): Promise<void> {
-  const limit = performance.now() + CLOSING_FROZEN_MS;
-  while (performance.now() < limit) {
-    if (namesOf(tree, CLOSING).every((name) => slow.has(name))) return;
-    await pause(1); // the kernel has no event for it
-  }
 }
 
 /**
@@ -147,7 +132,7 @@ async function requireNothingCame(
   await ended;
   const unread = findUnreadDatagrams(tree.localPids);
   if (unread !== undefined) throw notReading(unread);
-  const begun = namesOf(tree, HALF_OPEN).filter((name) => !unfinished.has(name));
+  const begun = halfOpen(tree).filter((name) => !unfinished.has(name));
   if (begun.length === 0) return;
   const holders = readSocketHolders(tree.localPids);
   const stays = stayingIn(tree); // and their handshakes with them

@@ -33,6 +33,7 @@ export const inspectRequest = z.object({
   pid: z.number().int().positive(),
   twin: twinIdSchema.optional(),
   carry: carrySchema.optional(),
+  resetClosing: z.boolean().optional(),
 });
 export const inspectResponse = z.object({
   description: descriptionSchema,
@@ -53,6 +54,8 @@ export const prepareSourceRequest = z.object({
   pid: z.number().int().positive(),
   destination: nodeSchema,
   carry: carrySchema.optional(),
+  /** What it has closed and its correspondents have not taken does not keep it. */
+  resetClosing: z.boolean().optional(),
 });
 export type PrepareSourceRequest = z.infer<typeof prepareSourceRequest>;
 
@@ -132,9 +135,13 @@ export const stepsResponse = z.object({
 
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
-/** Connections that it has accepted after that from a listener that stays: nobody held those back. */
+/** What another node says of that when the process stands still; an older version says nothing. */
+export const freezeResponse = z.object({ notKept: z.array(z.string()).default([]) });
 export interface FreezeResponse {
+  /** Connections that it has accepted since the drain from a listener that stays: nobody held those back. */
   readonly accepted: readonly BoundFlow[];
+  /** What is lost as it leaves, in words. */
+  readonly notKept: readonly string[];
 }
 /** Destination: the ports that it had in the end; packets to them are for it once it runs. */
 export const restoreRequest = z.object({

@@ -13,6 +13,8 @@ export interface MigrateOptions {
   readonly freezeBudgetMs?: number;
   /** Memory is copied while the process runs, and only the rest in the freeze. Default true. */
   readonly copyAhead?: boolean;
+  /** What it has closed and its correspondents have not taken is lost when it leaves a host, and does not keep it there. Default false. */
+  readonly resetClosing?: boolean | undefined;
   /** The policy that asks for it. */
   readonly policy?: string;
   /** The user who asks, when it may only be about processes of his own. */
@@ -20,3 +22,6 @@ export interface MigrateOptions {
   /** Its files travel with it. One that left so is always moved so. */
   readonly carry?: Carry | undefined;
 }
+
+/** What a question about a move has to say of it. */
+export type Asked = Pick<MigrateOptions, 'requester' | 'carry' | 'resetClosing'>;

@@ -9,6 +9,7 @@ import { PagePipe } from '../checkpoint/page-pipe.js';
 import { UserError } from '../errors.js';
 import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
+import { closingVerdicts } from '../process/closing-connections.js';
 import type { ProcessDescription } from '../process/description.js';
 import { examineProcess } from '../process/examine.js';
 import { inspectProcess } from '../process/inspect.js';
@@ -20,6 +21,7 @@ import { Cgroup } from '../system/cgroup.js';
 import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
+import { awaitTaken } from './closing.js';
 import { noteStopped } from './connection-notes.js';
 import { copyAhead } from './copy-ahead.js';
 import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
@@ -84,13 +86,16 @@ export class LocalSource implements SourceParticipant {
     return this.departures.get(migration)?.record.home;
   }
 
-  async inspect({ pid, twin, carry }: InspectRequest): Promise<InspectResponse> {
+  async inspect({ pid, twin, carry, resetClosing }: InspectRequest): Promise<InspectResponse> {
     const resident = twin === undefined ? undefined : this.site.residents.require(twin);
     const [root, options] = subjectOf(this.site, pid, resident);
-    const { verdicts, needs, ...found } = await examineProcess(root, options);
+    const [{ verdicts, needs, ...found }, closing] = await Promise.all([
+      examineProcess(root, options),
+      resident === undefined ? [] : closingVerdicts(root, resetClosing), // at home its kernel brings them to their end
+    ]);
     const criu = await criuVersion(findCriu(this.site.criuPath));
     const files = carry === undefined ? { verdicts: [] } : await wouldCarry(this.site, root, carry, resident);
-    return { ...found, ...files, verdicts: [...verdicts, ...files.verdicts], needs: { ...needs, criu } };
+    return { ...found, ...files, verdicts: [...verdicts, ...closing, ...files.verdicts], needs: { ...needs, criu } };
   }
 
   async discard({ twin }: ResidentRequest): Promise<void> {
@@ -197,6 +202,7 @@ export class LocalSource implements SourceParticipant {
     try {
       const { waitedMs, unfinished } = await finishHandshakes(record, this.site.timeouts.drainMs);
       departure.slow = unfinished;
+      if (resident !== undefined) departure.lost = await awaitTaken(record, this.site.timeouts.drainMs - waitedMs);
       const { description, verdicts, localPids } = this.look(record.request.pid, resident);
       refuse(record.request.pid, [...verdicts, ...sharedMemoryFindings(localPids).verdicts]);
       requireSameStay(record, description.listening);
@@ -224,7 +230,7 @@ export class LocalSource implements SourceParticipant {
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    const accepted = await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
+    const stood = await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
     await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids));
@@ -253,7 +259,7 @@ export class LocalSource implements SourceParticipant {
       await reached('source', 'files-complete', migration);
     }
     sending.complete();
-    return { accepted };
+    return stood;
   }
 
   /** Ends when the destination has all images. */

@@ -1,8 +1,8 @@
 import type { CriuSession } from '../checkpoint/criu-session.js';
-import type { BoundFlow } from '../process/description.js';
 import type { BindingControl } from './binding-control.js';
+import { awaitClosed } from './closing.js';
 import { type Departure, tooLate } from './departure.js';
-import { awaitClosed } from './drain.js';
+import type { FreezeResponse } from './messages.js';
 import { acceptedMeanwhile } from './staying-listeners.js';
 import { reached } from './steps.js';
 
@@ -10,21 +10,20 @@ import { reached } from './steps.js';
  * When CRIU has stopped the process: from then on nothing comes to it and nothing is said in its name. Not before, for while it
  * runs it closes connections, and not later, for CRIU cannot dump a socket that changes.
  * @param control of the process's binding on this node
- * @returns connections that it has accepted since it was looked at
- * @throws {ExternalError} `CRIU_FAILED`. {UserError} `NO_GATE`; `ABORTED` when it was given up meanwhile
+ * @throws {ExternalError} `CRIU_FAILED`. {UserError} `NO_GATE`, `CLOSED_MEANWHILE`; `ABORTED` when it was given up meanwhile
  */
 export async function standStill(
   departure: Departure,
   session: CriuSession,
   control: BindingControl | undefined,
-): Promise<BoundFlow[]> {
+): Promise<FreezeResponse> {
   const { record, gate, memory, drained } = departure;
   const { migration } = record.request;
   try {
     await gate?.reachedBy(session);
     await reached('source', 'at-gate', migration);
     if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
-    else await awaitClosed(record, departure.slow); // its pod does not outlive it
+    const notKept = departure.resident === undefined ? [] : await awaitClosed(record, departure.lost);
     if (departure.reverting) throw tooLate(migration);
     const atHome = departure.resident === undefined && drained !== undefined;
     const accepted = atHome ? acceptedMeanwhile(record, drained) : [];
@@ -33,7 +32,7 @@ export async function standStill(
     control?.silence();
     await reached('source', 'parked', migration);
     gate?.pass((await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array());
-    return accepted;
+    return { accepted, notKept };
   } finally {
     gate?.close(); // CRIU fails where it stands, if nothing was said to it
   }

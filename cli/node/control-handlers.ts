@@ -55,10 +55,11 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       serve(inspectMethod, async ({ pid, ...files }, { caller }) =>
         daemon.coordinator.assess(pid, undefined, { ...requesterOf(caller), carry: carryOf(files) }),
       ),
-      serve(assessMethod, async ({ pid, to, ...files }, { caller }) =>
+      serve(assessMethod, async ({ pid, to, resetClosing, ...files }, { caller }) =>
         daemon.coordinator.assess(pid, to ?? daemon.site.node.name, {
           ...requesterOf(caller),
           carry: carryOf(files),
+          ...(resetClosing === undefined ? {} : { resetClosing }),
         }),
       ),
       serve(recoverMethod, async () => recover(daemon)),
@@ -74,7 +75,11 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     eventMethods: [
       serveEvents(
         migrateMethod,
-        async ({ pid, to, maxFreezeMs, freezeBudgetMs, copyAhead, ...files }, { signal, caller, about }, emit) => {
+        async (
+          { pid, to, maxFreezeMs, freezeBudgetMs, copyAhead, resetClosing, ...files },
+          { signal, caller, about },
+          emit,
+        ) => {
           about.migration = newMigrationId();
           return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
             migration: about.migration,
@@ -85,6 +90,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
             ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
             ...(copyAhead === undefined ? {} : { copyAhead }),
+            ...(resetClosing === undefined ? {} : { resetClosing }),
           });
         },
       ),

@@ -96,6 +96,8 @@ const files = {
   carry: z.array(z.string().max(4095)).max(1000).optional(),
 };
 const pid = z.number().int().positive();
+/** What it has closed and its correspondents have not taken may be lost. */
+const resetClosing = z.boolean().optional();
 
 export const statusMethod = defineMethod({
   name: 'status',
@@ -131,6 +133,7 @@ export const migrateMethod = defineEventMethod({
     maxFreezeMs: z.number().int().positive().optional(),
     freezeBudgetMs: z.number().int().positive().optional(),
     copyAhead: z.boolean().optional(),
+    resetClosing,
     ...files,
   }),
   event: z.object({ phase: z.string(), atMs: z.number() }),
@@ -221,7 +224,7 @@ export const reportMethod = defineMethod({
 export const assessMethod = defineMethod({
   name: 'assess',
   users: 'owner',
-  request: z.object({ pid, to: z.string().optional(), ...files }),
+  request: z.object({ pid, to: z.string().optional(), resetClosing, ...files }),
   response: z.object({ from: z.string(), moving: movingSchema, verdicts: z.array(verdictSchema) }),
 });
 

@@ -7,6 +7,7 @@ import type { Drainee, LocalDrainee } from './drainee.js';
 import { serve } from './method.js';
 import type { PeerContext, MethodHandler as PeerMethodHandler } from './peer-transport.js';
 import {
+  type DrainHow,
   type DrainItem,
   type DrainReport,
   type DrainRow,
@@ -22,7 +23,7 @@ type Emit = (event: z.input<typeof drainMethod.event>) => boolean;
 /** How often to look whether a process that was on its way to a node when that was marked has come or not. */
 const COMING_MS = 200;
 
-interface DrainOptions {
+interface DrainOptions extends DrainHow {
   /** Moves at the same time. */
   readonly parallel: number;
   /** Aborted: no more moves are begun; those that go on are waited for. */
@@ -31,12 +32,12 @@ interface DrainOptions {
 }
 
 /** Marks a node and has everybody leave it; whoever cannot stays and is in the report. The mark stays in any case. */
-export async function drain(drainee: Drainee, { parallel, signal, emit }: DrainOptions): Promise<DrainReport> {
+export async function drain(drainee: Drainee, { parallel, signal, emit, ...how }: DrainOptions): Promise<DrainReport> {
   const rows = new Map<string, DrainRow>();
   const one = async (item: DrainItem): Promise<void> => {
     const { pid, name, home } = item;
     emit({ event: 'begun', pid, name, home });
-    const row = await drainee.move(item).then(
+    const row = await drainee.move(item, how).then(
       ({ to, freezeMs }): DrainRow => ({ pid, name, home, outcome: 'moved', to, freezeMs }),
       (thrown: unknown): DrainRow => {
         const { code, message } = asHomeproxyError(thrown);
@@ -88,8 +89,8 @@ export function drainHandlers(daemon: Daemon): {
       }),
     ],
     eventMethods: [
-      serveEvents(drainMethod, async ({ host, parallel }, { signal }, emit) =>
-        drain(draineeNamed(daemon, host), { parallel, signal, emit }),
+      serveEvents(drainMethod, async ({ host, ...how }, { signal }, emit) =>
+        drain(draineeNamed(daemon, host), { ...how, signal, emit }),
       ),
     ],
   };
@@ -119,9 +120,9 @@ export function draineeHandlers(
     }),
     serve(drainMoveMethod, async (item, { peer }: PeerContext) => {
       requireMaster(peer);
-      return drainee.move(item);
+      return drainee.move(item, item);
     }),
-    serve(evacuateMethod, async ({ twin }, { peer }: PeerContext) => drainee.evacuate(twin, peer)),
+    serve(evacuateMethod, async ({ twin, ...how }, { peer }: PeerContext) => drainee.evacuate(twin, peer, how)),
   ];
 }
 
@@ -139,6 +140,6 @@ function draineeNamed({ site, clients, drainee, moveMs }: Daemon, host: string |
   return {
     name: host,
     mark: (draining) => client.call(drainMarkMethod, { draining }),
-    move: (item) => client.call(drainMoveMethod, item, { timeoutMs: moveMs }),
+    move: (item, how) => client.call(drainMoveMethod, { ...item, ...how }, { timeoutMs: moveMs }),
   };
 }

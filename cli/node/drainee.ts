@@ -6,7 +6,7 @@ import type { ProcessFacts } from '../policy/facts.js';
 import type { Policy } from '../policy/model.js';
 import { chosen, exclusion } from '../policy/selection.js';
 import type { PeerClient } from './peer-transport.js';
-import { type DrainItem, type DrainList, type DrainMoved, evacuateMethod } from './policy-methods.js';
+import { type DrainHow, type DrainItem, type DrainList, type DrainMoved, evacuateMethod } from './policy-methods.js';
 import type { Policies } from './policy-setup.js';
 
 /** A node that can be emptied: this one, or another one that is asked. */
@@ -15,7 +15,7 @@ export interface Drainee {
   /** Marks it, durably, or takes the mark away. Says who is to leave. */
   mark(draining: boolean): Promise<DrainList>;
   /** Sees to it that one of them leaves. @throws {HomeproxyError} why it stays */
-  move(item: DrainItem): Promise<DrainMoved>;
+  move(item: DrainItem, how: DrainHow): Promise<DrainMoved>;
 }
 
 export interface DraineeParts {
@@ -58,7 +58,7 @@ export class LocalDrainee implements Drainee {
     return { before, items: [...items, ...(await this.ownItems())], coming };
   }
 
-  async move(item: DrainItem): Promise<DrainMoved> {
+  async move(item: DrainItem, { resetClosing }: DrainHow): Promise<DrainMoved> {
     if (item.kind === 'own') return this.sendAway(item.pid, item.policy);
     if (this.parts.site.residents.find(item.twin) === undefined) throw gone(item.twin);
     const client = this.parts.clients.get(item.home);
@@ -69,20 +69,20 @@ export class LocalDrainee implements Drainee {
         remedy: 'the list of nodes must be the same everywhere',
       });
     }
-    return client.call(evacuateMethod, { twin: item.twin }, { timeoutMs: this.parts.moveMs });
+    return client.call(evacuateMethod, { twin: item.twin, resetClosing }, { timeoutMs: this.parts.moveMs });
   }
 
   /**
    * This node is the home: takes a process back from the host that asks, or moves it elsewhere when that is refused here.
    * @throws {UserError} `NOT_YOURS` when it is not on that host
    */
-  async evacuate(twinId: string, host: string): Promise<DrainMoved> {
+  async evacuate(twinId: string, host: string, how: DrainHow): Promise<DrainMoved> {
     const { site, coordinator } = this.parts;
     const twin = site.twins.byId(twinId);
     if (twin === undefined || twin.record.location.name !== host) throw gone(twinId);
     if (!site.journal.draining) {
       try {
-        return movedTo(await coordinator.migrate(twin.homePid, this.name));
+        return movedTo(await coordinator.migrate(twin.homePid, this.name, how));
       } catch (error) {
         if (asHomeproxyError(error).code !== REFUSED) throw error;
       }
@@ -90,7 +90,7 @@ export class LocalDrainee implements Drainee {
     const process = this.parts.policies.processes.find(twin.homePid);
     if (process === undefined) throw gone(twinId);
     const policy = this.policies().find((one) => exclusion(one, process) === undefined);
-    return this.elsewhere(process, policy, undefined);
+    return this.elsewhere(process, policy, undefined, how);
   }
 
   private async sendAway(pid: number, policyName: string): Promise<DrainMoved> {
@@ -103,7 +103,7 @@ export class LocalDrainee implements Drainee {
         remedy: 'see `homeproxy policy explain`',
       });
     }
-    return this.elsewhere(process, policy, policy.name);
+    return this.elsewhere(process, policy, policy.name, {}); // from its home
   }
 
   /** Moves a process to the best host; what one refuses, the next may take. @param by the policy that has sent it from then on */
@@ -111,6 +111,7 @@ export class LocalDrainee implements Drainee {
     process: ProcessFacts,
     policy: Policy | undefined,
     by: string | undefined,
+    how: DrainHow,
   ): Promise<DrainMoved> {
     const { book } = this.parts.policies;
     await book.refresh([]);
@@ -129,7 +130,7 @@ export class LocalDrainee implements Drainee {
       if (choice.to === undefined) throw refusal ?? noHost(process, choice.rejected);
       tried.push(choice.to);
       try {
-        return await this.migrate(process.pid, choice.to, policy, by);
+        return await this.migrate(process.pid, choice.to, policy, by, how);
       } catch (error) {
         if (asHomeproxyError(error).code !== REFUSED) throw error;
         refusal = error;
@@ -143,6 +144,7 @@ export class LocalDrainee implements Drainee {
     to: string,
     policy: Policy | undefined,
     by: string | undefined,
+    how: DrainHow,
   ): Promise<DrainMoved> {
     const heading = { pid, to };
     this.heading.push(heading);
@@ -150,6 +152,7 @@ export class LocalDrainee implements Drainee {
       return movedTo(
         await this.parts.coordinator.migrate(pid, to, {
           ...policy?.how,
+          ...how,
           ...(by === undefined ? {} : { policy: by }),
         }),
       );

@@ -10,6 +10,7 @@ import {
   copyRequest,
   drainResponse,
   fenceRequest,
+  freezeResponse,
   holdingResponse,
   inspectRequest,
   inspectResponse,
@@ -51,7 +52,7 @@ export const sourceMethods = {
   sendAhead: defineMethod({ name: 'source-send-ahead', request: copyRequest, response: transferResponse }),
   carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
-  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: nothing }),
+  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: freezeResponse }),
   transfer: defineMethod({ name: 'source-transfer', request: migrationRequest, response: transferResponse }),
   commit: defineMethod({ name: 'source-commit', request: migrationRequest, response: parkCountsSchema }),
   abort: defineMethod({ name: 'source-abort', request: migrationRequest, response: nothing }),
@@ -174,10 +175,7 @@ export function participantHandlers({
     ),
     serve(
       sourceMethods.freeze,
-      owned(
-        source,
-        done(async (request: MigrationRequest) => void (await source.freeze(request))),
-      ),
+      owned(source, async (request: MigrationRequest) => ({ notKept: [...(await source.freeze(request)).notKept] })),
     ),
     serve(
       sourceMethods.transfer,

@@ -103,6 +103,13 @@ export const drainList = z.object({
 });
 export type DrainList = z.output<typeof drainList>;
 
+/** What `homeproxy drain` was told of how they leave. */
+export const drainHow = z.object({
+  /** What they have closed and their correspondents have not taken may be lost. Absent: no. */
+  resetClosing: z.boolean().optional(),
+});
+export type DrainHow = z.output<typeof drainHow>;
+
 export const drainMoved = z.object({ to: z.string(), freezeMs: z.number() });
 export type DrainMoved = z.output<typeof drainMoved>;
 
@@ -113,11 +120,15 @@ export const drainMarkMethod = defineMethod({
   response: drainList,
 });
 /** Asked of a marked node: see to it that this one leaves. Ends when it has. @throws why it stays */
-export const drainMoveMethod = defineMethod({ name: 'drain-move', request: drainItem, response: drainMoved });
+export const drainMoveMethod = defineMethod({
+  name: 'drain-move',
+  request: drainItem.and(drainHow),
+  response: drainMoved,
+});
 /** Asked of a home by the host that its process is on: take it back, or move it elsewhere. @throws why it stays */
 export const evacuateMethod = defineMethod({
   name: 'evacuate',
-  request: z.object({ twin: twinIdSchema }),
+  request: z.object({ twin: twinIdSchema }).and(drainHow),
   response: drainMoved,
 });
 
@@ -137,7 +148,7 @@ export type DrainReport = z.output<typeof drainReport>;
 /** `host` absent: this node. Ends when everybody has left, or has been asked to; an abort begins no more moves. */
 export const drainMethod = defineEventMethod({
   name: 'drain',
-  request: z.object({ host: z.string().optional(), parallel: z.number().int().min(1).max(4) }),
+  request: drainHow.extend({ host: z.string().optional(), parallel: z.number().int().min(1).max(4) }),
   event: z.discriminatedUnion('event', [
     z.object({ event: z.literal('begun'), pid: z.number().int(), name: z.string(), home: z.string() }),
     z.object({ event: z.literal('ended'), row: drainRow }),

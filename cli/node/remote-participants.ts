@@ -21,8 +21,8 @@ export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeo
     sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs + connectMs })),
     drain: (request) => ask(client.call(drain, request, { timeoutMs: drainMs + connectMs })),
     freeze: async (request) => {
-      await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }));
-      return { accepted: [] }; // its listeners are its own there
+      const { notKept } = await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }));
+      return { accepted: [], notKept }; // its listeners are its own there
     },
     transfer: (request) => ask(client.call(transfer, request, { timeoutMs: transferMs })),
     commit: (request) => ask(client.call(commit, request, { timeoutMs: commitMs })),

@@ -8,8 +8,9 @@ const AF_INET = 2;
 const AF_INET6 = 10;
 const IPPROTO_TCP = 6;
 const IPPROTO_UDP = 17;
-const INET_DIAG_MD5SIG = 18; // include/uapi/linux/inet_diag.h
-const WITH_TCP_INFO = 1 << 1; // INET_DIAG_INFO
+const INET_DIAG_INFO = 2; // include/uapi/linux/inet_diag.h
+const INET_DIAG_MD5SIG = 18;
+const WITH_TCP_INFO = 1 << (INET_DIAG_INFO - 1);
 const MESSAGE_BYTES = 72;
 
 /** TCP states by their number (include/net/tcp_states.h); a bound UDP socket is in CLOSE, a connected one in ESTABLISHED. */
@@ -119,20 +120,45 @@ export function parseSocket(transport: TransportName, answer: Buffer): InternetS
  * shows them to whom has CAP_NET_ADMIN and asks for `tcp_info` too (tcp_diag_put_md5sig): that makes a long answer.
  */
 export function readSignedSockets(pid: number): Set<number> {
-  const answers = (['tcp', 'tcp6'] as const).flatMap(
-    (transport) => dumpSockets(pid, 'tcp_diag', question(transport, TCP_STATES, WITH_TCP_INFO)) ?? [],
+  const signed = askWithInfo(pid, TCP_STATES).filter(({ answer }) => attribute(answer, INET_DIAG_MD5SIG) !== undefined);
+  return new Set(signed.map(({ answer }) => answer.readUInt32LE(68)));
+}
+
+/** A connection, and how it stands. */
+export interface ConnectionWithInfo {
+  readonly socket: InternetSocket;
+  /** Sequence numbers that its correspondent has not acknowledged: bytes, and a FIN that was said is one more. */
+  readonly unacknowledged: number;
+  /** A `struct tcp_info` (include/uapi/linux/tcp.h). */
+  readonly info: Buffer;
+}
+
+/** TCP connections in some states, in the network namespace that `pid` is in, with what the kernel tells of each; none when it is gone. */
+export function readConnectionsWithInfo(pid: number, states: readonly TcpState[]): ConnectionWithInfo[] {
+  return askWithInfo(pid, states).flatMap(({ transport, answer }) => {
+    const info = attribute(answer, INET_DIAG_INFO);
+    if (info === undefined) return [];
+    return [{ socket: parseSocket(transport, answer), unacknowledged: answer.readUInt32LE(60), info }];
+  });
+}
+
+function askWithInfo(pid: number, states: readonly TcpState[]): { transport: TransportName; answer: Buffer }[] {
+  return (['tcp', 'tcp6'] as const).flatMap((transport) =>
+    (dumpSockets(pid, 'tcp_diag', question(transport, states, WITH_TCP_INFO)) ?? []).map((answer) => ({
+      transport,
+      answer,
+    })),
   );
-  const signed = answers.filter((answer) => hasAttribute(answer, INET_DIAG_MD5SIG));
-  return new Set(signed.map((answer) => answer.readUInt32LE(68)));
 }
 
 /** There may be thousands of answers: no attribute is copied. */
-function hasAttribute(answer: Buffer, wanted: number): boolean {
+function attribute(answer: Buffer, wanted: number): Buffer | undefined {
   for (let at = MESSAGE_BYTES; at + 4 <= answer.length; ) {
-    if (answer.readUInt16LE(at + 2) === wanted) return true;
-    at += Math.max((answer.readUInt16LE(at) + 3) & ~3, 4); // NLA_ALIGN
+    const length = answer.readUInt16LE(at);
+    if (answer.readUInt16LE(at + 2) === wanted) return answer.subarray(at + 4, at + length);
+    at += Math.max((length + 3) & ~3, 4); // NLA_ALIGN
   }
-  return false;
+  return undefined;
 }
 
 /** The text of an address of 4 or 16 bytes in network order, as {@link Endpoint} has it; a mapped one as IPv4. */

@@ -1,8 +1,10 @@
 # socket-agent.py [<port>]: does with its sockets what it is told, in lines of JSON: ["<function>", arguments...]; the answer is a
 # line of JSON. It is told so on its standard input, or on connections to the port, one after the other.
+import ctypes
 import errno
 import hashlib
 import json
+import select
 import socket
 import sys
 import threading
@@ -41,8 +43,8 @@ def accept(listener, name):
     return sockets[name].getpeername()[1]
 
 
-def connect(name, address, port):
-    sockets[name] = socket.create_connection((address, port), timeout=10)
+def connect(name, address, port, source=''):
+    sockets[name] = socket.create_connection((address, port), timeout=10, source_address=(source, 0) if source else None)
     sockets[name].settimeout(None)
     return sockets[name].getsockname()[1]
 
@@ -199,6 +201,20 @@ def path_mtu(address, port, size):
                 if error.errno != errno.EMSGSIZE:
                     raise
                 return held.getsockopt(level, known)
+
+
+def begin_stops():
+    """Counts how often it is stopped, by whomever and however shortly: epoll_wait() fails with EINTR then (signal(7))."""
+    stop = threading.Event()
+
+    def work():
+        libc, count = ctypes.CDLL(None, use_errno=True), 0
+        with select.epoll() as nothing:
+            while not stop.is_set():
+                if libc.epoll_wait(nothing.fileno(), ctypes.create_string_buffer(16), 1, 50) < 0:
+                    count += ctypes.get_errno() == errno.EINTR
+        return count
+    begin('stops', work, stop)
 
 
 def pongs(listener):

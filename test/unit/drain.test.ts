@@ -2,7 +2,7 @@ import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { drain } from '../../cli/node/drain.js';
 import type { Drainee } from '../../cli/node/drainee.js';
-import type { DrainItem } from '../../cli/node/policy-methods.js';
+import type { DrainHow, DrainItem } from '../../cli/node/policy-methods.js';
 import { suite } from '../suite.js';
 
 const guest = (pid: number): DrainItem => ({ kind: 'guest', twin: `home-${pid}-abc`, pid, name: 'a', home: 'home' });
@@ -11,6 +11,7 @@ const guest = (pid: number): DrainItem => ({ kind: 'guest', twin: `home-${pid}-a
 class Node implements Drainee {
   readonly name = 'host1';
   readonly marks: boolean[] = [];
+  readonly told: DrainHow[] = [];
   readonly underway = new Map<number, { left(): void; stays(error: Error): void }>();
   most = 0;
   coming = 0;
@@ -23,7 +24,8 @@ class Node implements Drainee {
     return { before: false, items: this.items, coming: this.coming };
   }
 
-  async move(item: DrainItem) {
+  async move(item: DrainItem, how: DrainHow) {
+    this.told.push(how);
     const done = new Promise<void>((resolve, reject) => this.underway.set(item.pid, { left: resolve, stays: reject }));
     this.most = Math.max(this.most, this.underway.size);
     this.wake();
@@ -49,14 +51,14 @@ class Node implements Drainee {
 
 const test = suite('a drain');
 
-function start(node: Node, parallel: number) {
+function start(node: Node, parallel: number, how: DrainHow = {}) {
   const controller = new AbortController();
   const events: string[] = [];
   const emit = (event: { event: string }): boolean => {
     events.push(event.event);
     return true;
   };
-  const report = drain(node, { parallel, signal: controller.signal, emit });
+  const report = drain(node, { parallel, signal: controller.signal, emit, ...how });
   return { report, events, interrupt: () => controller.abort() };
 }
 
@@ -70,6 +72,14 @@ test('moves at most so many at the same time, and tells of each', async () => {
     processes.map(({ pid, outcome, to }) => [pid, outcome, to]).sort(),
     [1, 2, 3].map((pid) => [pid, 'moved', 'home']),
   );
+});
+
+test('tells how they leave', async () => {
+  const node = new Node([guest(1)]);
+  const { report } = start(node, 1, { resetClosing: true });
+  (await node.begun(1)).left();
+  await report;
+  assert.equal(node.told, [{ resetClosing: true }]);
 });
 
 test('tries nobody twice, and says why somebody stays', async () => {
