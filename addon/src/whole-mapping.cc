@@ -59,6 +59,10 @@ Neighbours At(const std::vector<Mapping>& mappings, uint64_t place) {
 // 6.16 no two at all). To a process whose allocator lets a block grow that way it is as if there were no memory left. It does so
 // while we look: so the range goes on to the neighbours, over all the room in which the mapping can grow, or another come to be;
 // and what was split nevertheless, because a neighbour changed too, is made one again at once.
+//
+// Its pages may have marks of earlier tracking: where mremap() moves a tracked mapping back to its tracked neighbour and they become
+// one, 6.18 ends the tracking of both and leaves the neighbour's pages as they were. A page that is written then is written
+// with its mark, and PAGEMAP_SCAN would never tell of it again.
 bool TrackWhole(int uffd, int pid, uint64_t start, uint64_t end) {
   const std::vector<Mapping> before = MappingsOf(pid);
   const auto own = std::find_if(before.begin(), before.end(),
@@ -75,7 +79,9 @@ bool TrackWhole(int uffd, int pid, uint64_t start, uint64_t end) {
   const Neighbours low = At(before, from), high = At(before, to), low_now = At(after, from), high_now = At(after, to);
   const bool cut_low = low_now.Touch() && !(low.Touch() && *low.below == *low_now.below);
   const bool cut_high = high_now.Touch() && !(high.Touch() && *high.above == *high_now.above);
-  if (!cut_low && !cut_high) return true;
+  uffdio_writeprotect unmark = {};
+  unmark.range = area.range;
+  if (!cut_low && !cut_high && ioctl(uffd, UFFDIO_WRITEPROTECT, &unmark) == 0) return true;
   ioctl(uffd, UFFDIO_UNREGISTER, &area.range);
   return false;
 }

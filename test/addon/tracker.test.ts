@@ -216,6 +216,29 @@ test('a block that grows and wanders meanwhile is never cut in two', async () =>
   assert.ok(tracked > 30, `tracked ${tracked} times`);
 });
 
+test('a block that comes back beside a tracked one hides no write to that', async () => {
+  const program = join(folder, 'returning');
+  const source = fileURLToPath(new URL('../../../test/addon/fixtures/returning.c', import.meta.url));
+  execFileSync('clang', ['-O1', '-o', program, source]);
+  const { pid, input, line } = await start(program);
+  const tell = async (what: string): Promise<string> => {
+    input.write(`${what}\n`);
+    return await line();
+  };
+  const first = BigInt(await tell('where?'));
+  const writes = BigUint64Array.of(first, first + BigInt(4 * PAGE));
+  const tracker = await trackWrites(pid);
+  const look = async (): Promise<BigUint64Array> =>
+    await scanWritten(tracker, pid, flatten(ownMappings(readFileSync(`/proc/${pid}/maps`, 'utf8'))));
+  await look();
+  assert.is(await tell('return'), 'done');
+  assert.is(await tell('write'), 'done'); // nobody tracks it now
+  await look();
+  assert.is(await tell('write'), 'done');
+  assert.equal(await look(), writes);
+  closeSync(tracker);
+});
+
 /** Borrows the process again and again. */
 const BORROWER = `
 import { closeSync } from 'node:fs';
