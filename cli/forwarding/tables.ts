@@ -128,9 +128,10 @@ export class Tables {
       const { binding, shared, left_behind } = this.keys.decodePortEntry(value);
       if (left_behind === 0) this.fastPath.claim(this.keys.fastPlace(key), binding, shared === 1);
     }
+    const general = this.generalPorts();
     for (const [key, value] of this.blocks.getBatch()) {
       const { binding } = this.blockEntry.decode(value) as BlockEntryStruct;
-      this.fastPath.claimFree(this.placesOfBlock(key), binding);
+      this.fastPath.claimFree(this.placesOfBlock(key, general), binding);
     }
   }
 
@@ -215,7 +216,8 @@ export class Tables {
     const value = this.blockEntry.encode({ binding } satisfies BlockEntryStruct);
     this.blocks.setBatch(keys.map((key) => [key, value] as const));
     for (const index of indexes) for (const word of wordsOf(index)) this.filter.set(u32(word), ALL_PORTS);
-    for (const key of keys) this.fastPath.claimFree(this.placesOfBlock(key), binding);
+    const general = this.generalPorts();
+    for (const key of keys) this.fastPath.claimFree(this.placesOfBlock(key, general), binding);
   }
 
   claimFlows(flows: readonly Flow[], binding: number): void {
@@ -320,12 +322,25 @@ export class Tables {
     return (this.blockKey.decode(key) as BlockKeyStruct).index;
   }
 
-  private placesOfBlock(key: Uint8Array): FastPlace[] {
-    const { local, index } = this.blockKey.decode(key) as BlockKeyStruct;
-    return (['tcp', 'udp'] as const).flatMap((protocol) =>
-      Array.from({ length: BLOCK_PORTS }, (_, offset) => ({ protocol, port: index * BLOCK_PORTS + offset, local })),
-    );
+  /** Ports on which flows were left behind: of those the fast path knows nothing, also where they are in somebody's block. */
+  private generalPorts(): Set<string> {
+    const leftBehind = this.ports.getBatch().filter(([, value]) => this.keys.decodePortEntry(value).left_behind === 1);
+    return new Set(leftBehind.map(([key]) => nameOf(this.keys.fastPlace(key))));
   }
+
+  /** @param but names of ports that are left out */
+  private placesOfBlock(key: Uint8Array, but: ReadonlySet<string> = new Set()): FastPlace[] {
+    const { local, index } = this.blockKey.decode(key) as BlockKeyStruct;
+    return (['tcp', 'udp'] as const)
+      .flatMap((protocol) =>
+        Array.from({ length: BLOCK_PORTS }, (_, offset) => ({ protocol, port: index * BLOCK_PORTS + offset, local })),
+      )
+      .filter((place) => but.size === 0 || !but.has(nameOf(place)));
+  }
+}
+
+function nameOf({ protocol, port, local }: FastPlace): string {
+  return `${protocol} ${local.word.join(' ')} ${port}`;
 }
 
 function keepOnly(map: BpfMap, addresses: readonly string[]): void {

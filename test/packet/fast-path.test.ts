@@ -181,6 +181,27 @@ test('an invalidated binding takes the general path, and so does one without a p
   assert.is(fast.fast(OWN.binding), before + 1n);
 });
 
+test('what was left behind on a port of a block stays here, also after a restart', () => {
+  const port = 40_001;
+  const flow = {
+    protocol: 'tcp',
+    local: { address: HOME, port },
+    remote: { address: CORRESPONDENT, port: SHARED.remotePort },
+  } as const;
+  const packets = [frame(request({ port, fromPort: SHARED.remotePort })), frame(request({ port: port + 1 }))];
+  for (const home of [fast, general]) {
+    home.tables.claimPort({ protocol: 'tcp', address: HOME, port }, OWN.binding, false);
+    home.tables.leftBehind.keep([flow]);
+    home.tables.claimBlock({ first: 40_000, last: 40_063 }, [HOME], OWN.binding);
+  }
+  for (const restart of [false, true]) {
+    if (restart) fast.tables.copyToFastPath();
+    const before = fast.fast(OWN.binding);
+    assert.equal(fast.run(packets), general.run(packets));
+    assert.is(fast.fast(OWN.binding), before + 1n);
+  }
+});
+
 test('of a removed binding nothing is left, and its port can be given to another', () => {
   for (const home of [fast, general]) {
     home.tables.removeBinding(OWN.binding);
