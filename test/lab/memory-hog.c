@@ -2,7 +2,7 @@
 /*
  * memory-hog <file> <MiB> <processes>: makes the file, of real content, forgets its name, and has that many processes read all of it
  * again and again. In a cgroup with less memory than that, every page that is read drives out another: they wait for memory
- * (Documentation/accounting/psi.rst), and nobody is killed, for what a file holds can always be dropped.
+ * (Documentation/accounting/psi.rst). Of what a file holds all can be dropped, but not what is just being read.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -30,6 +30,7 @@ int main(int argc, char **argv)
 
 	if (argc != 4)
 		return 2;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	bytes = atol(argv[2]) << 20;
 	processes = atol(argv[3]);
 	fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL, 0600);
