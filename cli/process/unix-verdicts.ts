@@ -23,6 +23,9 @@ export function unixVerdicts(
   const verdicts: Verdict[] = [];
   const files: NeededFile[] = [];
   const byInode = new Map(sockets.map((socket) => [socket.inode, socket]));
+  const notAccepted = new Map(
+    sockets.flatMap((listener) => listener.waiting.map((inode) => [inode, listener] as const)),
+  );
   for (const socket of sockets) {
     const holder = holders.get(socket.inode);
     if (holder === undefined) continue;
@@ -33,6 +36,11 @@ export function unixVerdicts(
       if (path !== undefined) verdicts.push(listenerStays(subject, path));
       const strangers = socket.waiting.filter((inode) => !holders.has(inode));
       if (strangers.length > 0) verdicts.push(waiting(subject, socket.name ?? 'no name'));
+    }
+    const listener = notAccepted.get(socket.inode); // until it is accepted, its other end has no number
+    if (listener !== undefined && !holders.has(listener.inode)) {
+      verdicts.push(external(subject, listener, nameOfHolder(listener.inode)));
+      continue;
     }
     const peer = socket.peer === undefined ? undefined : byInode.get(socket.peer);
     if (socket.peer === undefined || holders.has(socket.peer)) {

@@ -255,28 +255,37 @@ for (const { what, source, verdicts: expected, reason, again = /^$/ } of states)
   });
 }
 
-/** A service outside the tree: a datagram socket like /dev/log's, and a listener that accepts. */
+/** A service outside the tree: a datagram socket like /dev/log's, a listener that accepts, and one that does not. */
 const SERVICE = `
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 log.bind('${sockets}/log')
 listener = socket.socket(socket.AF_UNIX)
 listener.bind('${sockets}/stream')
 listener.listen()
+idle = socket.socket(socket.AF_UNIX)
+idle.bind('${sockets}/idle')
+idle.listen()
 with open('/proc/self/comm', 'w') as comm: comm.write('ready')
 held = [listener.accept() for _ in range(9)]`;
 
-test('a socket that sends to a service, as to /dev/log, is connected again; half of a stream is refused', async () => {
+test('a socket that sends to a service, as to /dev/log, is connected again; half of a stream is refused, also one that nobody has accepted', async () => {
   const service = await startInState(SERVICE);
   const client = await startInState(`
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 log.connect('${sockets}/log')
 stream = socket.socket(socket.AF_UNIX)
-stream.connect('${sockets}/stream')`);
+stream.connect('${sockets}/stream')
+waiting = socket.socket(socket.AF_UNIX)
+waiting.connect('${sockets}/idle')`);
   try {
     const { verdicts, needs } = await examine(client.pid);
-    assert.equal(words(verdicts).sort(), ['refused FOREIGN_UNIX_SOCKET', 'will-change UNIX_DATAGRAMS']);
-    const refused = verdicts.find(({ outcome }) => outcome === 'refused');
-    assert.match(refused?.reason ?? '', new RegExp(`${sockets}/stream with pid ${service.pid} \\(ready\\)`));
+    const half = 'refused FOREIGN_UNIX_SOCKET';
+    assert.equal(words(verdicts).sort(), [half, half, 'will-change UNIX_DATAGRAMS']);
+    const reasons = verdicts.flatMap(({ outcome, reason }) => (outcome === 'refused' ? [reason] : []));
+    for (const name of ['stream', 'idle']) {
+      const who = new RegExp(`${sockets}/${name} with pid ${service.pid} \\(ready\\)`);
+      assert.is(reasons.filter((reason) => who.test(reason)).length, 1, `${name}: ${reasons}`);
+    }
     assert.equal(
       needs.files.filter(({ use }) => use === 'peer').map(({ path }) => path),
       [`${sockets}/log`],
