@@ -210,13 +210,12 @@ test('from host2: correspondents that are dead do not keep it from leaving, and 
   await server.do('close', 'quiet');
   const dead = () => readClosingConnections(found().machinePid).filter((each) => each.dead).length;
   for (const deadline = Date.now() + 20_000; dead() < 2; await sleep(50)) assert.ok(Date.now() < deadline, `${dead()}`);
-  const { notKept = [], phases } = await move('host1');
+  const { notKept = [] } = await move('host1');
   assert.is(notKept.length, 2);
   for (const [index, what] of [/: \d{5,} bytes and its end$/, /: 8 bytes and its end$/].entries()) {
     const named = notKept.find((words) => words.includes(`${GONE} port ${ports[index]},`)) ?? '';
     assert.match(named, what, JSON.stringify(notKept));
   }
-  assert.ok((phases.drain ?? 0) < 900, `${phases.drain} ms`);
 });
 
 test('from host1, told that it may be lost: it leaves a correspondent that reads late, and says what that does not get', async () => {
