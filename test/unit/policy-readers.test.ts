@@ -149,8 +149,11 @@ prometheus.run();
 const processes = suite<{ child: ChildProcess; pid: number; port: number }>('the processes that policies choose');
 const SERVER = `require('net').createServer().listen(0, '127.0.0.1', function () { console.log(this.address().port); });`;
 
+/** The last word of its command line: nobody else's on this machine. */
+const CHOSEN = `chosen-${process.pid}`;
+
 processes.before.each(async (world) => {
-  world.child = spawn('setsid', ['--fork', process.execPath, '-e', `${SERVER} console.error(process.pid)`, 'chosen'], {
+  world.child = spawn('setsid', ['--fork', process.execPath, '-e', `${SERVER} console.error(process.pid)`, CHOSEN], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const line = (stream: NodeJS.ReadableStream | null): Promise<number> =>
@@ -168,7 +171,7 @@ async function read(selector: string) {
 }
 
 processes('are read with all that a policy may ask for', async ({ pid, port }) => {
-  const found = await read(`{commandLine: '*chosen', port: ${port}}`);
+  const found = await read(`{commandLine: '*${CHOSEN}', port: ${port}}`);
   assert.equal(
     found.map((process) => process.pid),
     [pid],
@@ -179,8 +182,8 @@ processes('are read with all that a policy may ask for', async ({ pid, port }) =
   assert.equal(process0?.ports, [port]);
   assert.ok((process0?.residentBytes ?? 0) > 1_000_000);
   assert.is(process0?.location, 'home');
-  assert.equal((await read(`{commandLine: '*chosen', user: "${process0?.user}"}`)).length, 1);
-  assert.equal(await read(`{commandLine: '*chosen', port: 1}`), []);
+  assert.equal((await read(`{commandLine: '*${CHOSEN}', user: "${process0?.user}"}`)).length, 1);
+  assert.equal(await read(`{commandLine: '*${CHOSEN}', port: 1}`), []);
 });
 
 processes('homeproxy itself is none of them, nor what it descends from or has started', async () => {
