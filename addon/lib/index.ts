@@ -3,6 +3,7 @@ export { CHANGE_ROW, runBatch } from './batch.js';
 export { BpfError } from './bpf-error.js';
 export { Btf, type Variable } from './btf.js';
 export { htons, ntohs } from './integer.js';
+export { LINE_SECRET_BYTES, Line } from './line.js';
 export { BpfLink } from './link.js';
 export { BpfMap } from './map.js';
 export { cloneMount, criuHooksLibrary, inMountNamespace, type MountStep, MS, openBeneath } from './mounts.js';
@@ -54,5 +55,5 @@ export {
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
-export { criuMemoryLibrary, readMemory, scanLast, scanWritten, trackWrites } from './tracker.js';
+export { criuMemoryLibrary, scanLast, scanWritten, trackWrites } from './tracker.js';
 export type * from './types.js';

@@ -45,12 +45,25 @@ export interface NativeObject {
   close(): void;
 }
 
+export interface NativeLine {
+  handshake(): Promise<void>;
+  write(bytes: Uint8Array): Promise<void>;
+  pages(pid: number, ranges: BigUint64Array, fresh: boolean): Promise<[bytes: number, missed: BigUint64Array]>;
+  finish(): Promise<void>;
+  readAll(limit: number): Promise<Buffer>;
+  relay(fd: number, limit: number): Promise<[bytes: number, ended: boolean]>;
+  answer(bytes: Uint8Array): Promise<void>;
+  setPace(rate: number): void;
+  cut(): void;
+}
+
 type Key = Uint8Array | null;
 
 /** The C++ side. It checks nothing: types, sizes and states are this folder's business. */
 export interface Native {
   setErrorClass(errorClass: typeof BpfError): void;
   readonly Btf: new (source: string | Uint8Array) => NativeBtf;
+  readonly Line: new (fd: number, secret: Uint8Array, server: boolean, patienceMs: number) => NativeLine;
   readonly Object: new (path: string) => NativeObject;
   readonly RingBuffer: new (fd: number, callback: (sample: Buffer) => void) => Watch;
   readonly Watch: new (fd: number, callback: () => void) => Watch;
@@ -146,7 +159,6 @@ export interface Native {
   trackWrites(pid: number): Promise<number>;
   scanWritten(uffd: number, pid: number, mappings: BigUint64Array): Promise<BigUint64Array>;
   scanLast(pid: number, mappings: BigUint64Array): Promise<readonly [written: BigUint64Array, present: BigUint64Array]>;
-  readMemory(pid: number, address: bigint, buffer: Uint8Array): number;
   openTap(name: string, persist: boolean): [fd: number, ifindex: number];
   setTapPersist(fd: number, persist: boolean): void;
   readFrame(fd: number, buffer: Uint8Array): number;

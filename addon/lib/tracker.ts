@@ -35,14 +35,6 @@ export async function scanLast(
   return { written, present };
 }
 
-/**
- * Copies memory of another process (process_vm_readv).
- * @returns how many bytes: fewer than the buffer has when the rest is not mapped any more. @throws {BpfError} ESRCH, EPERM
- */
-export function readMemory(pid: number, address: bigint, buffer: Uint8Array): number {
-  return native.readMemory(pid, address, buffer);
-}
-
 /** The object that CRIU loads to leave large memory to us (src/criu-memory.c). */
 export function criuMemoryLibrary(): string {
   return fileURLToPath(new URL('../../../addon/build/Release/criu-memory.node', import.meta.url));

@@ -7,6 +7,7 @@
 #include "environment.h"
 #include "failure.h"
 #include "grace-period.h"
+#include "line.h"
 #include "map.h"
 #include "mounts.h"
 #include "netlink.h"
@@ -41,6 +42,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   exports["Btf"] = types;
   ExportBatch(env, exports);
   ExportGracePeriod(env, exports);
+  ExportLine(env, exports);
   ExportMap(env, exports);
   ExportMounts(env, exports);
   ExportProgram(env, exports);

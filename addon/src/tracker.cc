@@ -6,7 +6,6 @@
 #include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -219,25 +218,12 @@ Napi::Value ScanLast(const Napi::CallbackInfo& info) {
       });
 }
 
-// (pid, address, buffer) -> bytes that were read: fewer when the rest is not there any more
-Napi::Value ReadMemory(const Napi::CallbackInfo& info) {
-  const Bytes buffer = BytesOf(info[2]);
-  bool lossless = false;
-  const uint64_t address = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
-  const iovec local = {buffer.data, buffer.size};
-  const iovec remote = {reinterpret_cast<void*>(address), buffer.size};
-  const ssize_t length = process_vm_readv(IntOf(info[0]), &local, 1, &remote, 1, 0);
-  if (length < 0 && errno != EFAULT) Fail(info.Env(), errno, "process_vm_readv");
-  return Napi::Number::New(info.Env(), static_cast<double>(std::max<ssize_t>(length, 0)));
-}
-
 }  // namespace
 
 void ExportTracker(Napi::Env env, Napi::Object exports) {
   exports["trackWrites"] = Napi::Function::New(env, TrackWrites, "trackWrites");
   exports["scanWritten"] = Napi::Function::New(env, ScanWritten, "scanWritten");
   exports["scanLast"] = Napi::Function::New(env, ScanLast, "scanLast");
-  exports["readMemory"] = Napi::Function::New(env, ReadMemory, "readMemory");
 }
 
 }  // namespace homeproxy

@@ -1,3 +1,4 @@
+import type { Line } from '../../addon/lib/index.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import { BugError } from '../errors.js';
 import { MIN_MEMORY_BYTES } from './departing.js';
@@ -18,15 +19,15 @@ export class ArrivingMemory {
     return residentBytes < MIN_MEMORY_BYTES ? undefined : new ArrivingMemory(await Inlet.create(folder));
   }
 
-  /** Takes the records as they come. @throws {UserError} `MEMORY_REFUSED` */
-  async take(records: AsyncIterable<Buffer>, session: CriuSession): Promise<void> {
+  /** Takes the records as they come. @param moved told once how much has. @throws {UserError} `MEMORY_REFUSED` */
+  async take(line: Line, session: CriuSession, moved: (bytes: number) => Promise<void>): Promise<void> {
     if (this.offered) throw new BugError('the memory has come already');
     this.offered = true;
     const pipe = await this.inlet.open(endOf(session)).catch((error: unknown) => {
       this.unasked = true; // the source lets its CRIU carry all then
       throw error;
     });
-    this.taken = this.inlet.take(records, pipe);
+    this.taken = this.inlet.take(line, pipe, moved);
     await this.taken;
   }
 

@@ -1,22 +1,11 @@
 import { closeSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
-import { readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { type Line, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
 import { readText } from '../system/procfs.js';
 import { type Forecast, forecastOf, oneMore, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
-import {
-  bareRecords,
-  bytesOf,
-  flatten,
-  intersect,
-  PAGE_BYTES,
-  pageRecords,
-  type Range,
-  signRecord,
-  unflatten,
-  union,
-} from './records.js';
+import { bareRecords, bytesOf, flatten, intersect, type Range, signRecord, unflatten, union } from './records.js';
 
 /** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
 interface LastLook {
@@ -26,7 +15,8 @@ interface LastLook {
   readonly present: readonly Range[];
 }
 
-const CHUNK_BYTES = 1 << 20;
+/** So much is sent between two looks at how much that was. */
+const CHUNK_BYTES = 16 << 20;
 /** The other end is told ahead of so much that will come whole. */
 const DENSE_BYTES = 64 << 20;
 const HUGE_PAGE_BYTES = 2 << 20;
@@ -79,22 +69,26 @@ export class Copying {
     return this.bytes;
   }
 
-  /** All that has to be sent; it ends after {@link lastLook}. @throws {ExternalError} `MEMORY_UNREADABLE` */
-  async *records(): AsyncGenerator<Buffer> {
+  /**
+   * Sends all that there is to send; it ends after {@link lastLook}.
+   * @param moved told, before more is sent, how many bytes were. @throws {ExternalError} `MEMORY_UNREADABLE`
+   */
+  async feed(line: Line, moved: (bytes: number) => Promise<void>): Promise<void> {
     try {
-      this.onReady(yield* this.rounds());
+      this.onReady(await this.rounds(line, moved));
       let look: LastLook | undefined;
       for (;;) {
         look = await this.within(SIGN_OF_LIFE_MS);
         if (look !== undefined) break;
-        yield signRecord('life');
+        await line.write(signRecord('life'));
       }
-      yield bareRecords('area', look.mappings);
+      await line.write(bareRecords('area', look.mappings));
       const { present } = look;
       const again = intersect(this.takeMissed(), present);
-      yield* this.pages([...again, ...look.written], false);
+      await this.pages(line, [...again, ...look.written], false);
       if (this.missed.length > 0) throw unreadable(this.pid);
-      yield Buffer.concat([bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')]);
+      const last = [bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')];
+      await line.write(Buffer.concat(last));
     } catch (error) {
       this.onFailure(error);
       this.stopTracking();
@@ -128,7 +122,7 @@ export class Copying {
     this.tracker = undefined;
   }
 
-  private async *rounds(): AsyncGenerator<Buffer, Forecast> {
+  private async rounds(line: Line, moved: (bytes: number) => Promise<void>): Promise<Forecast> {
     const done: Round[] = [];
     let lookedAt: number | undefined;
     do {
@@ -139,43 +133,40 @@ export class Copying {
       const found = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings)));
       const written = [...this.takeMissed(), ...found];
       const bytes = bytesOf(written);
-      yield bareRecords('area', mappings);
+      await line.write(bareRecords('area', mappings));
       const began = performance.now();
-      yield* this.pages(written, done.length === 0);
+      if (done.length > 0) await this.pages(line, written, false);
+      else await this.freshPages(line, written, moved);
       done.push({ bytes, ms: performance.now() - began, sinceMs });
     } while (done.length < MAX_ROUNDS && oneMore(done, this.budgetMs));
     return forecastOf(done, this.budgetMs);
   }
 
-  private async *pages(ranges: readonly Range[], fresh: boolean): AsyncGenerator<Buffer> {
-    let records: Buffer[] = [];
-    let pending = 0;
+  /** Of what was never sent the other end is told before, so that it can make room in large pieces. */
+  private async freshPages(
+    line: Line,
+    ranges: readonly Range[],
+    moved: (bytes: number) => Promise<void>,
+  ): Promise<void> {
     for (const range of ranges) {
-      let told = fresh ? range.start : range.end;
       for (let start = range.start; start < range.end; ) {
-        if (start >= told) {
-          const ahead = start + DENSE_BYTES;
-          told = Math.min(ahead - (ahead % HUGE_PAGE_BYTES), range.end);
-          records.push(bareRecords('dense', [{ start, end: told }]));
+        const end = upTo(start + DENSE_BYTES, range.end);
+        await line.write(bareRecords('dense', [{ start, end }]));
+        while (start < end) {
+          const stop = upTo(start + CHUNK_BYTES, end);
+          await this.pages(line, [{ start, end: stop }], true);
+          await moved(this.bytes);
+          start = stop;
         }
-        const wanted = Math.min(CHUNK_BYTES, range.end - start);
-        const chunk = Buffer.allocUnsafe(wanted);
-        const length = readMemory(this.pid, BigInt(start), chunk);
-        const whole = length - (length % PAGE_BYTES);
-        if (whole < wanted) this.missed.push({ start: start + whole, end: range.end });
-        records.push(...pageRecords(start, chunk.subarray(0, whole), fresh));
-        pending += whole;
-        this.bytes += whole;
-        if (pending >= CHUNK_BYTES) {
-          yield* joined(records);
-          records = [];
-          pending = 0;
-        }
-        if (whole < wanted) break;
-        start += wanted;
       }
     }
-    yield* joined(records);
+  }
+
+  private async pages(line: Line, ranges: readonly Range[], fresh: boolean): Promise<void> {
+    if (ranges.length === 0) return;
+    const { bytes, missed } = await line.pages(this.pid, flatten(ranges), fresh);
+    this.bytes += bytes;
+    this.missed.push(...unflatten(missed));
   }
 
   private mappings(): Range[] {
@@ -204,9 +195,9 @@ export class Copying {
   }
 }
 
-function* joined(records: readonly Buffer[]): Generator<Buffer> {
-  if (records.length > 16) yield Buffer.concat(records);
-  else yield* records;
+/** Where a huge page begins, if that is before the end. */
+function upTo(at: number, end: number): number {
+  return Math.min(at - (at % HUGE_PAGE_BYTES), end);
 }
 
 function unreadable(pid: number): ExternalError {

@@ -1,3 +1,4 @@
+import type { Line } from '../../addon/lib/index.js';
 import { readText, readTree } from '../system/procfs.js';
 import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
 import { Copying } from './copying.js';
@@ -10,8 +11,8 @@ export const MIN_MEMORY_BYTES = 16 << 20;
 /** Where nobody says how long the freeze may be, the rounds work for this. */
 const BUDGET_MS = 100;
 
-/** Sends records of memory to where the process goes; fulfilled when all of them have been taken there. */
-export type SendMemory = (records: AsyncIterable<Buffer>, signal: AbortSignal) => Promise<void>;
+/** Lets memory be sent to where the process goes; fulfilled when all of it has been taken there. */
+export type SendMemory = (feed: (line: Line) => Promise<void>, signal: AbortSignal) => Promise<void>;
 
 /** What came of copying ahead; `bytes` is absent where all is left to CRIU. */
 export interface SentAhead {
@@ -48,8 +49,16 @@ export class DepartingMemory {
     return whyCriu(pids, residentBytes) === undefined ? new DepartingMemory() : undefined;
   }
 
-  /** Copies while the process runs, until what is left is small. @param budgetMs what the freeze should not take longer than */
-  async sendAhead(pid: number, send: SendMemory, budgetMs = BUDGET_MS): Promise<SentAhead> {
+  /**
+   * Copies while the process runs, until what is left is small.
+   * @param moved told, before more is sent, how many bytes were. @param budgetMs what the freeze should not take longer than
+   */
+  async sendAhead(
+    pid: number,
+    send: SendMemory,
+    moved: (bytes: number) => Promise<void>,
+    budgetMs = BUDGET_MS,
+  ): Promise<SentAhead> {
     let copying: Copying;
     try {
       copying = await Copying.begin(pid, budgetMs);
@@ -58,7 +67,7 @@ export class DepartingMemory {
       return { memory: untracked(error) };
     }
     try {
-      const delivered = send(copying.records(), this.cut.signal);
+      const delivered = send((line) => copying.feed(line, moved), this.cut.signal);
       delivered.catch(() => copying.stopTracking());
       const failed = delivered.then(() => Promise.reject(new Error('it was over before its end')));
       const forecast = await Promise.race([copying.ready, failed]);

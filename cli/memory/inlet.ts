@@ -2,15 +2,15 @@ import { closeSync, constants, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { setPipeSize } from '../../addon/lib/index.js';
+import { type Line, setPipeSize } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
 import { openForReader } from '../system/fifo.js';
 
 const INLET = 'memory';
 const PIPE_BYTES = 1 << 20;
-/** What comes in small pieces, as TLS has them, is handed over in larger ones: each is work for a thread, and wakes CRIU. */
-const PIECE_BYTES = 1 << 18;
+/** When so much has come, somebody is told. */
+const FIRST_BYTES = 16 << 20;
 
 /** A CRIU that has not come to the FIFO by then does not use it, for example because it is a static program. */
 const START_MS = 15_000;
@@ -46,9 +46,10 @@ export class Inlet {
 
   /**
    * Hands over the records as they come, no faster than CRIU's side takes them. It checks them, and CRIU fails when they are not whole.
-   * @param first from {@link open}; it is closed. @throws {UserError} `MEMORY_REFUSED` when CRIU does not take them.
+   * @param first from {@link open}; it is closed. @param moved told, once, that the first so many bytes have come
+   * @throws {UserError} `MEMORY_REFUSED` when CRIU does not take them.
    */
-  async take(records: AsyncIterable<Buffer>, first: number): Promise<void> {
+  async take(line: Line, first: number, moved: (bytes: number) => Promise<void>): Promise<void> {
     const pipe = await open(this.path, constants.O_WRONLY); // its reader is there: it does not wait; its writes do
     closeSync(first);
     try {
@@ -57,11 +58,12 @@ export class Inlet {
       // it stays as it is: slower, nothing else
     }
     try {
-      for await (const piece of inPieces(records)) {
-        for (let at = 0; at < piece.length; ) at += (await pipe.write(piece, at)).bytesWritten;
-      }
+      const { bytes, ended } = await line.relay(pipe.fd, FIRST_BYTES);
+      await moved(bytes);
+      if (!ended) await line.relay(pipe.fd);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EPIPE') throw refused();
+      const { code, syscall } = error as NodeJS.ErrnoException;
+      if (code === 'EPIPE' && syscall === 'write') throw refused();
       throw error;
     } finally {
       await pipe.close();
@@ -73,20 +75,6 @@ export class Inlet {
     const fd = await this.open(over, STARTED_MS).catch(() => undefined);
     if (fd !== undefined) closeSync(fd);
   }
-}
-
-async function* inPieces(records: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let pending: Buffer[] = [];
-  let bytes = 0;
-  for await (const record of records) {
-    pending.push(record);
-    bytes += record.length;
-    if (bytes < PIECE_BYTES) continue;
-    yield Buffer.concat(pending, bytes);
-    pending = [];
-    bytes = 0;
-  }
-  yield Buffer.concat(pending, bytes);
 }
 
 function refused(): UserError {

@@ -1,5 +1,6 @@
 /*
- * The memory of a process on the wire, as addon/src/criu-memory.c describes it, which reads it at the destination.
+ * The memory of a process on the wire, as addon/src/criu-memory.c describes it, which reads it at the destination. The pages
+ * themselves are sent by addon/src/line.cc.
  */
 export const PAGE_BYTES = 4096;
 export const HEADER_BYTES = 24;
@@ -31,28 +32,6 @@ export function bareRecords(kind: RecordKind, ranges: readonly Range[]): Buffer 
 /** A record that has neither content nor place. */
 export function signRecord(kind: 'end' | 'life'): Buffer {
   return bareRecords(kind, [{ start: 0, end: 0 }]);
-}
-
-const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
-
-/**
- * Records for pages that stand in a buffer.
- * @param content whole pages, from `start` on.
- * @param fresh nothing was ever sent of them: zero pages need no word.
- */
-export function pageRecords(start: number, content: Buffer, fresh: boolean): Buffer[] {
-  const records: Buffer[] = [];
-  const isZero = (at: number): boolean => content.compare(ZERO_PAGE, 0, PAGE_BYTES, at, at + PAGE_BYTES) === 0;
-  for (let at = 0; at < content.length; ) {
-    const zero = isZero(at);
-    let end = at + PAGE_BYTES;
-    while (end < content.length && isZero(end) === zero) end += PAGE_BYTES;
-    const range = { start: start + at, end: start + end };
-    if (!zero) records.push(bareRecords('pages', [range]), content.subarray(at, end));
-    else if (!fresh) records.push(bareRecords('zero', [range]));
-    at = end;
-  }
-  return records;
 }
 
 /** As the addon takes and gives them: start, end, start, end ... */

@@ -22,8 +22,8 @@ export async function copyAhead(
   const root = localPids[0] ?? 0;
   const sent = await departure.memory?.sendAhead(
     root,
-    (records, signal) =>
-      road.sendMemory(destination, migration, underway('source', 'memory-underway', migration, records), signal),
+    (feed, signal) => road.sendMemory(destination, migration, feed, signal),
+    underway('source', 'memory-underway', migration),
     limits?.budgetMs,
   );
   if (sent !== undefined && sent.bytes !== undefined) {

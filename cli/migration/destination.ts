@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import type { Line } from '../../addon/lib/index.js';
 import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
@@ -192,10 +193,10 @@ export class LocalDestination implements DestinationParticipant {
   }
 
   /** Takes memory that `peer` sends before and in the freeze. @throws {UserError} as {@link receive}, `MEMORY_REFUSED` */
-  async receiveMemory(peer: string, migration: string, records: AsyncIterable<Buffer>): Promise<void> {
+  async receiveMemory(peer: string, migration: string, line: Line): Promise<void> {
     const { memory, session } = this.expect(peer, migration);
     if (memory === undefined || session === undefined) throw notExpected(this.node, peer, migration);
-    await memory.take(underway('destination', 'memory-underway', migration, records), session);
+    await memory.take(line, session, underway('destination', 'memory-underway', migration));
   }
 
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {

@@ -1,3 +1,4 @@
+import type { Line } from '../../addon/lib/index.js';
 import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { readCodePages, readPrivateMemory } from '../checkpoint/private-memory.js';
 import { Ahead } from './difference.js';
@@ -11,7 +12,7 @@ export interface ImageRoad {
   /** Sends memory before the freeze. @returns how many bytes of it the destination keeps. */
   sendAhead(to: NodeName, migration: string, pages: AsyncIterable<Buffer>): Promise<number>;
   /** Sends large memory, from before the freeze until its end. @param signal its abort cuts the connection. */
-  sendMemory(to: NodeName, migration: string, records: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void>;
+  sendMemory(to: NodeName, migration: string, feed: (line: Line) => Promise<void>, signal: AbortSignal): Promise<void>;
   /** @param signal its abort cuts the connection. */
   send(to: NodeName, migration: string, images: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void>;
 }

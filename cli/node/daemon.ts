@@ -136,10 +136,10 @@ export class Daemon {
         const { transferMs } = config.timeouts;
         await requireClient(clients, to).stream(filesUpload, migration, parcel, { timeoutMs: transferMs });
       },
-      sendMemory: async (to, migration, records, signal) => {
+      sendMemory: async (to, migration, feed, signal) => {
         const { transferMs, freezeMs } = config.timeouts;
         const timeoutMs = 2 * transferMs + freezeMs; // before the freeze and in it
-        await requireClient(clients, to).stream(memoryUpload, migration, records, { timeoutMs, signal });
+        await requireClient(clients, to).line(memoryUpload, migration, feed, { timeoutMs, signal });
       },
       send: async (to, migration, images, signal) => {
         const { transferMs } = config.timeouts;
@@ -170,7 +170,7 @@ export class Daemon {
       live.close();
     });
     const transportLogger = logger.child({ part: 'transport' });
-    const { methods, uploads } = participantHandlers({
+    const { methods, uploads, lines } = participantHandlers({
       source,
       destination,
       residents,
@@ -185,6 +185,7 @@ export class Daemon {
       port: self.port,
       logger: transportLogger,
       methods: [...methods, hostFactsHandler(policies), ...draineeHandlers(daemon.drainee, config.control.drainFrom)],
+      lines,
       uploads: [...uploads, ...rehearsalHandlers(node.name, site.imageRoot)],
     });
     const control = await createControlServer({

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { z } from 'zod';
+import type { Line } from '../../addon/lib/index.js';
 
 /** A request and its answer, described once and typed for both ends. */
 export interface Method<Request extends z.ZodType = z.ZodType, Response extends z.ZodType = z.ZodType> {
@@ -110,6 +111,20 @@ export function serveUpload<Response extends z.ZodType, Context>(
   upload: Upload<Response>,
   handle: (id: string, body: Readable, context: Context) => Promise<Answer<Response>>,
 ): UploadHandler<Context> {
+  return { upload, handle };
+}
+
+/** What takes what comes over a line; made by {@link serveLine}. */
+export interface LineHandler<Context> {
+  readonly upload: Upload;
+  readonly handle: (id: string, line: Line, context: Context) => Promise<unknown>;
+}
+
+/** Joins an upload and the function that takes it from a line. It must not end the line: the answer goes over it. */
+export function serveLine<Response extends z.ZodType, Context>(
+  upload: Upload<Response>,
+  handle: (id: string, line: Line, context: Context) => Promise<Answer<Response>>,
+): LineHandler<Context> {
   return { upload, handle };
 }
 

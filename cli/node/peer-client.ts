@@ -6,12 +6,14 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { PeerCertificate, TLSSocket } from 'node:tls';
 import type { z } from 'zod';
+import type { Line } from '../../addon/lib/index.js';
 import { BugError, HomeproxyError, UserError } from '../errors.js';
 import type { Credentials } from '../identity/credentials.js';
 import { nodeNameOf } from '../identity/node-name.js';
 import { serialOf } from '../identity/serial.js';
 import type { Method, Upload } from './method.js';
 import { ping } from './peer-server.js';
+import { isLineError, LINE_PROTOCOL, lineOver } from './private-line.js';
 import { decodeAnswer, encode, incompatible, MAX_JSON_BYTES, PROTOCOL } from './wire.js';
 
 export interface PeerClientOptions {
@@ -118,6 +120,24 @@ export class PeerClient {
     }
   }
 
+  /**
+   * Sends what JavaScript need not see: over a connection of its own, which is turned into a line.
+   * @param feed sends it; the answer may cut it short, which is no failure of the line
+   * @throws as {@link call}, and what `feed` throws
+   */
+  async line<Response extends z.ZodType>(
+    upload: Upload<Response>,
+    id: string,
+    feed: (line: Line) => Promise<void>,
+    options: CallOptions = {},
+  ): Promise<z.output<Response>> {
+    const path = `/${PROTOCOL}/${upload.name}/${encodeURIComponent(id)}`;
+    const headers = { connection: 'Upgrade', upgrade: LINE_PROTOCOL };
+    const talk = (outgoing: ClientRequest, over: AbortSignal): Promise<Spoken> =>
+      talkOver(outgoing, path, over, feed, this.#who());
+    return await this.#talk('PUT', path, headers, upload, options, talk);
+  }
+
   /** Ends every connection; calls in progress fail. */
   close(): void {
     this.#agent.destroy();
@@ -131,21 +151,35 @@ export class PeerClient {
     options: CallOptions,
     send: (outgoing: ClientRequest) => Promise<void>,
   ): Promise<z.output<Response>> {
+    return await this.#talk(verb, path, headers, method, options, (outgoing) => exchange(outgoing, send, this.#who()));
+  }
+
+  async #talk<Response extends z.ZodType>(
+    verb: string,
+    path: string,
+    headers: Record<string, string | number>,
+    method: { name: string; response: Response },
+    options: CallOptions,
+    talk: (outgoing: ClientRequest, over: AbortSignal) => Promise<Spoken>,
+  ): Promise<z.output<Response>> {
     options.signal?.throwIfAborted();
     const timeoutMs = options.timeoutMs ?? 10_000;
     const { address, port } = this.#options.node;
     const outgoing = httpsRequest({ agent: this.#agent, host: address, port, method: verb, path, headers });
-    const timer = setTimeout(() => outgoing.destroy(this.#silent(method.name, timeoutMs)), timeoutMs);
-    const onAbort = (): void => {
-      outgoing.destroy(asError(options.signal?.reason));
+    const over = new AbortController();
+    const end = (reason: Error): void => {
+      over.abort(reason);
+      outgoing.destroy(reason);
     };
+    const timer = setTimeout(() => end(this.#silent(method.name, timeoutMs)), timeoutMs);
+    const onAbort = (): void => end(asError(options.signal?.reason));
     options.signal?.addEventListener('abort', onAbort, { once: true });
     let connected = false;
     this.#limitConnect(outgoing, () => {
       connected = true;
     });
     try {
-      const { status, text } = await exchange(outgoing, send, this.#who());
+      const { status, text } = await talk(outgoing, over.signal);
       return decodeAnswer(method, status, text, this.#who());
     } catch (error) {
       if (options.signal?.aborted) throw options.signal.reason;
@@ -290,12 +324,57 @@ const UNREACHABLE_REASONS: Record<string, string | undefined> = {
   EPIPE: 'it ended the connection before the handshake',
 };
 
+interface Spoken {
+  readonly status: number;
+  readonly text: string;
+}
+
+/** Turns the request's connection into a line, lets it be fed, and reads the answer. */
+async function talkOver(
+  outgoing: ClientRequest,
+  path: string,
+  over: AbortSignal,
+  feed: (line: Line) => Promise<void>,
+  who: string,
+): Promise<Spoken> {
+  const socket = await new Promise<TLSSocket>((resolve, reject) => {
+    outgoing.once('upgrade', (_response, turned) => resolve(turned as TLSSocket));
+    outgoing.once('response', () => reject(incompatible(who, 'it knows no lines')));
+    outgoing.on('error', reject);
+    outgoing.once('close', () => reject(Object.assign(new Error('closed early'), { code: 'ECONNRESET' })));
+    outgoing.end();
+  });
+  const cut = (): void => void socket.destroy();
+  try {
+    const line = lineOver(socket, 'client', path, -1);
+    over.addEventListener('abort', cut, { once: true });
+    over.throwIfAborted();
+    await line.handshake();
+    const failed = await feed(line)
+      .then(() => line.finish())
+      .catch((error: unknown) => error);
+    if (failed !== undefined && !isLineError(failed)) throw failed;
+    const answer = await line.readAll(MAX_JSON_BYTES).catch((error: unknown) => {
+      throw failed ?? error;
+    });
+    return { status: Number(answer.subarray(0, 3)), text: answer.subarray(4).toString() };
+  } catch (error) {
+    if (over.aborted) throw over.reason;
+    if (isLineError(error))
+      throw Object.assign(new Error('the line was lost', { cause: error }), { code: 'ECONNRESET' });
+    throw error;
+  } finally {
+    over.removeEventListener('abort', cut);
+    socket.destroy();
+  }
+}
+
 /** Sends, and returns the answer, also when it comes (and the sending fails) before everything was sent. */
 async function exchange(
   outgoing: ClientRequest,
   send: (outgoing: ClientRequest) => Promise<void>,
   who: string,
-): Promise<{ status: number; text: string }> {
+): Promise<Spoken> {
   const answer = new Promise<IncomingMessage>((resolve, reject) => {
     outgoing.once('response', resolve);
     outgoing.on('error', reject);

@@ -37,9 +37,11 @@ import type { Twins } from '../migration/twins.js';
 import {
   defineMethod,
   defineUpload,
+  type LineHandler,
   type MethodHandler,
   type PeerContext,
   serve,
+  serveLine,
   serveUpload,
   type UploadHandler,
 } from './peer-transport.js';
@@ -109,6 +111,7 @@ export interface ParticipantParts {
 export interface PeerHandlers {
   readonly methods: readonly MethodHandler<PeerContext>[];
   readonly uploads: readonly UploadHandler<PeerContext>[];
+  readonly lines: readonly LineHandler<PeerContext>[];
 }
 
 /**
@@ -258,10 +261,6 @@ export function participantHandlers({
       await destination.receive(peer, migration, body);
       return {};
     }),
-    serveUpload(memoryUpload, async (migration, body, { peer }: PeerContext) => {
-      await destination.receiveMemory(peer, migration, body);
-      return {};
-    }),
     serveUpload(aheadUpload, async (migration, body, { peer }: PeerContext) => {
       return { bytes: await destination.receiveAhead(peer, migration, body) };
     }),
@@ -273,7 +272,13 @@ export function participantHandlers({
       return {};
     }),
   ];
-  return { methods, uploads };
+  const lines = [
+    serveLine(memoryUpload, async (migration, line, { peer }: PeerContext) => {
+      await destination.receiveMemory(peer, migration, line);
+      return {};
+    }),
+  ];
+  return { methods, uploads, lines };
 }
 
 function noted(connections: ConnectionNote | undefined): { connections?: ConnectionNote } {

@@ -4,16 +4,19 @@ import type { AddressInfo } from 'node:net';
 import type { SecureContextOptions, TLSSocket } from 'node:tls';
 import type { BaseLogger } from 'pino';
 import { z } from 'zod';
-import { BugError, type HomeproxyError, UserError } from '../errors.js';
+import type { Line } from '../../addon/lib/index.js';
+import { asHomeproxyError, BugError, type HomeproxyError, UserError } from '../errors.js';
 import type { Credentials } from '../identity/credentials.js';
 import { nodeNameOf } from '../identity/node-name.js';
 import { serialOf } from '../identity/serial.js';
 import { migrationIdSchema } from '../migration/messages.js';
-import { defineMethod, type MethodHandler, serve, UPLOAD_ID, type UploadHandler } from './method.js';
+import { defineMethod, type LineHandler, type MethodHandler, serve, UPLOAD_ID, type UploadHandler } from './method.js';
+import { LINE_PROTOCOL, lineOver, lineProblem } from './private-line.js';
 import {
   answerError,
   answerJson,
   decodeRequest,
+  encode,
   encodeAnswer,
   goneSignal,
   PROTOCOL,
@@ -42,6 +45,7 @@ export interface PeerServerOptions {
   readonly port: number;
   readonly methods?: readonly MethodHandler<PeerContext>[];
   readonly uploads?: readonly UploadHandler<PeerContext>[];
+  readonly lines?: readonly LineHandler<PeerContext>[];
   readonly logger?: TransportLogger;
   /** For a handshake, a request's head, a JSON body, and the longest pause within an upload. Default 10 000 ms. */
   readonly receiveTimeoutMs?: number;
@@ -76,6 +80,7 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
   const builtin = serve(ping, async (_request, context: PeerContext) => ({ peer: context.peer }));
   const methods = new Map([builtin, ...(options.methods ?? [])].map((handler) => [handler.method.name, handler]));
   const uploads = new Map((options.uploads ?? []).map((handler) => [handler.upload.name, handler]));
+  const lines = new Map((options.lines ?? []).map((handler) => [handler.upload.name, handler]));
   const nodes = new Set(options.nodes.map((node) => node.name));
 
   const connections = new Set<TLSSocket>();
@@ -111,6 +116,45 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
       response.destroy();
     });
   });
+
+  server.on('upgrade', (request: IncomingMessage, socket: TLSSocket, head: Buffer) => {
+    socket.on('error', () => undefined); // 'close' follows
+    takeLine(request, socket, head).catch((error: unknown) => {
+      logger?.error({ err: error }, 'answering failed');
+      socket.destroy();
+    });
+  });
+
+  /** A caller that is refused gets no line, and no word: those of the configuration know what lines there are. */
+  async function takeLine(request: IncomingMessage, socket: TLSSocket, head: Buffer): Promise<void> {
+    const { url = '', method } = request;
+    const about: { peer?: string; migration?: string } = {};
+    let line: Line | undefined;
+    try {
+      const peer = identify(socket, nodes, credentials.revoked);
+      about.peer = peer;
+      const [, protocol, name = '', id = '', ...rest] = url.split('/');
+      const handler = lines.get(name);
+      const known = protocol === PROTOCOL && rest.length === 0 && method === 'PUT' && UPLOAD_ID.test(id);
+      const turns = request.headers.upgrade === LINE_PROTOCOL && head.length === 0;
+      if (handler === undefined || !known || !turns) throw unknownMethod(`${method} ${url}`);
+      if (migrationIdSchema.safeParse(id).success) about.migration = id;
+      line = lineOver(socket, 'server', url, receiveTimeoutMs);
+      await say(socket, `HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: ${LINE_PROTOCOL}\r\n\r\n`);
+      await line.handshake();
+      const gone = new AbortController();
+      socket.once('close', () => gone.abort());
+      const answered = await handler.handle(id, line, { peer, signal: gone.signal });
+      await line.answer(Buffer.from(`200 ${encodeAnswer(handler.upload.response, name, answered)}`));
+    } catch (thrown) {
+      const problem = lineProblem(thrown, receiveTimeoutMs);
+      const error = problem instanceof Refusal ? problem.error : asHomeproxyError(problem);
+      report(logger, error, { ...about, request: `${method} ${url}` });
+      await line?.answer(Buffer.from(`500 ${encode({ error: error.toDocument() })}`)).catch(() => undefined);
+    } finally {
+      socket.destroy();
+    }
+  }
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     response.on('error', () => undefined);
@@ -170,11 +214,20 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
     close: async (graceMs = 2000) => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
-      const timer = setTimeout(() => server.closeAllConnections(), graceMs);
+      const timer = setTimeout(() => {
+        server.closeAllConnections();
+        for (const socket of connections) socket.destroy(); // lines, which are no calls to Node
+      }, graceMs);
       await closed;
       clearTimeout(timer);
     },
   };
+}
+
+async function say(socket: TLSSocket, text: string): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    socket.write(text, (error) => (error === undefined || error === null ? resolve() : reject(error)));
+  });
 }
 
 function contextOf({ ca, cert, key }: Credentials): SecureContextOptions {

@@ -1,6 +1,6 @@
 /** How nodes talk to each other: HTTP over mutual TLS 1.3, methods described once for both ends. */
-export type { MethodHandler, UploadHandler } from './method.js';
-export { defineMethod, defineUpload, serve, serveUpload } from './method.js';
+export type { LineHandler, MethodHandler, UploadHandler } from './method.js';
+export { defineMethod, defineUpload, serve, serveLine, serveUpload } from './method.js';
 export type { CallOptions, PeerClientOptions } from './peer-client.js';
 export { PeerClient } from './peer-client.js';
 export type { PeerContext, PeerServer, PeerServerOptions, TransportLogger } from './peer-server.js';

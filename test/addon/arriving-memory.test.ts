@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { bareRecords, PAGE_BYTES, pageRecords, type Range, signRecord } from '../../cli/memory/records.js';
+import { bareRecords, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
 import { projectFile } from '../../cli/system/project.js';
 import { suite } from '../suite.js';
 import { folder } from './private-namespaces.js';
@@ -18,8 +18,8 @@ function pages(from: number, to: number): Range {
 }
 
 /** The same byte in each page. */
-function content(letter: string, { start, end }: Range): Buffer[] {
-  return pageRecords(start, Buffer.alloc(end - start, letter), false);
+function content(letter: string, range: Range): Buffer[] {
+  return [bareRecords('pages', [range]), Buffer.alloc(range.end - range.start, letter)];
 }
 
 test.before((world) => {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { type BpfError, readMemory, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { type BpfError, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { flatten } from '../../cli/memory/records.js';
 import { suite } from '../suite.js';
@@ -310,16 +310,6 @@ test('one that is stopped, or has ended, is refused and left alone', async () =>
   pids.pop();
   while (existsSync(`/proc/${pid}`)) await new Promise((resolve) => setImmediate(resolve));
   await refused('ESRCH');
-});
-
-test('memory is read as far as it is there', async () => {
-  const { pid, area, tell } = await subject();
-  await tell('write 39999');
-  const [, end = 0n] = area;
-  const buffer = Buffer.alloc(4 * PAGE, 9);
-  const length = readMemory(pid, end - BigInt(PAGE), buffer.subarray(0, PAGE));
-  assert.equal([length, buffer[0], buffer[1]], [PAGE, 1, 0]);
-  assert.is(readMemory(pid, 0n, buffer), 0);
 });
 
 test.run();

@@ -4,16 +4,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { makeParent, pointToParent } from '../../cli/memory/page-map.js';
-import {
-  bareRecords,
-  flatten,
-  HEADER_BYTES,
-  intersect,
-  pageRecords,
-  signRecord,
-  unflatten,
-  union,
-} from '../../cli/memory/records.js';
+import { flatten, intersect, unflatten, union } from '../../cli/memory/records.js';
 import { suite } from '../suite.js';
 
 const test = suite<{ folder: string }>('large memory, which CRIU does not carry');
@@ -42,30 +33,6 @@ test('only large mappings that are private, anonymous, readable and do not grow 
     ownMappings(maps).map(({ start }) => start.toString(16)),
     ['5600a0000000', '7f0000000000', '7f0050000000', '7f0070000000'],
   );
-});
-
-test('pages of zeros are not sent, and told of only when something was there before', () => {
-  const content = Buffer.alloc(6 * 4096);
-  content[4096] = 1;
-  content[2 * 4096 + 4095] = 2;
-  content[5 * 4096] = 3;
-  const shape = (records: readonly Buffer[]): unknown[] =>
-    records.map((record) =>
-      record.length === HEADER_BYTES
-        ? [record.readUInt32BE(0), Number(record.readBigUInt64BE(8)) / 4096, Number(record.readBigUInt64BE(16)) / 4096]
-        : record.length,
-    );
-  assert.equal(shape(pageRecords(8 * 4096, content, true)), [[2, 9, 2], 8192, [2, 13, 1], 4096]);
-  assert.equal(shape(pageRecords(8 * 4096, content, false)), [
-    [3, 8, 1],
-    [2, 9, 2],
-    8192,
-    [3, 11, 2],
-    [2, 13, 1],
-    4096,
-  ]);
-  assert.is(signRecord('end').readUInt32BE(0), 6);
-  assert.is(bareRecords('keep', []).length, 0);
 });
 
 test('ranges: what two lists share, and the way to the addon and back', () => {

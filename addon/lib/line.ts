@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type NativeLine, native } from './native.js';
+
+/** Bytes of the secret that the ends of a {@link Line} share: as many as the hash of its suite has. */
+export const LINE_SECRET_BYTES = 48;
+
+/**
+ * TLS 1.3 with a pre-shared key over a connection that is there already, in threads of its own: what goes over it takes no turn in
+ * JavaScript. One call at a time. Every call throws {BpfError}: ECONNRESET or EPIPE when the other end is gone, ETIMEDOUT when it
+ * is silent, EPROTO when it is another, ECANCELED when it says something instead of listening, ECONNABORTED after {@link cut},
+ * EBUSY during another call.
+ */
+export class Line {
+  readonly #native: NativeLine;
+
+  /**
+   * @param fd of a TCP connection that nobody else reads or writes any more; it is duplicated.
+   * @param secret {@link LINE_SECRET_BYTES}, the same at both ends, and used once
+   * @param patienceMs for how long the other end may be silent where it has to speak or to listen; -1: for ever
+   */
+  constructor(fd: number, secret: Uint8Array, role: 'client' | 'server', patienceMs: number) {
+    this.#native = new native.Line(fd, secret, role === 'server', patienceMs);
+  }
+
+  /** Before anything else, at both ends. */
+  async handshake(): Promise<void> {
+    await this.#native.handshake();
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    await this.#native.write(bytes);
+  }
+
+  /**
+   * Sends memory of a process as records of `cli/memory/records.ts`.
+   * @param ranges start and end of each, page-aligned. @param fresh nothing was ever sent of them: pages of zeros need no word
+   * @returns how many bytes were there, and the ranges that were not. @throws {BpfError} also ESRCH, EPERM
+   */
+  async pages(
+    pid: number,
+    ranges: BigUint64Array,
+    fresh: boolean,
+  ): Promise<{ readonly bytes: number; readonly missed: BigUint64Array }> {
+    const [bytes, missed] = await this.#native.pages(pid, ranges, fresh);
+    return { bytes, missed };
+  }
+
+  /** Nothing more will be written; an answer may still come. */
+  async finish(): Promise<void> {
+    await this.#native.finish();
+  }
+
+  /** All that the other end says until it is through. @throws {BpfError} also EMSGSIZE: it is more than `limit` */
+  async readAll(limit: number): Promise<Buffer> {
+    return await this.#native.readAll(limit);
+  }
+
+  /**
+   * Hands what comes to a descriptor whose writes may block, until the other end is through or so many bytes have come.
+   * @throws {BpfError} also what writing throws: EPIPE of the call `write`
+   */
+  async relay(
+    fd: number,
+    limit = Number.POSITIVE_INFINITY,
+  ): Promise<{ readonly bytes: number; readonly ended: boolean }> {
+    const [bytes, ended] = await this.#native.relay(fd, limit);
+    return { bytes, ended };
+  }
+
+  /** The last word, while the other end may still be sending: the rest of that is thrown away. */
+  async answer(bytes: Uint8Array): Promise<void> {
+    await this.#native.answer(bytes);
+  }
+
+  /** @param rate bytes per second that are sent at most; 0: no limit */
+  setPace(rate: number): void {
+    this.#native.setPace(rate);
+  }
+
+  /** Ends the connection, whatever is going on. */
+  cut(): void {
+    this.#native.cut();
+  }
+}
