@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { Args, Flags } from '@oclif/core';
 import { ConfiguredCommand } from './base-command.js';
+import { RATE_WORDS, rate } from './config/rate.js';
 import { UserError } from './errors.js';
-import { memoryInWords } from './memory/carried.js';
+import { copiedInWords, memoryInWords } from './memory/carried.js';
 import type { MigrationSummary } from './migration/records.js';
 import { refuse } from './migration/refusals.js';
 import { assessMethod, migrateMethod } from './node/control-methods.js';
@@ -58,6 +59,14 @@ export const resetClosingFlag = Flags.boolean({
   default: false,
 });
 
+const bandwidth = Flags.custom<number>({
+  parse: async (input) => {
+    const parsed = rate().safeParse(input);
+    if (parsed.success) return parsed.data;
+    throw new UserError({ code: 'USAGE', message: `--bandwidth-limit ${RATE_WORDS}, not "${input}"`, exitStatus: 2 });
+  },
+});
+
 /** The flags of every command that moves a process. */
 export const movingFlags = {
   'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
@@ -75,6 +84,12 @@ export const movingFlags = {
     helpValue: 'MS',
     exclusive: ['dry-run'],
   }),
+  'bandwidth-limit': bandwidth({
+    description:
+      'send memory no faster, in bytes per second: a number and K, M or G (default: transfer.bandwidthLimit); what CRIU carries in the freeze is not held back',
+    helpValue: '50M',
+    exclusive: ['dry-run'],
+  }),
   mode: Flags.option({
     description:
       'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once',
@@ -88,6 +103,7 @@ export interface MovingFlags extends FileFlags {
   readonly 'dry-run': boolean;
   readonly 'max-freeze': number | undefined;
   readonly 'freeze-budget'?: number | undefined;
+  readonly 'bandwidth-limit'?: number | undefined;
   readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
   readonly 'reset-closing': boolean;
 }
@@ -108,6 +124,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     const socket = join(config.paths.run, 'control.sock');
     if (flags['dry-run']) return this.assess(socket, pid, to, flags);
     const { 'max-freeze': maxFreezeMs, 'freeze-budget': freezeBudgetMs } = flags;
+    const bandwidthLimit = flags['bandwidth-limit'];
     let running: { readonly phase: string; readonly atMs: number } | undefined;
     const summary = await this.interruptible(async (signal) => {
       try {
@@ -119,11 +136,16 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             ...(to === undefined ? {} : { to }),
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
             ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
+            ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
             ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
             ...resetAsked(flags),
             ...filesAsked(flags),
           },
           (event) => {
+            if (event.copied !== undefined) {
+              this.progress.start(event.phase, copiedInWords(event.copied));
+              return;
+            }
             if (running !== undefined) this.progress.done(running.phase, milliseconds(event.atMs - running.atMs));
             this.progress.start(event.phase);
             running = event;

@@ -19,6 +19,7 @@ namespace {
 constexpr char kIdentity[] = "homeproxy";
 constexpr unsigned char kSuite[] = {0x13, 0x02};  // TLS_AES_256_GCM_SHA384 (RFC 8446, B.4), Node's own first choice
 constexpr size_t kReadAhead = 256 << 10;
+constexpr std::chrono::milliseconds kMadeUp(100);
 
 // OpenSSL's form of a pre-shared key is a session that never was.
 SSL_SESSION* SessionOf(SSL* ssl) {
@@ -154,7 +155,8 @@ bool SecureStream::KeepPace(size_t bytes, Trouble* trouble) {
   using std::chrono::duration_cast, std::chrono::nanoseconds;
   if (rate_ <= 0) return true;
   const auto now = std::chrono::steady_clock::now();
-  next_ = std::max(next_, now) + nanoseconds(static_cast<int64_t>(static_cast<double>(bytes) / rate_ * 1e9));
+  // what the reading and the network have cost may be made up for, a long pause not
+  next_ = std::max(next_, now - kMadeUp) + nanoseconds(static_cast<int64_t>(static_cast<double>(bytes) / rate_ * 1e9));
   const auto left = std::max<int64_t>(duration_cast<nanoseconds>(next_ - now).count(), 0);
   const timespec pause = {left / 1'000'000'000, left % 1'000'000'000};
   pollfd heard = {fd_.Get(), POLLIN, 0};

@@ -5,6 +5,7 @@ import { carrySection } from './carry-schema.js';
 import { guestsSection } from './guests-schema.js';
 import { labelsSection } from './labels.js';
 import { metricsSection } from './metrics-schema.js';
+import { rate } from './rate.js';
 
 export const DEFAULT_PEER_PORT = 7077;
 
@@ -198,6 +199,16 @@ export const configSchema = z
     carry: carrySection,
     guests: guestsSection,
     metrics: metricsSection,
+    transfer: z
+      .strictObject({
+        bandwidthLimit: rate()
+          .optional()
+          .describe(
+            'Memory is sent no faster, where neither --bandwidth-limit nor a policy says otherwise: bytes per second of one migration, for example 50M. What CRIU carries in the freeze is not held back. Default: as fast as it goes.',
+          ),
+      })
+      .prefault({})
+      .describe('How memory travels.'),
     timeouts: z
       .strictObject({
         connectMs: milliseconds(3000, 'For a connection to another node, handshake included.'),

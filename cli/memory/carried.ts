@@ -31,6 +31,15 @@ export const carriedMemorySchema = z.object({
 export type CarriedMemory = z.infer<typeof carriedMemorySchema>;
 export type ReasonCode = NonNullable<CarriedMemory['reason']>['code'];
 
+/** How far a round of copying memory is, in bytes and bytes per second; a total of 0: there is none. */
+export const copyProgress = z.object({
+  round: z.number().int().nonnegative(),
+  bytes: z.number().nonnegative(),
+  total: z.number().nonnegative(),
+  rate: z.number().nonnegative(),
+});
+export type CopyProgress = z.infer<typeof copyProgress>;
+
 const WORDS: Readonly<Record<Exclude<ReasonCode, 'UNTRACKED' | 'NOT_TAKEN'>, string>> = {
   ASKED: 'as --mode stop-and-copy says',
   SMALL: 'it has less than 16 MiB',
@@ -68,6 +77,15 @@ export function notTaken(error: unknown): CarriedMemory {
 
 function oneLine(words: string): string {
   return words.replace(/\p{Cc}+/gu, ' ').slice(0, MAX_WORDS);
+}
+
+const MIB = 1 << 20;
+
+/** How far the copying is, for people who wait. */
+export function copiedInWords({ round, bytes, total, rate }: CopyProgress): string {
+  const rest = rate === 0 ? '' : `, ${((total - Math.min(bytes, total)) / rate).toFixed(1)} s left`;
+  const speed = `${(rate / MIB).toFixed(1)} MiB/s${rest}`;
+  return `memory, round ${round}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}`;
 }
 
 /** For people. */

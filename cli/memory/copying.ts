@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type Line, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
 import { readText } from '../system/procfs.js';
+import type { CopyProgress } from './carried.js';
 import { type Forecast, forecastOf, oneMore, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
 import { bareRecords, bytesOf, flatten, intersect, type Range, signRecord, unflatten, union } from './records.js';
@@ -36,6 +37,7 @@ export class Copying {
   private readonly looked: Promise<LastLook>;
   private onLook: (look: LastLook) => void = () => undefined;
   private bytes = 0;
+  private round = { number: 0, total: 0, before: 0, began: 0 };
   /** Could not be read, for example because they were protected in that moment: still to be sent. */
   private missed: Range[] = [];
   private tracker: number | undefined;
@@ -43,6 +45,7 @@ export class Copying {
   private constructor(
     private readonly pid: number,
     private readonly budgetMs: number,
+    private readonly limit: number | undefined,
     tracker: number,
   ) {
     this.tracker = tracker;
@@ -57,11 +60,19 @@ export class Copying {
   }
 
   /**
-   * @param budgetMs what the freeze should not take longer than.
+   * @param budgetMs what the freeze should not take longer than. @param limit most bytes per second; undefined: as fast as it goes
    * @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it.
    */
-  static async begin(pid: number, budgetMs: number): Promise<Copying> {
-    return new Copying(pid, budgetMs, await trackWrites(pid));
+  static async begin(pid: number, budgetMs: number, limit?: number): Promise<Copying> {
+    return new Copying(pid, budgetMs, limit, await trackWrites(pid));
+  }
+
+  /** How far the round that goes on is. */
+  get progress(): CopyProgress {
+    const { number, total, before, began } = this.round;
+    const bytes = this.bytes - before;
+    const seconds = (performance.now() - began) / 1000;
+    return { round: number, bytes, total, rate: seconds > 0 ? Math.round(bytes / seconds) : 0 };
   }
 
   /** Bytes of pages that were given out so far. */
@@ -75,6 +86,7 @@ export class Copying {
    */
   async feed(line: Line, moved: (bytes: number) => Promise<void>): Promise<void> {
     try {
+      if (this.limit !== undefined) line.setPace(this.limit);
       this.onReady(await this.rounds(line, moved));
       let look: LastLook | undefined;
       for (;;) {
@@ -135,11 +147,12 @@ export class Copying {
       const bytes = bytesOf(written);
       await line.write(bareRecords('area', mappings));
       const began = performance.now();
+      this.round = { number: done.length + 1, total: bytes, before: this.bytes, began };
       if (done.length > 0) await this.pages(line, written, false);
       else await this.freshPages(line, written, moved);
       done.push({ bytes, ms: performance.now() - began, sinceMs });
-    } while (done.length < MAX_ROUNDS && oneMore(done, this.budgetMs));
-    return forecastOf(done, this.budgetMs);
+    } while (done.length < MAX_ROUNDS && oneMore(done, this.budgetMs, this.limit));
+    return forecastOf(done, this.budgetMs, this.limit);
   }
 
   /** Of what was never sent the other end is told before, so that it can make room in large pieces. */
@@ -148,18 +161,30 @@ export class Copying {
     ranges: readonly Range[],
     moved: (bytes: number) => Promise<void>,
   ): Promise<void> {
+    let chunk: Range[] = [];
+    let dense: Range[] = [];
+    let pending = 0;
+    const send = async (): Promise<void> => {
+      if (dense.length > 0) await line.write(bareRecords('dense', dense));
+      await this.pages(line, chunk, true);
+      await moved(this.bytes);
+      [chunk, dense, pending] = [[], [], 0];
+    };
     for (const range of ranges) {
+      let told = range.start;
       for (let start = range.start; start < range.end; ) {
-        const end = upTo(start + DENSE_BYTES, range.end);
-        await line.write(bareRecords('dense', [{ start, end }]));
-        while (start < end) {
-          const stop = upTo(start + CHUNK_BYTES, end);
-          await this.pages(line, [{ start, end: stop }], true);
-          await moved(this.bytes);
-          start = stop;
+        if (start >= told && range.end - start >= HUGE_PAGE_BYTES) {
+          told = upTo(start + DENSE_BYTES, range.end);
+          dense.push({ start, end: told });
         }
+        const end = upTo(start + CHUNK_BYTES, range.end);
+        chunk.push({ start, end });
+        pending += end - start;
+        start = end;
+        if (pending >= CHUNK_BYTES - HUGE_PAGE_BYTES) await send();
       }
     }
+    await send();
   }
 
   private async pages(line: Line, ranges: readonly Range[], fresh: boolean): Promise<void> {

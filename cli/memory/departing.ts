@@ -36,6 +36,7 @@ export function whyCriu(
  */
 export class DepartingMemory {
   private copying: Copying | undefined;
+  private underway: Copying | undefined;
   private delivered: Promise<void> | undefined;
   private mappings: readonly Range[] = [];
   private readonly cut = new AbortController();
@@ -51,17 +52,19 @@ export class DepartingMemory {
 
   /**
    * Copies while the process runs, until what is left is small.
-   * @param moved told, before more is sent, how many bytes were. @param budgetMs what the freeze should not take longer than
+   * @param moved told, before more is sent, how many bytes were. @param limits what the freeze should not take longer than, and
+   * how many bytes per second may be sent
    */
   async sendAhead(
     pid: number,
     send: SendMemory,
     moved: (bytes: number) => Promise<void>,
-    budgetMs = BUDGET_MS,
+    { budgetMs = BUDGET_MS, bandwidthLimit }: { budgetMs?: number; bandwidthLimit?: number | undefined } = {},
   ): Promise<SentAhead> {
     let copying: Copying;
     try {
-      copying = await Copying.begin(pid, budgetMs);
+      copying = await Copying.begin(pid, budgetMs, bandwidthLimit);
+      this.underway = copying;
     } catch (error) {
       this.cut.signal.throwIfAborted();
       return { memory: untracked(error) };
@@ -104,6 +107,11 @@ export class DepartingMemory {
   async sent(before: number): Promise<number> {
     await this.delivered;
     return Math.max((this.copying?.sent ?? 0) - before, 0);
+  }
+
+  /** How far the copying is; undefined before it begins. */
+  get progress(): Copying['progress'] | undefined {
+    return this.underway?.progress;
   }
 
   /** The process is gone, or goes on: its mappings need no tracking any more. */

@@ -27,14 +27,18 @@ const UNTIL_FROZEN_MS = 40;
 /** Rounds with less say nothing of the network. */
 const TELLING_BYTES = 1 << 20;
 
-/** @param budgetMs what the freeze should not take longer than */
-export function forecastOf(rounds: readonly Round[], budgetMs: number): Forecast {
+/**
+ * @param budgetMs what the freeze should not take longer than
+ * @param limit most bytes per second that are sent, also in the freeze: known where no round was large enough to tell
+ */
+export function forecastOf(rounds: readonly Round[], budgetMs: number, limit = Number.POSITIVE_INFINITY): Forecast {
   const telling = rounds.filter(({ bytes }) => bytes >= TELLING_BYTES);
   const bytes = telling.reduce((sum, round) => sum + round.bytes, 0);
   const ms = telling.reduce((sum, round) => sum + round.ms, 0);
   const last = rounds.at(-1);
   const written = last?.sinceMs === undefined ? 0 : last.bytes / last.sinceMs;
-  const sent = ms === 0 ? 0 : bytes / ms;
+  const most = limit / 1000;
+  const sent = ms > 0 ? Math.min(bytes / ms, most) : Number.isFinite(most) ? most : 0;
   const rest = written * ((last?.ms ?? 0) + UNTIL_FROZEN_MS);
   const restMs = sent === 0 ? 0 : rest / sent;
   const freezeMs = Math.round(BASE_MS + restMs);
@@ -54,11 +58,11 @@ const WORTH_IT = 0.7;
 /** While the forecast is beyond what is wanted, less is worth it, too. */
 const WORTH_IT_BEYOND = 0.95;
 
-/** Whether one more round makes the freeze shorter. @param budgetMs as above */
-export function oneMore(rounds: readonly Round[], budgetMs: number): boolean {
+/** Whether one more round makes the freeze shorter. @param budgetMs as above, and `limit` */
+export function oneMore(rounds: readonly Round[], budgetMs: number, limit?: number): boolean {
   const [before, last] = rounds.slice(-2);
   if (last === undefined) return before === undefined || before.ms > GOOD_ENOUGH_MS;
   if (last.ms <= GOOD_ENOUGH_MS) return false;
-  const worthIt = forecastOf(rounds, budgetMs).beyond ? WORTH_IT_BEYOND : WORTH_IT;
+  const worthIt = forecastOf(rounds, budgetMs, limit).beyond ? WORTH_IT_BEYOND : WORTH_IT;
   return last.bytes <= (before?.bytes ?? 0) * worthIt;
 }

@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
+import { followCopying } from './copy-progress.js';
 import { type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled, wallClock } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
@@ -200,6 +201,7 @@ export class Coordinator {
       signal: options.signal,
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
       freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
+      bandwidthLimit: options.bandwidthLimit ?? this.site.bandwidthLimit,
       copyAhead: options.copyAhead,
       resetClosing: options.resetClosing,
       policy: options.policy,
@@ -244,7 +246,9 @@ export class Coordinator {
     await reached('coordinator', 'prepared', migration);
     if (carry !== undefined) travelled(course, await course.unlessStopped(source.carry({ migration })));
     if (course.copyAhead === false) return;
-    travelled(course, await course.unlessStopped(source.sendAhead({ migration, limits: course.limits })));
+    const copying = source.sendAhead({ migration, limits: course.limits });
+    void followCopying(source, migration, copying, (progress) => course.watch.tell(progress));
+    travelled(course, await course.unlessStopped(copying));
   }
 
   private async freezeAndRestore(course: Course): Promise<void> {

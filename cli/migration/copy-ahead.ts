@@ -24,7 +24,7 @@ export async function copyAhead(
     root,
     (feed, signal) => road.sendMemory(destination, migration, feed, signal),
     underway('source', 'memory-underway', migration),
-    limits?.budgetMs,
+    limits,
   );
   if (sent !== undefined && sent.bytes !== undefined) {
     departure.memorySent = sent.bytes;
@@ -33,7 +33,7 @@ export async function copyAhead(
     return { bytes: sent.bytes, memory: sent.memory };
   }
   const memory = sent?.memory ?? inFreeze(whyCriu(localPids, 0) ?? 'SMALL');
-  departure.ahead = await sendAhead(road, destination, migration, root);
+  departure.ahead = await sendAhead(road, destination, migration, root, limits?.bandwidthLimit);
   departure.pages?.expect(departure.ahead.pages.length);
   await reached('source', 'sent-ahead', migration);
   return { bytes: departure.ahead.pages.length, memory };

@@ -29,6 +29,8 @@ interface CourseParts {
   readonly maxFreezeMs: number;
   /** What copying ahead works for. */
   readonly freezeBudgetMs: number;
+  /** Memory is sent no faster, in bytes per second. */
+  readonly bandwidthLimit?: number | undefined;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
   /** What it has closed may be lost; undefined: no. */
@@ -40,7 +42,7 @@ interface CourseParts {
 }
 
 /** One migration on its way; the coordinator's steps share it. */
-export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs'> {
+export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs' | 'bandwidthLimit'> {
   /** For whoever copies its memory ahead, in milliseconds. */
   readonly limits: NonNullable<CopyRequest['limits']>;
   readonly startedAt: number;
@@ -63,7 +65,8 @@ export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'fr
 }
 
 /** A migration that begins now. */
-export function startCourse({ signal, maxFreezeMs, freezeBudgetMs, ...parts }: CourseParts): Course {
+export function startCourse(begun: CourseParts): Course {
+  const { signal, maxFreezeMs, freezeBudgetMs, bandwidthLimit, ...parts } = begun;
   const stopped = new AbortController();
   const onAbort = (): void => stopped.abort(interrupted());
   if (signal?.aborted === true) onAbort();
@@ -72,7 +75,7 @@ export function startCourse({ signal, maxFreezeMs, freezeBudgetMs, ...parts }: C
   return {
     ...parts,
     startedAt: wallClock(),
-    limits: { budgetMs: freezeBudgetMs, maxFreezeMs },
+    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit },
     bytesMoved: 0,
     memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],

@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
-import { carriedMemorySchema } from '../memory/carried.js';
+import { type CopyProgress, carriedMemorySchema } from '../memory/carried.js';
 import {
   addressSchema,
   type BoundFlow,
@@ -163,7 +163,13 @@ export const aheadResponse = z.object({ bytes: z.number().int().nonnegative() })
 export const transferResponse = z.object({ bytes: z.number().int(), memory: carriedMemorySchema.optional() });
 /** Source: copy memory while it runs. Absent from a request of an older home: the limits. */
 export const copyRequest = migrationRequest.extend({
-  limits: z.object({ budgetMs: z.number().positive(), maxFreezeMs: z.number().positive() }).optional(),
+  limits: z
+    .object({
+      budgetMs: z.number().positive(),
+      maxFreezeMs: z.number().positive(),
+      bandwidthLimit: z.number().positive().optional(),
+    })
+    .optional(),
 });
 export type CopyRequest = z.infer<typeof copyRequest>;
 export const nothing = z.object({});
@@ -189,6 +195,8 @@ export interface SourceParticipant {
   carry(request: MigrationRequest): Promise<TransferResponse>;
   /** Send a copy of its memory while it runs, so that in the freeze only the difference has to travel. */
   sendAhead(request: CopyRequest): Promise<TransferResponse>;
+  /** How far that is. */
+  progress(request: MigrationRequest): Promise<CopyProgress>;
   /** New connections are held back by now: wait until those on their way in have been accepted. */
   drain(request: MigrationRequest): Promise<DrainResponse>;
   /** Stop it and write its images; ends held at CRIU's `post-dump`. */

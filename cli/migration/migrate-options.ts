@@ -11,6 +11,8 @@ export interface MigrateOptions {
   readonly maxFreezeMs?: number;
   /** What copying memory ahead works for, in milliseconds. Default: as configured. */
   readonly freezeBudgetMs?: number;
+  /** Memory is sent no faster, in bytes per second. Default: as configured. */
+  readonly bandwidthLimit?: number | undefined;
   /** Memory is copied while the process runs, and only the rest in the freeze. Default true. */
   readonly copyAhead?: boolean;
   /** What it has closed and its correspondents have not taken is lost when it leaves a host, and does not keep it there. Default false. */

@@ -3,7 +3,7 @@ import type { Labels } from '../config/labels.js';
 import type { ErrorDocument } from '../errors.js';
 import type { HomecomingRecord } from '../files/homecoming.js';
 import type { PortBlock } from '../forwarding/port-block.js';
-import type { CarriedMemory } from '../memory/carried.js';
+import type { CarriedMemory, CopyProgress } from '../memory/carried.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { Listener, ProcessDescription } from '../process/description.js';
 import type { FileIdentity } from '../process/shared-memory.js';
@@ -180,4 +180,6 @@ export interface MigrationSummary {
 export interface PhaseEvent {
   readonly phase: Phase;
   readonly atMs: number;
+  /** Set where the phase is not new, but has come so far. */
+  readonly copied?: CopyProgress;
 }

@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Line } from '../../addon/lib/index.js';
 import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { readCodePages, readPrivateMemory } from '../checkpoint/private-memory.js';
@@ -33,12 +34,24 @@ const CHUNK_BYTES = 1 << 20;
 
 /**
  * Sends a copy of a process's memory to where it will go, while it runs.
+ * @param limit most bytes per second
  * @returns what the destination keeps of it, perhaps nothing.
  */
-export async function sendAhead(road: ImageRoad, to: NodeName, migration: string, pid: number): Promise<Ahead> {
+export async function sendAhead(
+  road: ImageRoad,
+  to: NodeName,
+  migration: string,
+  pid: number,
+  limit = Number.POSITIVE_INFINITY,
+): Promise<Ahead> {
+  const began = performance.now();
   const pages = await readPrivateMemory(pid, MAX_AHEAD_BYTES);
   const chunks = async function* (): AsyncGenerator<Buffer> {
-    for (let at = 0; at < pages.length; at += CHUNK_BYTES) yield pages.subarray(at, at + CHUNK_BYTES);
+    for (let at = 0; at < pages.length; at += CHUNK_BYTES) {
+      const early = began + (at / limit) * 1000 - performance.now();
+      if (early > 0) await pause(early);
+      yield pages.subarray(at, at + CHUNK_BYTES);
+    }
   };
   const kept = pages.length === 0 ? 0 : await road.sendAhead(to, migration, chunks());
   return new Ahead(pages.subarray(0, kept));

@@ -25,4 +25,6 @@ export interface Site {
   /** For people to read later: what went another way than they may expect. */
   readonly report: (facts: object, message: string) => void;
   readonly timeouts: Config['timeouts'];
+  /** Memory is sent no faster, in bytes per second, unless a migration says otherwise. */
+  readonly bandwidthLimit: number | undefined;
 }

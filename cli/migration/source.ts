@@ -7,6 +7,7 @@ import { Gate } from '../checkpoint/gate.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { UserError } from '../errors.js';
+import type { CopyProgress } from '../memory/carried.js';
 import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
 import { closingVerdicts } from '../process/closing-connections.js';
@@ -189,6 +190,10 @@ export class LocalSource implements SourceParticipant {
 
   async sendAhead(request: CopyRequest): Promise<TransferResponse> {
     return await copyAhead(this.road, this.require(request.migration), request);
+  }
+
+  async progress({ migration }: MigrationRequest): Promise<CopyProgress> {
+    return this.require(migration).memory?.progress ?? { round: 0, bytes: 0, total: 0, rate: 0 };
   }
 
   /**

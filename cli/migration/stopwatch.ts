@@ -1,3 +1,4 @@
+import type { CopyProgress } from '../memory/carried.js';
 import type { Phase, PhaseEvent } from './records.js';
 
 /** Measures the phases of one migration on the monotonic clock; one phase ends where the next begins. */
@@ -13,6 +14,12 @@ export class Stopwatch {
     const now = performance.now();
     this.current = { phase, since: now };
     this.onPhase?.({ phase, atMs: now - this.started });
+  }
+
+  /** How far the phase that goes on is. */
+  tell(copied: CopyProgress): void {
+    if (this.current === undefined) return;
+    this.onPhase?.({ phase: this.current.phase, atMs: performance.now() - this.started, copied });
   }
 
   end(): void {

@@ -73,27 +73,22 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
       }),
     ],
     eventMethods: [
-      serveEvents(
-        migrateMethod,
-        async (
-          { pid, to, maxFreezeMs, freezeBudgetMs, copyAhead, resetClosing, ...files },
-          { signal, caller, about },
-          emit,
-        ) => {
-          about.migration = newMigrationId();
-          return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
-            migration: about.migration,
-            signal,
-            onPhase: emit,
-            ...requesterOf(caller),
-            carry: carryOf(files),
-            ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
-            ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
-            ...(copyAhead === undefined ? {} : { copyAhead }),
-            ...(resetClosing === undefined ? {} : { resetClosing }),
-          });
-        },
-      ),
+      serveEvents(migrateMethod, async (request, { signal, caller, about }, emit) => {
+        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, copyAhead, resetClosing, ...files } = request;
+        about.migration = newMigrationId();
+        return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
+          migration: about.migration,
+          signal,
+          onPhase: emit,
+          ...requesterOf(caller),
+          carry: carryOf(files),
+          ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
+          ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
+          ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
+          ...(copyAhead === undefined ? {} : { copyAhead }),
+          ...(resetClosing === undefined ? {} : { resetClosing }),
+        });
+      }),
       traceHandler(daemon),
       ...drains.eventMethods,
     ],

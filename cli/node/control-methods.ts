@@ -1,6 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
-import { carriedMemorySchema } from '../memory/carried.js';
+import { carriedMemorySchema, copyProgress } from '../memory/carried.js';
 import { stepsResponse } from '../migration/messages.js';
 import { connectionStateSchema } from '../process/connection-state.js';
 import { verdictSchema } from '../process/description.js';
@@ -132,11 +132,12 @@ export const migrateMethod = defineEventMethod({
     to: z.string().optional(),
     maxFreezeMs: z.number().int().positive().optional(),
     freezeBudgetMs: z.number().int().positive().optional(),
+    bandwidthLimit: z.number().positive().optional(),
     copyAhead: z.boolean().optional(),
     resetClosing,
     ...files,
   }),
-  event: z.object({ phase: z.string(), atMs: z.number() }),
+  event: z.object({ phase: z.string(), atMs: z.number(), copied: copyProgress.optional() }),
   response: migrationSummary,
 });
 /** Detaches and removes everything that the daemon owns, then ends it. */

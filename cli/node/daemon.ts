@@ -101,6 +101,7 @@ export class Daemon {
       guests,
       report: (facts, message) => logger.warn(facts, message),
       timeouts: config.timeouts,
+      bandwidthLimit: config.transfer.bandwidthLimit,
     };
     const swept = await sweep(journal, forwarding, site);
     if (swept === undefined) logger.warn('the journal was lost while processes are bound: run `homeproxy recover`');

@@ -1,4 +1,5 @@
 import { UserError } from '../errors.js';
+import { copyProgress } from '../memory/carried.js';
 import type { ConnectionNote, ConnectionTable } from '../migration/connection-table.js';
 import type { LocalDestination } from '../migration/destination.js';
 import type { StepTable } from '../migration/journal.js';
@@ -52,6 +53,7 @@ export const sourceMethods = {
   discard: defineMethod({ name: 'source-discard', request: residentRequest, response: nothing }),
   prepare: defineMethod({ name: 'source-prepare', request: prepareSourceRequest, response: nothing }),
   sendAhead: defineMethod({ name: 'source-send-ahead', request: copyRequest, response: transferResponse }),
+  progress: defineMethod({ name: 'source-progress', request: migrationRequest, response: copyProgress }),
   carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
   freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: freezeResponse }),
@@ -167,6 +169,10 @@ export function participantHandlers({
     serve(
       sourceMethods.sendAhead,
       owned(source, (request: CopyRequest) => source.sendAhead(request)),
+    ),
+    serve(
+      sourceMethods.progress,
+      owned(source, (request: MigrationRequest) => source.progress(request)),
     ),
     serve(
       sourceMethods.carry,

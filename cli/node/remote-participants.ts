@@ -10,7 +10,8 @@ type Timeouts = Config['timeouts'];
 /** The source on another node: every call goes there, each with the time limit of its phase. */
 export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeouts): SourceParticipant {
   const { prepareMs, drainMs, freezeMs, transferMs, commitMs, connectMs } = timeouts;
-  const { inspect, discard, prepare, carry, sendAhead, drain, freeze, transfer, commit, abort, finish } = sourceMethods;
+  const { inspect, discard, prepare, carry, progress, sendAhead, drain, freeze, transfer, commit, abort, finish } =
+    sourceMethods;
   const ask = named(node);
   return {
     node,
@@ -19,6 +20,7 @@ export function remoteSource(node: NodeName, client: PeerClient, timeouts: Timeo
     prepare: async (request) => void (await ask(client.call(prepare, request, { timeoutMs: prepareMs }))),
     carry: (request) => ask(client.call(carry, request, { timeoutMs: 2 * transferMs + connectMs })),
     sendAhead: (request) => ask(client.call(sendAhead, request, { timeoutMs: transferMs + connectMs })),
+    progress: (request) => ask(client.call(progress, request, { timeoutMs: connectMs })),
     drain: (request) => ask(client.call(drain, request, { timeoutMs: drainMs + connectMs })),
     freeze: async (request) => {
       const { notKept } = await ask(client.call(freeze, request, { timeoutMs: freezeMs + transferMs + connectMs }));

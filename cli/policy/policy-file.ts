@@ -193,9 +193,10 @@ function policyOf({ name, processes, from, when, until, where, how, limits }: Wr
   };
 }
 
-function howOf({ maxFreeze, mode, files, carry }: WrittenPolicy['how']): How {
+function howOf({ maxFreeze, bandwidthLimit, mode, files, carry }: WrittenPolicy['how']): How {
   return {
     ...(maxFreeze === undefined ? {} : { maxFreezeMs: maxFreeze }),
+    ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
     ...(mode === 'copy-ahead' ? {} : { copyAhead: false }),
     ...(files === 'shared' ? {} : { carry: { paths: carry } }),
   };

@@ -261,11 +261,12 @@ function explanationOf(verdict: Verdict): Explanation {
   };
 }
 
-function howWords({ maxFreezeMs, copyAhead, carry }: How): { how?: string } {
+function howWords({ maxFreezeMs, bandwidthLimit, copyAhead, carry }: How): { how?: string } {
   const words = [
     ...(copyAhead === false ? ['its memory in the freeze'] : []),
     ...(carry === undefined ? [] : [['with its files', ...carry.paths].join(' ')]),
     ...(maxFreezeMs === undefined ? [] : [`frozen for ${durationText(maxFreezeMs)} at most`]),
+    ...(bandwidthLimit === undefined ? [] : [`${bandwidthLimit / 1e6} MB/s at most`]),
   ];
   return words.length === 0 ? {} : { how: words.join(', ') };
 }

@@ -1,6 +1,7 @@
 /* What may stand in a policy file. Each kind of condition is a key of its own, so that a fault is found where it stands. */
 import { z } from 'zod';
 import { byLabel } from '../config/labels.js';
+import { rate } from '../config/rate.js';
 import { isProcessorFeature } from '../system/processor.js';
 import { isSelective } from './glob.js';
 import { amount, byteCount, duration } from './quantity.js';
@@ -249,6 +250,9 @@ const policy = z.strictObject({
         .refine((ms) => ms >= 1, 'must be at least 1ms')
         .optional()
         .describe('Roll back when the process would stand still for longer. Default: timeouts.maxFreezeMs.'),
+      bandwidthLimit: rate()
+        .optional()
+        .describe('Memory is sent no faster: bytes per second, for example 50M. Default: transfer.bandwidthLimit.'),
       mode: z
         .enum(['copy-ahead', 'stop-and-copy'], 'must be copy-ahead or stop-and-copy')
         .default('copy-ahead')

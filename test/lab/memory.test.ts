@@ -1,6 +1,9 @@
 // limit: 180 s
 import { setImmediate } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
+import type { CopyProgress } from '../../cli/memory/carried.js';
+import { migrateMethod } from '../../cli/node/control-methods.js';
+import { streamControl } from '../../cli/node/control-transport.js';
 import { readProcess } from '../../cli/system/procfs.js';
 import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
@@ -13,6 +16,8 @@ const PORT = 7300;
 const MEGABYTES = 300;
 /** Every 10 ms so many pages are written: about 8 MB a second. */
 const PAGES = 20;
+/** Bytes per second. */
+const LIMIT = 100_000_000;
 
 /** The helper that makes the write tracking holds it for some tenths of a millisecond, on a busy machine for longer. */
 const MOMENT_MS = 20;
@@ -102,7 +107,24 @@ test('a move with nothing copied ahead, all of it in the freeze: every page is w
   assert.is(memory?.reason?.code, 'ASKED');
   assert.ok(bytesMoved > MEGABYTES << 19);
   assert.match(await client.ask('whole?'), /^ok /);
-  await scenario.recall(pid);
+});
+
+test('a move with a limit of the bandwidth: no faster, and whoever waits is told how far it is', async () => {
+  const told: CopyProgress[] = [];
+  const { bytesMoved, totalMs, memory } = await streamControl(
+    scenario.home.path('/run/homeproxy/control.sock'),
+    migrateMethod,
+    { pid, bandwidthLimit: LIMIT },
+    ({ copied }) => void (copied !== undefined && told.push(copied)),
+  );
+  assert.ok(totalMs > (0.9 * 1000 * bytesMoved) / LIMIT, `${bytesMoved} bytes in ${totalMs} ms`);
+  assert.ok((memory?.forecast?.sent ?? 0) > LIMIT / 2 && (memory?.forecast?.sent ?? 0) <= LIMIT);
+  const first = told.filter(({ round }) => round === 1);
+  assert.ok(first.length > 1);
+  for (const { bytes, total, rate } of first) {
+    assert.ok(bytes <= total && total > MEGABYTES << 19);
+    assert.ok(rate > LIMIT / 2 && rate < 1.1 * LIMIT, String(rate));
+  }
   assert.match(await client.ask('whole?'), /^ok /);
 });
 

@@ -74,6 +74,7 @@ test('two settings are enough; everything else has its default', () => {
     },
     metrics: { enabled: true, listen: '127.0.0.1', port: 7078, maxProcesses: 100 },
     guests: { accept: [{}] },
+    transfer: {},
     timeouts: {
       connectMs: 3000,
       prepareMs: 10_000,

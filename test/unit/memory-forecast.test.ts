@@ -29,6 +29,19 @@ test('a process that writes nothing: what a freeze takes anyway', () => {
   assert.is(oneMore(rounds, BUDGET_MS), false);
 });
 
+test('a limit of the bandwidth counts where no round was large enough to tell, and what is over it does not', () => {
+  const rounds: Round[] = [
+    { bytes: 4096, ms: 1, sinceMs: undefined },
+    { bytes: MB / 2, ms: 50, sinceMs: 10 },
+  ];
+  assert.is(forecastOf(rounds, BUDGET_MS).freezeMs, 60);
+  const limited = forecastOf(rounds, BUDGET_MS, 10 * MB);
+  assert.is(limited.sent, 10 * MB);
+  assert.is(limited.freezeMs, 60 + 450); // 50 MB/s were written in 50 and will be in 40 ms
+  assert.ok(limited.beyond);
+  assert.is(forecastOf(writing(50, 3), BUDGET_MS, 100 * MB).sent, 100 * MB);
+});
+
 test('rounds go on while each leaves less, and end when the rest is sent at once', () => {
   const rounds = writing(50, 6);
   const ends = rounds.findIndex((_, index) => !oneMore(rounds.slice(0, index + 1), BUDGET_MS));
