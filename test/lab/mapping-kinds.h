@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -49,6 +50,15 @@ static int right(const struct kind *kind, unsigned long page)
 			return 0;
 	}
 	return 1;
+}
+
+/* What stands at the beginning of a page, as `write_kind` writes it: its version there, and the page that it was written for. */
+static void describe_wrong(const struct kind *kind, unsigned long first, unsigned long count, char *words, unsigned long room)
+{
+	const uint64_t inverse = 0xf1de83e19937733dull, holds = kind->at[first * KIND_WORDS] * inverse;
+
+	snprintf(words, room, "%s: %lu pages, the first is %lu of version %u, and holds %lu of version %lu", kind->name, count, first,
+		 kind->versions[first], (unsigned long)(holds >> 9 & 0x7fffff), (unsigned long)(holds >> 32));
 }
 
 static void *map_or_die(void *at, unsigned long bytes, int flags, int fd)
@@ -127,15 +137,18 @@ static int hole_now(void)
 	return kind_turn / TREMBLE % 2 == 1;
 }
 
-static int wrong_in(const struct kind *kind)
+/* -> how many pages are wrong. @param first is set to the first of them */
+static unsigned long wrong_in(const struct kind *kind, unsigned long *first)
 {
+	unsigned long count = 0;
+
 	for (unsigned long page = 0; page < kind->pages; page++) {
 		if (kind == &kinds[HOLED] && hole_now() && page >= 512 && page < 1024)
 			continue;
-		if (!right(kind, page))
-			return 1;
+		if (!right(kind, page) && count++ == 0)
+			*first = page;
 	}
-	return 0;
+	return count;
 }
 
 /* Grows the stack by this much, and looks whether it holds what is written there. */
@@ -163,30 +176,34 @@ static int grows(void)
 	return 1;
 }
 
-/* -> the name of a kind that is not as it should be, or NULL */
+/* -> which kind is not as it should be, in words, or NULL */
 static const char *first_wrong_kind(void)
 {
-	const char *wrong = NULL;
+	static char words[160];
+	unsigned long count = 0, first = 0;
 
 	protect(&kinds[GUARDED], 0);
-	for (int i = 0; i < KINDS && !wrong; i++)
-		if (wrong_in(&kinds[i]))
-			wrong = kinds[i].name;
+	for (int i = 0; i < KINDS && count == 0; i++) {
+		count = wrong_in(&kinds[i], &first);
+		if (count > 0)
+			describe_wrong(&kinds[i], first, count, words, sizeof words);
+	}
 	protect(&kinds[GUARDED], 1);
-	return wrong ? wrong : deep(32) && grows() ? NULL : "deep";
+	return count > 0 ? words : deep(32) && grows() ? NULL : "deep";
 }
 
 /* A child looks at some of it, and writes what is its own alone then. */
 static int child_agrees(void)
 {
 	int status = -1;
+	unsigned long first;
 	const pid_t child = fork();
 
 	if (child == 0) {
 		for (int i = DOWN; i < KINDS; i++) {
 			if (i == GUARDED || i == HOLED)
 				continue;
-			if (wrong_in(&kinds[i]))
+			if (wrong_in(&kinds[i], &first) > 0)
 				_exit(1);
 			write_kind(&kinds[i], 0);
 		}
