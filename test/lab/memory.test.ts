@@ -129,7 +129,7 @@ test('a move with a limit of the bandwidth: no faster, and whoever waits is told
   assert.ok(first.length > 1);
   for (const { bytes, total, rate } of first) {
     assert.ok(bytes <= total && total > MEGABYTES << 19);
-    assert.ok(rate > LIMIT / 2 && rate < 1.1 * LIMIT, String(rate));
+    assert.ok(rate > LIMIT / 2 && rate < 1.2 * LIMIT, String(rate)); // pages of zeros count, and are not sent
   }
   await whole();
 });
