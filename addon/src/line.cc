@@ -179,13 +179,12 @@ class Line : public Napi::ObjectWrap<Line> {
   using Act = std::function<void(SecureStream*, Trouble*)>;
 
   Napi::Value Run(Napi::Env env, Act act, Result result) {
+    if (stream_ == nullptr) Fail(env, ECONNABORTED, "SSL_write");
     if (busy_->exchange(true)) Fail(env, EBUSY, "SSL_write");
+    // says so when the work is over, or was never begun
+    const std::shared_ptr<void> over(nullptr, [busy = busy_](void*) { busy->store(false); });
     return LongTask::Start(
-        env,
-        [stream = stream_, busy = busy_, act = std::move(act)](Trouble* trouble) {
-          act(stream.get(), trouble);
-          busy->store(false);
-        },
+        env, [stream = stream_, act = std::move(act), over](Trouble* trouble) { act(stream.get(), trouble); },
         std::move(result));
   }
 
@@ -287,9 +286,15 @@ class Line : public Napi::ObjectWrap<Line> {
   }
 
   // (bytes per second); 0: no limit
-  void SetPace(const Napi::CallbackInfo& info) { stream_->SetPace(info[0].As<Napi::Number>().DoubleValue()); }
+  void SetPace(const Napi::CallbackInfo& info) {
+    if (stream_ != nullptr) stream_->SetPace(info[0].As<Napi::Number>().DoubleValue());
+  }
 
-  void Cut(const Napi::CallbackInfo&) { stream_->Cut(); }
+  // What it holds is let go of with the call that goes on, and not when the garbage is collected.
+  void Cut(const Napi::CallbackInfo&) {
+    if (stream_ != nullptr) stream_->Cut();
+    stream_.reset();
+  }
 
   std::shared_ptr<SecureStream> stream_;
   std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);

@@ -196,12 +196,11 @@ void SecureStream::Drain(int limit_ms) {
   std::vector<uint8_t> rest(1 << 16);
   shutdown(fd_.Get(), SHUT_WR);
   for (const auto end = Clock::now() + std::chrono::milliseconds(limit_ms); !cut_;) {
-    const ssize_t got = recv(fd_.Get(), rest.data(), rest.size(), 0);
-    if (got > 0 || (got < 0 && errno == EINTR)) continue;
-    if (got == 0 || errno != EAGAIN) return;
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
     pollfd heard = {fd_.Get(), POLLIN, 0};
-    if (left <= 0 || poll(&heard, 1, static_cast<int>(left)) <= 0) return;
+    if (left <= 0 || poll(&heard, 1, static_cast<int>(left)) <= 0) return;  // also one that never ends to send
+    const ssize_t got = recv(fd_.Get(), rest.data(), rest.size(), 0);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return;
   }
 }
 

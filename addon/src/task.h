@@ -2,10 +2,13 @@
 #pragma once
 
 #include <napi.h>
+#include <errno.h>
 #include <pthread.h>
 
 #include <functional>
 #include <memory>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -56,28 +59,39 @@ class Task : public Napi::AsyncWorker {
 // The same for work that waits for other machines: in a thread of its own, for libuv has only four, which all files share.
 class LongTask {
  public:
+  // Throws EAGAIN where no thread can be had.
   static Napi::Value Start(Napi::Env env, Work work, Result result) {
     const std::shared_ptr<LongTask> task(new LongTask(env, std::move(work), std::move(result)));
     const Napi::Value promise = task->deferred_.Promise();
     task->done_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "homeproxy", 0, 1);
-    std::thread([task]() mutable {
-      pthread_setname_np(pthread_self(), "homeproxy-line");
-      task->work_(&task->trouble_);
-      LongTask* kept = task.get();
-      const Napi::ThreadSafeFunction done = kept->done_;
-      // its promise belongs to the main thread, which lets go of it
-      auto* owner = new std::shared_ptr<LongTask>(std::move(task));
-      const napi_status told = done.BlockingCall(owner, [](Napi::Env env, Napi::Function, std::shared_ptr<LongTask>* owned) {
-        if (env != nullptr) Task::Settle(env, (*owned)->deferred_, (*owned)->trouble_, (*owned)->result_);
-        delete owned;
-      });
-      if (told == napi_ok) done.Release();  // else the environment is gone, and all that was its own
-    }).detach();
+    try {
+      std::thread(Run, task).detach();
+    } catch (const std::system_error& error) {
+      task->done_.Release();
+      Fail(env, error.code().value(), "pthread_create");
+    }
     return promise;
   }
 
  private:
   LongTask(Napi::Env env, Work work, Result result) : deferred_(env), work_(std::move(work)), result_(std::move(result)) {}
+
+  static void Run(std::shared_ptr<LongTask> task) {
+    pthread_setname_np(pthread_self(), "homeproxy-line");
+    try {
+      task->work_(&task->trouble_);
+    } catch (const std::bad_alloc&) {
+      task->trouble_ = {ENOMEM, "malloc"};
+    }
+    const Napi::ThreadSafeFunction done = task->done_;
+    // its promise belongs to the main thread, which lets go of it
+    auto* owner = new std::shared_ptr<LongTask>(std::move(task));
+    const napi_status told = done.BlockingCall(owner, [](Napi::Env env, Napi::Function, std::shared_ptr<LongTask>* owned) {
+      if (env != nullptr) Task::Settle(env, (*owned)->deferred_, (*owned)->trouble_, (*owned)->result_);
+      delete owned;
+    });
+    if (told == napi_ok) done.Release();  // else the environment is gone, and all that was its own
+  }
 
   Napi::Promise::Deferred deferred_;
   Work work_;

@@ -2,7 +2,8 @@ import { z } from 'zod';
 
 const RATE = /^(\d{1,6}(?:\.\d{1,3})?)(K|M|G)$/;
 const BYTES: Readonly<Record<string, number>> = { K: 1e3, M: 1e6, G: 1e9 };
-const MIN_RATE = 100_000;
+/** Where it is a number already, for example between daemons. */
+export const MIN_RATE = 100_000;
 
 /** Bytes per second, for people: `50M` is 50,000,000. */
 export const RATE_WORDS = 'must be a number and K, M or G bytes per second, at least 100K, for example 50M';

@@ -204,7 +204,7 @@ export const configSchema = z
         bandwidthLimit: rate()
           .optional()
           .describe(
-            'Memory is sent no faster, where neither --bandwidth-limit nor a policy says otherwise: bytes per second of one migration, for example 50M. What CRIU carries in the freeze is not held back. Default: as fast as it goes.',
+            'Memory is sent no faster, where neither --bandwidth-limit nor a policy says otherwise: bytes per second of one migration, for example 50M. What CRIU carries in the freeze is not held back. `timeouts.transferMs` has to leave time enough. Default: as fast as it goes.',
           ),
       })
       .prefault({})

@@ -3,6 +3,7 @@
  * on another (sent): nothing in the protocol knows the difference.
  */
 import { z } from 'zod';
+import { MIN_RATE } from '../config/rate.js';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
 import { type CopyProgress, carriedMemorySchema } from '../memory/carried.js';
@@ -167,7 +168,7 @@ export const copyRequest = migrationRequest.extend({
     .object({
       budgetMs: z.number().positive(),
       maxFreezeMs: z.number().positive(),
-      bandwidthLimit: z.number().positive().optional(),
+      bandwidthLimit: z.number().min(MIN_RATE).optional(),
     })
     .optional(),
 });

@@ -1,5 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
+import { MIN_RATE } from '../config/rate.js';
 import { carriedMemorySchema, copyProgress } from '../memory/carried.js';
 import { stepsResponse } from '../migration/messages.js';
 import { connectionStateSchema } from '../process/connection-state.js';
@@ -132,7 +133,7 @@ export const migrateMethod = defineEventMethod({
     to: z.string().optional(),
     maxFreezeMs: z.number().int().positive().optional(),
     freezeBudgetMs: z.number().int().positive().optional(),
-    bandwidthLimit: z.number().positive().optional(),
+    bandwidthLimit: z.number().min(MIN_RATE).optional(),
     copyAhead: z.boolean().optional(),
     resetClosing,
     ...files,

@@ -13,7 +13,7 @@ import { nodeNameOf } from '../identity/node-name.js';
 import { serialOf } from '../identity/serial.js';
 import type { Method, Upload } from './method.js';
 import { ping } from './peer-server.js';
-import { isLineError, LINE_PROTOCOL, lineOver } from './private-line.js';
+import { LINE_PROTOCOL, type Spoken, talkOver } from './private-line.js';
 import { decodeAnswer, encode, incompatible, MAX_JSON_BYTES, PROTOCOL } from './wire.js';
 
 export interface PeerClientOptions {
@@ -40,6 +40,8 @@ export class PeerClient {
   #agent: Agent;
   #options: PeerClientOptions;
   readonly #connectMs: number;
+  /** They are no connections of the agent any more. */
+  readonly #lines = new Set<TLSSocket>();
 
   constructor(options: PeerClientOptions) {
     this.name = options.node.name;
@@ -134,13 +136,14 @@ export class PeerClient {
     const path = `/${PROTOCOL}/${upload.name}/${encodeURIComponent(id)}`;
     const headers = { connection: 'Upgrade', upgrade: LINE_PROTOCOL };
     const talk = (outgoing: ClientRequest, over: AbortSignal): Promise<Spoken> =>
-      talkOver(outgoing, path, over, feed, this.#who());
+      talkOver(outgoing, { path, over, feed, who: this.#who(), open: this.#lines });
     return await this.#talk('PUT', path, headers, upload, options, talk);
   }
 
   /** Ends every connection; calls in progress fail. */
   close(): void {
     this.#agent.destroy();
+    for (const socket of this.#lines) socket.destroy();
   }
 
   async #exchange<Response extends z.ZodType>(
@@ -323,51 +326,6 @@ const UNREACHABLE_REASONS: Record<string, string | undefined> = {
   ECONNRESET: 'it ended the connection before the handshake',
   EPIPE: 'it ended the connection before the handshake',
 };
-
-interface Spoken {
-  readonly status: number;
-  readonly text: string;
-}
-
-/** Turns the request's connection into a line, lets it be fed, and reads the answer. */
-async function talkOver(
-  outgoing: ClientRequest,
-  path: string,
-  over: AbortSignal,
-  feed: (line: Line) => Promise<void>,
-  who: string,
-): Promise<Spoken> {
-  const socket = await new Promise<TLSSocket>((resolve, reject) => {
-    outgoing.once('upgrade', (_response, turned) => resolve(turned as TLSSocket));
-    outgoing.once('response', () => reject(incompatible(who, 'it knows no lines')));
-    outgoing.on('error', reject);
-    outgoing.once('close', () => reject(Object.assign(new Error('closed early'), { code: 'ECONNRESET' })));
-    outgoing.end();
-  });
-  const cut = (): void => void socket.destroy();
-  try {
-    const line = lineOver(socket, 'client', path, -1);
-    over.addEventListener('abort', cut, { once: true });
-    over.throwIfAborted();
-    await line.handshake();
-    const failed = await feed(line)
-      .then(() => line.finish())
-      .catch((error: unknown) => error);
-    if (failed !== undefined && !isLineError(failed)) throw failed;
-    const answer = await line.readAll(MAX_JSON_BYTES).catch((error: unknown) => {
-      throw failed ?? error;
-    });
-    return { status: Number(answer.subarray(0, 3)), text: answer.subarray(4).toString() };
-  } catch (error) {
-    if (over.aborted) throw over.reason;
-    if (isLineError(error))
-      throw Object.assign(new Error('the line was lost', { cause: error }), { code: 'ECONNRESET' });
-    throw error;
-  } finally {
-    over.removeEventListener('abort', cut);
-    socket.destroy();
-  }
-}
 
 /** Sends, and returns the answer, also when it comes (and the sending fails) before everything was sent. */
 async function exchange(

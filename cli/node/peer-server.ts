@@ -26,6 +26,9 @@ import {
   unknownMethod,
 } from './wire.js';
 
+/** Of one caller, at the same time: one for each large process that comes from it. */
+const MAX_LINES = 32;
+
 export type TransportLogger = Pick<BaseLogger, 'debug' | 'warn' | 'error'>;
 
 /** What a handler knows of the call that it answers. */
@@ -125,6 +128,10 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
     });
   });
 
+  /** How many lines each caller has; every one is a thread here. */
+  const open = new Map<string, number>();
+  const count = (peer: string, change: 1 | -1): void => void open.set(peer, (open.get(peer) ?? 0) + change);
+
   /** A caller that is refused gets no line, and no word: those of the configuration know what lines there are. */
   async function takeLine(request: IncomingMessage, socket: TLSSocket, head: Buffer): Promise<void> {
     const { url = '', method } = request;
@@ -139,9 +146,13 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
       const turns = request.headers.upgrade === LINE_PROTOCOL && head.length === 0;
       if (handler === undefined || !known || !turns) throw unknownMethod(`${method} ${url}`);
       if (migrationIdSchema.safeParse(id).success) about.migration = id;
-      line = lineOver(socket, 'server', url, receiveTimeoutMs);
+      if ((open.get(peer) ?? 0) >= MAX_LINES) throw tooMany(peer);
+      count(peer, 1);
+      socket.once('close', () => count(peer, -1));
+      const turned = lineOver(socket, 'server', url, receiveTimeoutMs);
       await say(socket, `HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: ${LINE_PROTOCOL}\r\n\r\n`);
-      await line.handshake();
+      await turned.handshake();
+      line = turned;
       const gone = new AbortController();
       socket.once('close', () => gone.abort());
       const answered = await handler.handle(id, line, { peer, signal: gone.signal });
@@ -222,6 +233,14 @@ export async function createPeerServer(options: PeerServerOptions): Promise<Peer
       clearTimeout(timer);
     },
   };
+}
+
+function tooMany(peer: string): UserError {
+  return new UserError({
+    code: 'TOO_MANY_LINES',
+    message: `"${peer}" has ${MAX_LINES} lines here already`,
+    exitStatus: 4,
+  });
 }
 
 async function say(socket: TLSSocket, text: string): Promise<void> {

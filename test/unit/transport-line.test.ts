@@ -2,7 +2,8 @@ import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
-import { connect, createServer, type Socket } from 'node:net';
+import { createServer as createHttpsServer } from 'node:https';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -205,6 +206,46 @@ test('a certificate that is revoked while its line is open ends it', async (worl
   peer.renew({ ...world.host1, revoked: new Set([serialOf(new X509Certificate(world.home.cert).serialNumber)]) });
   const { code } = await ended;
   assert.ok(/^(HOST_UNREACHABLE|PEER_REVOKED|HOST_NOT_TRUSTED)$/.test(code), code);
+});
+
+test('a node of a version without lines is told of as such, and keeps no connection from further calls', async (world) => {
+  const old = createHttpsServer({ ...world.host1, requestCert: true }, (request, response) => {
+    request.resume();
+    response.end('{"peer":"home"}');
+  });
+  await once(old.listen(0, '127.0.0.1'), 'listening');
+  const caller = client(world.home, (old.address() as AddressInfo).port, { maxSockets: 1 });
+  for (let turn = 0; turn < 3; turn++) {
+    assert.is((await failure(caller.line(upload, 'a', async () => undefined))).code, 'INCOMPATIBLE');
+    await caller.warm();
+  }
+  old.closeAllConnections();
+  old.close();
+});
+
+test('one caller has 32 lines at most; who ends its client ends its lines', async (world) => {
+  let begun = 0;
+  const lines = [
+    serveLine(upload, async (_id, line) => {
+      begun++;
+      const fd = openSync('/dev/null', 'w');
+      await line.relay(fd).finally(() => closeSync(fd));
+      return { bytes: 0, peer: '' };
+    }),
+  ];
+  const { port } = await server(world.host1, { lines });
+  const caller = client(world.home, port);
+  const never = (): Promise<void> => new Promise(() => undefined);
+  const endless = async (line: Line): Promise<void> => {
+    for (;;) await line.write(Buffer.alloc(100)).then(() => new Promise((resolve) => setTimeout(resolve, 5)));
+  };
+  const open = Array.from({ length: 32 }, () => failure(caller.line(upload, 'a', endless)));
+  while (begun < 32) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.is((await failure(client(world.home, port).line(upload, 'a', never))).code, 'HOST_UNREACHABLE');
+  caller.close();
+  for (const { code } of await Promise.all(open)) assert.is(code, 'HOST_UNREACHABLE');
+  assert.is((await client(world.home, port).line(upload, 'a', async () => undefined)).bytes, 0);
+  assert.is(begun, 33);
 });
 
 /** The ends of a TCP connection that nobody reads. */
