@@ -235,13 +235,12 @@ test('one caller has 32 lines at most; who ends its client ends its lines', asyn
   ];
   const { port } = await server(world.host1, { lines });
   const caller = client(world.home, port);
-  const never = (): Promise<void> => new Promise(() => undefined);
   const endless = async (line: Line): Promise<void> => {
     for (;;) await line.write(Buffer.alloc(100)).then(() => new Promise((resolve) => setTimeout(resolve, 5)));
   };
-  const open = Array.from({ length: 32 }, () => failure(caller.line(upload, 'a', endless)));
+  const open = Array.from({ length: 32 }, () => failure(caller.line(upload, 'a', endless, { timeoutMs: 600_000 })));
   while (begun < 32) await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.is((await failure(client(world.home, port).line(upload, 'a', never))).code, 'HOST_UNREACHABLE');
+  assert.is((await failure(client(world.home, port).line(upload, 'a', async () => undefined))).code, 'HOST_UNREACHABLE');
   caller.close();
   for (const { code } of await Promise.all(open)) assert.is(code, 'HOST_UNREACHABLE');
   assert.is((await client(world.home, port).line(upload, 'a', async () => undefined)).bytes, 0);
