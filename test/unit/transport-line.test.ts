@@ -240,7 +240,10 @@ test('one caller has 32 lines at most; who ends its client ends its lines', asyn
   };
   const open = Array.from({ length: 32 }, () => failure(caller.line(upload, 'a', endless, { timeoutMs: 600_000 })));
   while (begun < 32) await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.is((await failure(client(world.home, port).line(upload, 'a', async () => undefined))).code, 'HOST_UNREACHABLE');
+  assert.is(
+    (await failure(client(world.home, port).line(upload, 'a', async () => undefined))).code,
+    'HOST_UNREACHABLE',
+  );
   caller.close();
   for (const { code } of await Promise.all(open)) assert.is(code, 'HOST_UNREACHABLE');
   assert.is((await client(world.home, port).line(upload, 'a', async () => undefined)).bytes, 0);
