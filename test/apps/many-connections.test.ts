@@ -29,6 +29,8 @@ for (const to of ['host1', 'home']) {
     const moved = to === 'home' ? await scenario.recall(pid) : await scenario.migrate(pid, to);
     assert.equal(placesOf(scenario.lab, 'redis-server'), [to === 'home' ? 'home' : `${to} (in a pod)`]);
     assert.is(moved.connections, CONNECTIONS);
+    const { replies } = load.progress;
+    while ((await load.nextSecond()).replies <= replies + CONNECTIONS);
   });
 }
 
