@@ -7,13 +7,14 @@ const LONGEST_NAME = 15;
 /**
  * Creates or reopens a TAP interface in this thread's network namespace. Frames are bare Ethernet: no packet
  * information, no vnet header. Throws EBUSY when somebody has it open.
+ * @param name with a `%d` in it: a new one, with the lowest number that is free (dev_alloc_name)
  */
 export function openTap(name: string, options: TapOptions = {}): Tap {
   if (name.length === 0 || Buffer.byteLength(name) > LONGEST_NAME) {
     throw new RangeError(`interface name '${name}' must have 1 to ${LONGEST_NAME} bytes`);
   }
-  const [fd, ifindex] = native.openTap(name, options.persist ?? false);
-  return { fd, ifindex };
+  const [fd, ifindex, given] = native.openTap(name, options.persist ?? false);
+  return { fd, ifindex, name: given };
 }
 
 /** Whether the interface stays when its last descriptor is closed. */

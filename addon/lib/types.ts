@@ -198,6 +198,7 @@ export interface Tap {
   /** Non-blocking, close-on-exec; the caller closes it (`fs.closeSync`). */
   readonly fd: number;
   readonly ifindex: number;
+  readonly name: string;
 }
 
 /** A watch that `close()` ends; may be called inside the callback and twice. */

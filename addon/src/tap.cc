@@ -18,7 +18,7 @@
 namespace homeproxy {
 namespace {
 
-// (name, persist) -> [fd, interface]
+// (name, persist) -> [fd, interface, name]
 Napi::Value OpenTap(const Napi::CallbackInfo& info) {
   const std::string name = TextOf(info[0]);
   UniqueFd tap(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
@@ -32,9 +32,10 @@ Napi::Value OpenTap(const Napi::CallbackInfo& info) {
   if (info[1].As<Napi::Boolean>().Value() && ioctl(tap.Get(), TUNSETPERSIST, 1) != 0) {
     Fail(info.Env(), errno, "TUNSETPERSIST", name);
   }
-  Napi::Array result = Napi::Array::New(info.Env(), 2);
+  Napi::Array result = Napi::Array::New(info.Env(), 3);
   result[0u] = tap.Release();
   result[1u] = interface;
+  result[2u] = Napi::String::New(info.Env(), request.ifr_name);  // the kernel has put a number in place of a %d
   return result;
 }
 

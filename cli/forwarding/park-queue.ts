@@ -29,7 +29,7 @@ const BURST = 256;
 /** A batch of XDP redirects is flushed at the end of its NAPI poll, microseconds later; a busy machine may preempt it. */
 const HANDOVER_MS = 20;
 const HOLDER_FD = 3;
-/** All our TAPs are named so. */
+/** All our TAPs are named so, with a number that the kernel gives. */
 export const PARK_PREFIX = 'hpt';
 
 /**
@@ -46,9 +46,13 @@ export class ParkQueue {
     private readonly fd: number,
   ) {}
 
-  /** Makes the TAP and gives it to the binding. @param packets how many it holds; more are dropped, and counted when it is closed. */
-  static async create(datapath: Datapath, binding: number, name: string, packets: number): Promise<ParkQueue> {
-    const { fd, ifindex } = openTap(name);
+  /**
+   * Makes the TAP and gives it to the binding. Its name is its own: the last one of the same binding goes some time after its
+   * `close()`, when its holder has ended.
+   * @param packets how many it holds; more are dropped, and counted when it is closed.
+   */
+  static async create(datapath: Datapath, binding: number, packets: number): Promise<ParkQueue> {
+    const { fd, ifindex, name } = openTap(`${PARK_PREFIX}%d`);
     try {
       // Nothing of the kernel's own (ARP, IPv6 router solicitations) may enter the queue.
       await run('ip', ['-batch', '-'], {

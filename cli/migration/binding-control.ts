@@ -6,7 +6,7 @@ import type { Datapath } from '../forwarding/datapath.js';
 import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
 import { addressOf, LOOPBACK_ADDRESSES } from '../forwarding/loopback.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
-import { PARK_PREFIX, ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
+import { ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { PodRecord } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
@@ -143,7 +143,7 @@ export class BindingControl {
   async openQueue(): Promise<void> {
     if (this.queue !== undefined) return;
     const { datapath, parkPackets, queues } = this.forwarding;
-    this.queue = await ParkQueue.create(datapath, this.id, `${PARK_PREFIX}${this.id}`, parkPackets);
+    this.queue = await ParkQueue.create(datapath, this.id, parkPackets);
     queues.put(String(this.id), this.queue.record);
     this.change({ park_ifindex: this.queue.ifindex });
   }

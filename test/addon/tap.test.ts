@@ -113,6 +113,18 @@ test('the interface goes with its last descriptor, unless it is persistent', () 
   assert.is(exists(NAME), false);
 });
 
+test('a name with %d in it is a new one, whatever else is open', () => {
+  const first = openTap('hptap%d');
+  const second = openTap('hptap%d');
+  assert.match(first.name, /^hptap\d+$/);
+  assert.is.not(second.name, first.name);
+  for (const tap of [first, second]) {
+    assert.is(exists(tap.name), true);
+    closeSync(tap.fd);
+    assert.is(exists(tap.name), false);
+  }
+});
+
 test('names are checked', () => {
   assert.throws(() => openTap(''), RangeError);
   assert.throws(() => openTap('sixteen-letters-'), RangeError);

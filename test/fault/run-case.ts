@@ -8,6 +8,8 @@ export interface CaseResult {
   readonly case: FaultCase;
   /** `unreached`: this migration does not come to that step, or the victim does not live then. */
   readonly outcome: 'moved' | 'stayed' | 'unreached';
+  /** What the migration ended with: why it did not come to the step, for example. */
+  readonly said: string;
   readonly faults: readonly string[];
   /** The longest that a client of the process waited meanwhile, in milliseconds. */
   readonly stallMs: number;
@@ -27,12 +29,14 @@ export async function runCase(lab: FaultLab, fault: FaultCase): Promise<CaseResu
   const faults: string[] = [];
   let outcome: CaseResult['outcome'] = 'unreached';
   let stallMs = 0;
+  let said = '';
   try {
     await lab.moveTo(fault.from);
     const clear = await putObstacle(lab, fault);
     const observed = observeStall(lab);
     try {
-      const reached = await strike(lab, fault).finally(clear);
+      const { reached, answer } = await strike(lab, fault).finally(clear);
+      said = answer;
       faults.push(...(await lab.faults(SETTLE_MS)));
       if (reached) outcome = (await lab.location()) === fault.to ? 'moved' : 'stayed';
       faults.push(...(await served(lab)));
@@ -42,16 +46,16 @@ export async function runCase(lab: FaultLab, fault: FaultCase): Promise<CaseResu
   } catch (error) {
     faults.push(`threw: ${(error as Error).message}`);
   }
-  return { case: fault, outcome, faults, stallMs, seconds: (Date.now() - started) / 1000 };
+  return { case: fault, outcome, said, faults, stallMs, seconds: (Date.now() - started) / 1000 };
 }
 
-/** Starts the migration, stops it at the step, does what the case says, and lets it go on. @returns whether it came to that. */
-async function strike(lab: FaultLab, fault: FaultCase): Promise<boolean> {
+/**
+ * Starts the migration, stops it at the step, does what the case says, and lets it go on.
+ * @returns whether it came to that, and what the migration ended with.
+ */
+async function strike(lab: FaultLab, fault: FaultCase): Promise<{ reached: boolean; answer: string }> {
   const { step, victim, to } = fault;
-  if (step === undefined) {
-    await lab.migrate(to).catch(() => undefined);
-    return true;
-  }
+  if (step === undefined) return { reached: true, answer: await answerOf(lab.migrate(to)) };
   const stopped = nodeOf(step, fault);
   lab.stopAt(stopped, step);
   let ended = false;
@@ -61,21 +65,28 @@ async function strike(lab: FaultLab, fault: FaultCase): Promise<boolean> {
     command = startHomeproxy(lab.node('home'), ['migrate', String(lab.redis.pid), to, '--json']);
     migration = command.ended;
   } else migration = lab.migrate(to);
-  const settled = migration
-    .catch(() => undefined)
-    .then(() => {
-      ended = true;
-    });
+  const started = Date.now();
+  const settled = answerOf(migration).then((answer) => {
+    ended = true;
+    return answer;
+  });
   for (const deadline = Date.now() + ARRIVE_MS; !lab.arrived(stopped); await sleep(3)) {
     if (ended || Date.now() > deadline) {
+      const after = `${ended ? 'ended' : 'still under way'} after ${Date.now() - started} ms`;
       lab.goOn(stopped);
-      await settled;
-      return false;
+      return { reached: false, answer: `${after}: ${await settled}` };
     }
   }
   const happened = await injure(lab, fault, command);
-  await settled;
-  return happened;
+  return { reached: happened, answer: await settled };
+}
+
+/** What a migration ends with, in words. */
+async function answerOf(migration: Promise<unknown>): Promise<string> {
+  return migration.then(
+    (result) => JSON.stringify(result) ?? '',
+    (error: unknown) => (error instanceof Error ? `${error.name}: ${error.message}` : String(error)),
+  );
 }
 
 async function injure(lab: FaultLab, fault: FaultCase, command: NodeCommand | undefined): Promise<boolean> {

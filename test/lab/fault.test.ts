@@ -24,7 +24,7 @@ for (const fault of reducedMatrix()) {
     const result = await runCase(lab, fault);
     longestMs = Math.max(longestMs, result.stallMs);
     assert.equal(result.faults, []);
-    assert.is.not(result.outcome, 'unreached', 'no migration of that direction comes to this step');
+    assert.is.not(result.outcome, 'unreached', `no migration of that direction comes to this step; it ${result.said}`);
   });
 }
 

@@ -275,7 +275,7 @@ test('an interface that is gone does not keep the rest from being removed', asyn
 test('a park queue is taken up by the next daemon with what waits in it', async (context) => {
   const first = await open(context, 'tc');
   first.tables.putBinding(4, binding);
-  const queue = await ParkQueue.create(first, 4, 'parked', 100);
+  const queue = await ParkQueue.create(first, 4, 100);
   assert.is(programInfo(ingressProgram(queue.ifindex) ?? 0).name, 'hp_replay');
   first.close(); // the queue's own descriptor is left open, as a killed daemon's would not be
   const second = await open(context, 'tc');

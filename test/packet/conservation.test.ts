@@ -122,7 +122,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       nodeAddress: HOME,
       uplinks: [{ interface: 'up0', attach }],
     });
-    queue = await ParkQueue.create(datapath, ID, 'parked', 8000);
+    queue = await ParkQueue.create(datapath, ID, 8000);
     datapath.tables.setNodes([CARE_OF, OTHER_NODE]);
     for (const address of [HOME, HOME6]) {
       for (const protocol of ['tcp', 'udp'] as const) {

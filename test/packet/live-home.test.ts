@@ -167,7 +167,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
     test(`parked packets reach a process that is ${where} in order, none is lost and none overtakes`, async () => {
       const listener = track(machine().start('count', HOME, PORT));
       await listener.next('ready');
-      const queue = track(await ParkQueue.create(datapath, ID, 'parked', 10_000));
+      const queue = track(await ParkQueue.create(datapath, ID, 10_000));
       bind({ action: Action.park, egress: Egress.shut, park_ifindex: queue.ifindex, draining: 0 });
       const sender = track(correspondent.start('stream', HOME, PORT, 100_000));
       await until(() => queue.pending >= 500, '500 parked packets');

@@ -1,8 +1,10 @@
 /** The park queue's bounds, and next hops found ahead of the packets. */
 
 import { execFileSync } from 'node:child_process';
+import { closeSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { pidfdGetfd, pidfdOpen } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress, type NextHopStruct } from '../../cli/forwarding/abi.gen.js';
 import { encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
@@ -53,7 +55,7 @@ function parkLost(): number {
 const park = suite('park queue');
 
 park('what is still in it when it is closed is counted as lost', async () => {
-  const queue = await ParkQueue.create(datapath, ID, 'left', 50);
+  const queue = await ParkQueue.create(datapath, ID, 50);
   datapath.tables.putBinding(ID, { ...binding, park_ifindex: queue.ifindex });
   const sender = correspondent.start('stream', HOME, PORT, 20);
   const { packets } = await sender.next('sent');
@@ -67,7 +69,7 @@ park('what is still in it when it is closed is counted as lost', async () => {
 });
 
 park('it holds so many packets, and says how many it lost beyond that', async () => {
-  const queue = await ParkQueue.create(datapath, ID, 'small', 50);
+  const queue = await ParkQueue.create(datapath, ID, 50);
   datapath.tables.putBinding(ID, { ...binding, park_ifindex: queue.ifindex });
   const sender = correspondent.start('stream', HOME, PORT, 200);
   const { packets } = await sender.next('sent');
@@ -76,7 +78,7 @@ park('it holds so many packets, and says how many it lost beyond that', async ()
   const { replayed, lost } = await queue.replay();
   assert.is(replayed + lost, packets);
   assert.ok(replayed >= 50 && replayed <= 64, `${replayed} were held`); // the kernel rounds rings up
-  const [device] = JSON.parse(own.run('ip', '-j', '-s', 'link', 'show', 'small'));
+  const [device] = JSON.parse(own.run('ip', '-j', '-s', 'link', 'show', queue.record.name));
   assert.is(device.stats64.tx.dropped, lost, 'the device has counted them too');
   const before = parkLost();
   queue.close();
@@ -87,26 +89,38 @@ park('it holds so many packets, and says how many it lost beyond that', async ()
 });
 
 park('the kernel puts nothing of its own into it', async () => {
-  const queue = await ParkQueue.create(datapath, ID, 'quiet', 50);
+  const queue = await ParkQueue.create(datapath, ID, 50);
   await new Promise((resolve) => setTimeout(resolve, 300)); // router solicitations and the like would come at once
   assert.equal(await queue.replay(), { replayed: 0, lost: 0 });
   queue.close();
 });
 
 park('closing it removes the TAP and its holder', async () => {
-  const queue = await ParkQueue.create(datapath, ID, 'gone', 50);
-  assert.is((await readLink('gone')).ifindex, queue.ifindex);
+  const queue = await ParkQueue.create(datapath, ID, 50);
+  assert.is((await readLink(queue.record.name)).ifindex, queue.ifindex);
   queue.close();
   queue.close();
   await until(
     () =>
-      readLink('gone').then(
+      readLink(queue.record.name).then(
         () => false,
         () => true,
       ),
     'the TAP is gone',
   );
   assert.is(datapath.tables.devices.get(queue.ifindex), undefined);
+});
+
+park('a binding can have the next one while the TAP of its last is not gone yet', async () => {
+  const last = await ParkQueue.create(datapath, ID, 50);
+  const pidfd = pidfdOpen(last.record.holder.pid);
+  const kept = pidfdGetfd(pidfd, 3); // as a holder that a busy machine has not let end
+  last.close();
+  const next = await ParkQueue.create(datapath, ID, 50);
+  assert.is((await readLink(last.record.name)).ifindex, last.ifindex);
+  assert.is.not(next.record.name, last.record.name);
+  for (const descriptor of [pidfd, kept]) closeSync(descriptor);
+  next.close();
 });
 
 const neighbours = suite('neighbours');
