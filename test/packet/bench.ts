@@ -324,7 +324,7 @@ export class Bench {
 }
 
 /** struct __sk_buff of linux/bpf.h with the fields that a test run takes. */
-function skBuff(fields: { mark?: number; gsoSize?: number; gsoSegments?: number }): Buffer {
+export function skBuff(fields: { mark?: number; gsoSize?: number; gsoSegments?: number }): Buffer {
   const ctx = Buffer.alloc(192);
   ctx.writeUInt32LE(fields.mark ?? 0, 8);
   ctx.writeUInt32LE(fields.gsoSegments ?? 0, 164);
