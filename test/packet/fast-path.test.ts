@@ -306,9 +306,11 @@ test('what was left behind on a port of a block stays here, also after a restart
   }
   for (const restart of [false, true]) {
     if (restart) fast.tables.copyToFastPath();
-    const before = fast.fast(OWN.binding);
-    assert.equal(fast.run(packets), general.run(packets));
-    assert.is(fast.fast(OWN.binding), before + 1n);
+    for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+      const before = fast.fast(OWN.binding);
+      assert.equal(fast.run(packets, program), general.run(packets, program));
+      assert.is(fast.fast(OWN.binding), before + 1n);
+    }
   }
 });
 
