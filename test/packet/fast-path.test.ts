@@ -144,6 +144,11 @@ class Home {
     });
   }
 
+  /** The mark that the program leaves on a packet: to the kernel's next station it says where the packet came from. */
+  markOf(data: Buffer, program: ProgramName): number {
+    return this.programs[program].testRun({ data, ctx: skBuff({}) }).ctx?.readUInt32LE(8) ?? 0;
+  }
+
   /** All that was counted so far, in words. */
   counted(): string {
     const all = readCounters(this.tables)
@@ -233,6 +238,18 @@ for (const [protocol, segment] of [
       assert.is(fast.counted(), general.counted());
     });
   }
+}
+
+for (const [what, packet, mark] of [
+  ['a correspondent', reply({ fromPort: GUEST.port, source: GUEST_HOME }), 0],
+  ['its host itself', reply({ fromPort: GUEST.port, source: GUEST_HOME, destination: HOME }), 0x68706869],
+] as const) {
+  test(`what a guest says to ${what} goes the same way`, () => {
+    for (const home of [fast, general]) {
+      home.hasPodOf(GUEST.binding);
+      assert.is(home.markOf(frame(packet), 'hp_pod'), mark);
+    }
+  });
 }
 
 test('a guest hears and speaks by what the fast path alone knows', () => {
