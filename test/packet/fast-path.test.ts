@@ -373,7 +373,8 @@ function whole(random: () => number, program: ProgramName): Buffer {
   const toGuest = random() < (program === 'hp_pod' ? 0.9 : 0.4);
   const known = toGuest ? GUESTS : [OWN, SHARED, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED];
   const port = random() < 0.8 ? pick(known, random).port : Math.floor(random() * 65_536);
-  const fromPort = random() < 0.5 ? SHARED.remotePort : 1 + Math.floor(random() * 65_535);
+  const anyPort = random() < 0.3 ? pick(GUESTS, random).port : 1 + Math.floor(random() * 65_535);
+  const fromPort = random() < 0.5 ? SHARED.remotePort : anyPort;
   const most = program === 'hp_xdp' ? 1460 : 1300;
   const payload = Buffer.alloc(random() < 0.1 ? most - Math.floor(random() * 30) : Math.floor(random() * 40));
   const segment =
@@ -389,7 +390,7 @@ function whole(random: () => number, program: ProgramName): Buffer {
   const homes = [HOME, HOME, HOME, SECOND_HOME, '10.0.0.77'];
   const packet = ipv4(
     {
-      source: pick([CORRESPONDENT, CORRESPONDENT, CORRESPONDENT, HOME, '127.0.0.1'], random),
+      source: pick([CORRESPONDENT, CORRESPONDENT, CORRESPONDENT, HOME, GUEST_HOME, '127.0.0.1'], random),
       destination: pick(toGuest ? [GUEST_HOME, GUEST_HOME, GUEST_HOME, '127.0.0.1', HOME] : homes, random),
       tos,
       ttl: 1 + Math.floor(random() * 255),
