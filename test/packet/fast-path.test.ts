@@ -60,7 +60,7 @@ const binding: BindingStruct = {
 
 const guest: BindingStruct = { ...binding, action: Action.deliver, egress: Egress.open, pod_ifindex: OTHER_IFINDEX };
 
-const PROGRAMS = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_entry'] as const;
+const PROGRAMS = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_loopback', 'hp_pod', 'hp_entry'] as const;
 type ProgramName = (typeof PROGRAMS)[number];
 
 /** A home node whose programs have the fast path, or have not. */
