@@ -231,7 +231,7 @@ test('two hundred thousand mutated packets break no invariant', () => {
   const report: CampaignReport = runCampaign({ packets: 200_000, seed: SEED });
   assert.is(report.failure, undefined, JSON.stringify(report.failure));
   assert.ok(report.packets >= 200_000);
-  for (const program of ['hp_xdp', 'hp_ingress']) assert.ok((report.fast[program] ?? 0) > 1000, `${program}: fast`);
+  for (const program of ['hp_xdp', 'hp_ingress']) assert.ok((report.fast[program] ?? 0) > 100, `${program}: fast`);
   for (const [program, reasons] of Object.entries(COVERED)) {
     for (const reason of reasons) assert.ok((report.reasons[program]?.[reason] ?? 0) > 0, `${program}: ${reason}`);
   }
