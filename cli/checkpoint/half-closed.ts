@@ -30,11 +30,11 @@ export async function readWindows(folder: string): Promise<Windows> {
   const images = streamImages(folder);
   if (images.size === 0) return windows;
   let seen = 0;
-  for (const { inode, state, local, remote } of socketsIn(readFileSync(join(folder, FILES)), HALF_CLOSED)) {
+  for (const { inode, local, remote } of socketsIn(readFileSync(join(folder, FILES)), HALF_CLOSED)) {
     if (++seen % AT_ONCE === 0) await turn();
     const image = images.get(inode);
     const window = image === undefined ? undefined : readWindow(join(folder, image));
-    if (window !== undefined && HALF_CLOSED.includes(state)) windows.set(`${local} ${remote}`, window);
+    if (window !== undefined) windows.set(`${local} ${remote}`, window);
   }
   return windows;
 }
