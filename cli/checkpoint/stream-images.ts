@@ -2,10 +2,10 @@ import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:f
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type ConnectionState, endpointText } from '../process/connection-state.js';
-import { TCP_STATES } from '../process/sockets.js';
+import { TCP_STATES, type TcpState } from '../process/sockets.js';
 import { type Field, fieldsOf, numbersIn } from './protobuf.js';
 
-const FILES = 'files.img';
+export const FILES = 'files.img';
 /** `tcp-stream-<inode in hexadecimal>.img`: one for each connection. */
 const STREAM = /^tcp-stream-([0-9a-f]{1,8})\.img$/;
 /** Two magic numbers begin every image (criu/include/magic.h), a length each message. */
@@ -20,6 +20,8 @@ const AT_ONCE = 16;
 const FILE_INET = 4;
 const INET = { inode: 2, state: 6, localPort: 7, remotePort: 8, local: 11, remote: 12 };
 const TCP = { unread: 1, received: 2, unacknowledged: 3, sent: 4, unsent: 12 };
+/** In the order of `struct tcp_repair_window`: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup (include/uapi/linux/tcp.h). */
+const WINDOW = [13, 14, 15, 16, 17];
 /** Not connected yet, or not any more: they have no numbers that mean anything to a correspondent. */
 const UNCONNECTED = new Set(['SYN_SENT', 'CLOSE']);
 
@@ -38,13 +40,10 @@ type Socket = Pick<ConnectionState, 'local' | 'remote' | 'state'> & { readonly i
  * @returns undefined when there are no images (any more)
  */
 export async function readStreams(folder: string, limit: number): Promise<StoppedConnections | undefined> {
-  const images = new Map<number, string>();
+  let images: Map<number, string>;
   let files: Buffer;
   try {
-    for (const name of readdirSync(folder)) {
-      const inode = STREAM.exec(name)?.[1];
-      if (inode !== undefined) images.set(Number.parseInt(inode, 16), name);
-    }
+    images = streamImages(folder);
     if (images.size === 0) return { total: 0, connections: [] };
     files = readFileSync(join(folder, FILES));
   } catch (error) {
@@ -69,8 +68,18 @@ export async function readStreams(folder: string, limit: number): Promise<Stoppe
   return { total, connections };
 }
 
-/** The internet sockets in an image of files, in the order in which CRIU met them. */
-export function* socketsIn(image: Buffer): Generator<Socket> {
+/** The images of connections, by the inodes of their sockets. */
+export function streamImages(folder: string): Map<number, string> {
+  const images = new Map<number, string>();
+  for (const name of readdirSync(folder)) {
+    const inode = STREAM.exec(name)?.[1];
+    if (inode !== undefined) images.set(Number.parseInt(inode, 16), name);
+  }
+  return images;
+}
+
+/** The internet sockets in an image of files, or those in some states, in the order in which CRIU met them. */
+export function* socketsIn(image: Buffer, states?: readonly TcpState[]): Generator<Socket> {
   for (let at = MAGIC_BYTES; at + LENGTH_BYTES <= image.length; ) {
     const start = at + LENGTH_BYTES;
     at = start + image.readUInt32LE(at);
@@ -78,11 +87,13 @@ export function* socketsIn(image: Buffer): Generator<Socket> {
     const message = fieldsOf(image, start, at).get(FILE_INET);
     if (message === undefined || message.end > at) continue;
     const fields = fieldsOf(image, message.at, message.end);
-    const [inode, state] = [fields.get(INET.inode)?.value, fields.get(INET.state)?.value ?? 0];
+    const inode = fields.get(INET.inode)?.value;
+    const state = TCP_STATES[fields.get(INET.state)?.value ?? 0] ?? 'NONE';
+    if (states?.includes(state) === false) continue;
     const local = endpointIn(image, message, INET.local, fields.get(INET.localPort)?.value);
     const remote = endpointIn(image, message, INET.remote, fields.get(INET.remotePort)?.value);
     if (inode === undefined || local === undefined || remote === undefined) continue;
-    yield { inode, local, remote, state: TCP_STATES[state] ?? 'NONE' };
+    yield { inode, local, remote, state };
   }
 }
 
@@ -99,15 +110,7 @@ function endpointIn(image: Buffer, message: Field, number: number, port: number 
 export function streamOf(
   image: Buffer,
 ): Pick<ConnectionState, 'sent' | 'received' | 'unread' | 'unacknowledged' | 'unsent'> | undefined {
-  const start = MAGIC_BYTES + LENGTH_BYTES;
-  if (image.length < start) return undefined;
-  const end = start + image.readUInt32LE(MAGIC_BYTES);
-  if (end > image.length) return undefined;
-  const fields = fieldsOf(image, start, end);
-  const numberIn = (field: number): number => {
-    const found = fields.get(field);
-    return found === undefined || found.end > end ? Number.NaN : found.value;
-  };
+  const numberIn = numbersOfStream(image);
   const numbers = {
     sent: numberIn(TCP.sent),
     received: numberIn(TCP.received),
@@ -116,6 +119,24 @@ export function streamOf(
     unsent: numberIn(TCP.unsent),
   };
   return Object.values(numbers).every(isWord) ? numbers : undefined;
+}
+
+/** How much the ends of a connection take, from its image, as the kernel is told it; undefined when that does not say it. */
+export function readWindow(path: string): Buffer | undefined {
+  const numbers = WINDOW.map(numbersOfStream(readStart(path)));
+  return numbers.every(isWord) ? Buffer.from(Uint32Array.from(numbers).buffer) : undefined;
+}
+
+/** The numbers in the image of a connection by their fields; not a number: it has none, or is none. */
+function numbersOfStream(image: Buffer): (field: number) => number {
+  const start = MAGIC_BYTES + LENGTH_BYTES;
+  const end = image.length < start ? Number.NaN : start + image.readUInt32LE(MAGIC_BYTES);
+  if (!(end <= image.length)) return () => Number.NaN;
+  const fields = fieldsOf(image, start, end);
+  return (field) => {
+    const found = fields.get(field);
+    return found === undefined || found.end > end ? Number.NaN : found.value;
+  };
 }
 
 function isWord(value: number): boolean {

@@ -3,6 +3,7 @@ import type { SurveyedStream } from '../../addon/lib/index.js';
 import type { Surroundings } from '../checkpoint/criu.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { FreezerRecord } from '../checkpoint/freezer.js';
+import type { Windows } from '../checkpoint/half-closed.js';
 import { UserError } from '../errors.js';
 import type { ArrivingMemory } from '../memory/arriving.js';
 import { Cgroup } from '../system/cgroup.js';
@@ -28,6 +29,8 @@ export interface Arrival {
   files: Arriving | undefined;
   /** How its connections are restored; undefined until they are, and after a restart of the daemon. */
   streams: Promise<SurveyedStream[] | undefined> | undefined;
+  /** Of its half-closed connections, from its images; undefined until those came, and after a restart of the daemon. */
+  windows: Promise<Windows> | undefined;
   /** Those of its listeners that stayed here, its home, while it was away; undefined until it is restored. */
   listeners: HomeListeners | undefined;
   /** What could not be set again on its sockets, in words. */
@@ -45,6 +48,7 @@ export const NEW_ARRIVAL = {
   preparing: undefined,
   files: undefined,
   streams: undefined,
+  windows: undefined,
   listeners: undefined,
   notKept: [],
   runs: false,

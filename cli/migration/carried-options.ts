@@ -1,11 +1,11 @@
 import { writeFileSync } from 'node:fs';
-import { constants } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { SOCKET_KINDS, type SocketKind, setSocketsOption } from '../../addon/lib/index.js';
 import { FORGOTTEN_OPTIONS, optionText, type SocketOption } from '../process/socket-options.js';
 import { readSocketDefaults, type SocketDefaults, type SurveyedOptions, surveyTree } from '../process/socket-survey.js';
 import { count } from '../process/verdicts.js';
+import { errnoName } from '../system/errno.js';
 import { readLink, readNamespacePids, readText, readTree } from '../system/procfs.js';
 
 /** Travels among CRIU's images, and CRIU does not look at it. */
@@ -163,9 +163,4 @@ function differing(there: Carried['defaults'], here: Record<SocketKind, Values>)
       return [kind, Object.fromEntries(different)];
     }),
   );
-}
-
-function errnoName(errno: number): string {
-  const found = Object.entries(constants.errno).find(([, number]) => number === errno);
-  return found?.[0] ?? `errno ${errno}`;
 }

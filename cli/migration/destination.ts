@@ -4,6 +4,7 @@ import type { Line } from '../../addon/lib/index.js';
 import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
+import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
 import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
@@ -221,6 +222,8 @@ export class LocalDestination implements DestinationParticipant {
     await reached('destination', 'received', migration);
     if (arrival.resident === undefined) arrival.listeners = HomeListeners.take(arrival.record);
     await arrival.session?.release(inventory);
+    arrival.windows = readWindows(arrival.record.images); // while CRIU restores
+    arrival.windows.catch(() => undefined); // heard when it has
     await reached('destination', 'restoring', migration);
   }
 
@@ -237,7 +240,10 @@ export class LocalDestination implements DestinationParticipant {
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
     arrival.listeners?.requireNoOther(tasks);
-    const notKept = restoreOptions(record.images, tasks, arrival.listeners?.inodes);
+    const notKept = [
+      ...restoreOptions(record.images, tasks, arrival.listeners?.inodes),
+      ...restoreWindows(await (arrival.windows ?? readWindows(record.images)), tasks),
+    ];
     arrival.listeners?.close(); // the process has them too
     arrival.notKept = notKept;
     await reached('destination', 'restored', migration);

@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 import type { SurveyedStream } from '../../addon/lib/index.js';
-import { TCP_STATES } from './sockets.js';
+import { type Endpoint, TCP_STATES } from './sockets.js';
 
 const sequence = z.number().int().min(0).max(0xffff_ffff);
 const bytes = z.number().int().min(0).max(0xffff_ffff);
@@ -46,6 +46,11 @@ export function connectionsIn(streams: readonly SurveyedStream[]): ConnectionSta
 
 /** @param address 4 or 16 bytes in network order; a mapped one is written as IPv4 */
 export function endpointText(address: Buffer, port: number): string {
-  const parsed = ipaddr.process(ipaddr.fromByteArray([...address]).toString());
+  return textOfEndpoint({ address: ipaddr.fromByteArray([...address]).toString(), port });
+}
+
+/** The same of an address in any notation. */
+export function textOfEndpoint({ address, port }: Endpoint): string {
+  const parsed = ipaddr.process(address);
   return parsed.kind() === 'ipv6' ? `[${parsed.toString()}]:${port}` : `${parsed.toString()}:${port}`;
 }

@@ -6,7 +6,7 @@ import { ownTerminals, type TreeDescriptor } from './descriptor-verdicts.js';
 import { fileHashes } from './file-hash.js';
 import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { foreignMemoryVerdicts } from './foreign-memory.js';
-import { endedMeanwhile, type InspectOptions, inspectProcess } from './inspect.js';
+import { endedMeanwhile, type InspectOptions, inspectProcess, requireThere } from './inspect.js';
 import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
 import type { Moving, NeededFile, Needs } from './needs.js';
 import { opensForWriting } from './open-mode.js';
@@ -41,11 +41,14 @@ export interface Examination {
  * @throws {UserError} as {@link inspectProcess}; `NO_SUCH_PROCESS` also when it ends meanwhile
  */
 export async function examineProcess(pid: number, options: InspectOptions): Promise<Examination> {
+  let found: Examination;
   try {
-    return await examine(pid, options);
+    found = await examine(pid, options);
   } catch (failure) {
     throw endedMeanwhile(pid, failure);
   }
+  requireThere(pid); // the last that was looked at may be what no file of its own is needed for
+  return found;
 }
 
 async function examine(pid: number, options: InspectOptions): Promise<Examination> {

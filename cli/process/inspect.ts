@@ -139,8 +139,16 @@ function noSuchProcess(pid: number): UserError {
  */
 export function endedMeanwhile(pid: number, failure: unknown): unknown {
   const { code } = failure as NodeJS.ErrnoException;
-  const ended = readProcess(pid)?.ending ?? true; // its namespaces go before it is a zombie
-  return ended && (code === 'ENOENT' || code === 'ESRCH') ? noSuchProcess(pid) : failure;
+  return hasEnded(pid) && (code === 'ENOENT' || code === 'ESRCH') ? noSuchProcess(pid) : failure;
+}
+
+/** @throws {UserError} `NO_SUCH_PROCESS`: it has ended, or is about to. */
+export function requireThere(pid: number): void {
+  if (hasEnded(pid)) throw noSuchProcess(pid);
+}
+
+function hasEnded(pid: number): boolean {
+  return readProcess(pid)?.ending ?? true; // its namespaces go before it is a zombie
 }
 
 /** A pod's processes keep their home pids inside the pod's pid namespace: the innermost number. */

@@ -31,6 +31,7 @@ set -- $(cat $proc/stat | sed 's/.*) //')
 echo "parent $2 group $3 session $4"
 grep '^0::' $proc/cgroup
 cat $proc/status $proc/limits
+echo "oom $(cat $proc/oom_score_adj)"
 for link in exe cwd root; do echo "$link $(readlink $proc/$link)"; done
 tr '\\0' '\\n' <$proc/environ
 for fd in $proc/fd/*; do readlink $fd; done | grep -v '^socket:' | sed 's/:\\[.*//' | sort

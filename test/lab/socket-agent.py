@@ -65,6 +65,12 @@ def options(asked):
     return {name: [answer(held, *one) for one in asked] for name, held in sockets.items()}
 
 
+def send_window(name):
+    """How much the other end takes at once (tcpi_snd_wnd; 0 from kernels before 5.4)."""
+    info = sockets[name].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    return int.from_bytes(info[228:232], sys.byteorder)
+
+
 def state(name):
     return sockets[name].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 

@@ -127,6 +127,14 @@ async function closingConnections(family: string, address: string): Promise<void
   }
 }
 
+/** How many bytes at once each correspondent takes that has closed its half, as the process's kernel has it. */
+async function windowsNow(): Promise<[string, number][]> {
+  const names = ['unread', 'closeWait'].flatMap((what) => [`${what}4`, `${what}6`]);
+  const windows: [string, number][] = [];
+  for (const name of names) windows.push([name, await server.do<number>('send_window', name)]);
+  return windows;
+}
+
 async function reportOn(migration: string): Promise<MigrationReport> {
   const outcome = await scenario.homeproxy('home', [
     'report',
@@ -152,6 +160,7 @@ function silenceOf({ row, others }: MigrationReport): number {
 const expected = new Map<string, number>();
 
 let before: Record<string, (string | number)[]>;
+let windows: [string, number][];
 
 test.before(async () => {
   scenario = await Scenario.start('sockets');
@@ -197,6 +206,7 @@ test.before(async () => {
     await client.do('begin_sink', `down${family}`);
     await server.do('begin_source', `down${family}`, 20);
   }
+  windows = await windowsNow();
   for (const name of ['reuse1', 'reuse2']) {
     await server.do('listen', name, '::', PORTS.reuse, [[1, 15, 1]]); // SO_REUSEPORT
     await server.do('begin_pong', name);
@@ -219,6 +229,7 @@ for (const to of ROUTE) {
         if (kinds.includes(kind)) assert.is(after[name]?.[index], before[name]?.[index], `${option} of ${name}`);
       }
     }
+    assert.equal(await windowsNow(), windows, 'what half-closed correspondents take at once');
   });
 }
 

@@ -33,6 +33,8 @@ const UNIT_NAMES = [
   'systemd-journald.socket',
   'timers.target',
 ];
+/** As systemd does for itself, and so for its services, where it has booted a machine: cores are as large as they may be. */
+const CORES = ['bash', '-c', 'ulimit -Sc hard && exec "$@"', 'bash']; // without a fork: the first child is systemd
 /** What the package manager knows to be installed. */
 const PACKAGES = '/var/lib/dpkg';
 
@@ -88,10 +90,13 @@ async function bootSystemd(lab: Lab, node: LabNode): Promise<LabNode> {
   const environment = ['container=lab', `SYSTEMD_UNIT_PATH=/etc/systemd/system:${UNITS}`, `PATH=${SYSTEM_PATH}`];
   const namespaces = ['unshare', '--pid', '--mount', '--fork', '--kill-child', '--mount-proc'];
   const systemd = ['/lib/systemd/systemd', '--system', '--unit=multi-user.target', '--log-target=console'];
-  const outer = await node.detach(['env', '--ignore-environment', ...environment, ...namespaces, ...systemd], {
-    cgroup: CGROUP,
-    output: '/var/log/boot.log',
-  });
+  const outer = await node.detach(
+    [...CORES, 'env', '--ignore-environment', ...environment, ...namespaces, ...systemd],
+    {
+      cgroup: CGROUP,
+      output: '/var/log/boot.log',
+    },
+  );
   const pid = await until(`${node.name} has its systemd`, async () => {
     const parent = node.machinePid(outer);
     return parent === undefined ? undefined : readChildren(parent)[0];

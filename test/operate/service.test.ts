@@ -11,6 +11,7 @@ import { projectFile } from '../../cli/system/project.js';
 import { startServer } from '../lab/c-program.js';
 import { bareLab, downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
+import { namespaceDifferences, portraitOf } from '../lab/portrait.js';
 import { askTicker, installTicker, TICKER } from '../lab/ticker.js';
 import { suite } from '../suite.js';
 import { bootMachine, SYSTEM_PATH } from './machine.js';
@@ -20,6 +21,8 @@ const INSTALLED = '/etc/systemd/system/homeproxy.service';
 /** Where nvm and the like put a Node.js, or as good as: no service manager looks there. */
 const ELSEWHERE = '/usr/local/nvm/v20/bin';
 const PORT = 7400;
+/** Starts what follows with a umask, limits and a badness that are not those of the service. */
+const APART = 'umask 027 && ulimit -Sc 1000 && ulimit -Sn 512 && echo 100 >/proc/self/oom_score_adj && exec "$0" "$@"';
 
 const test = suite('under a service manager');
 const folder = mkdtempSync(join(tmpdir(), 'homeproxy-service-'));
@@ -27,6 +30,7 @@ let home: LabNode;
 let host: LabNode;
 let pid: number;
 let conversation: LineClient;
+let portrait: readonly string[];
 
 test.before(async () => {
   const lab = await bareLab('service', { hosts: 1 });
@@ -35,8 +39,9 @@ test.before(async () => {
   cpSync(host.path('/run/lab/bin/homeproxy'), host.path('/usr/local/bin/homeproxy'));
   copyFileSync(UNIT, host.path(INSTALLED));
   await installTicker(home, host);
-  pid = await startServer(home, [TICKER, String(PORT)], PORT);
+  pid = await startServer(home, ['sh', '-c', APART, TICKER, String(PORT)], PORT);
   conversation = await LineClient.connect(lab.node('client'), home.address, PORT);
+  portrait = await portraitOf(home, pid);
 });
 test.after(async () => {
   await conversation?.close();
@@ -105,6 +110,11 @@ test('it has started when the daemon says that it is ready', async () => {
   assert.ok((await said(home)).includes('up'));
 });
 
+test('it dumps no core, which would hold memory of processes that move', async () => {
+  const limits = (await home.run(['cat', `/proc/${await daemonPid(home)}/limits`])).stdout;
+  assert.match(limits, /^Max core file size +0 /m);
+});
+
 /** What the service has said, each line of it JSON. */
 async function said(machine: LabNode): Promise<string[]> {
   await machine.run(['journalctl', '--sync']);
@@ -155,9 +165,11 @@ test('a daemon that is killed is started again, and takes up what is away', asyn
   assert.is(await whereItIs(), 'host1');
 });
 
-test('what has come home does not end with the service', async () => {
+test('what has come home has kept nothing of the service, and does not end with it', async () => {
   await home.run(['homeproxy', 'recall', String(pid)]);
   assert.is(await whereItIs(), 'home');
+  assert.equal(await portraitOf(home, pid), portrait);
+  assert.equal(await namespaceDifferences(home, pid), []);
   await systemctl(home, 'stop', 'homeproxy');
   assert.is(await systemctl(home, 'show', '--property=ActiveState', '--value', 'homeproxy'), 'inactive');
   await assertServed();

@@ -160,6 +160,8 @@ test('one that ends while it is looked at is refused as if it had not been there
     (error: unknown) => error,
   );
   subject.kill(); // the look has begun, and goes on when we wait for it
+  for (const deadline = Date.now() + 20_000; readProcess(subject.pid)?.ending === false; )
+    assert.ok(Date.now() < deadline);
   const failure = await looking;
   assert.instance(failure, UserError);
   assert.is((failure as UserError).code, 'NO_SUCH_PROCESS');
