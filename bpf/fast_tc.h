@@ -106,10 +106,12 @@ static __always_inline int is_delivered(const struct binding *binding)
 /*
  * A packet in a tunnel over IPv4 from a node that we know, for a process in a pod here:
  *
- *   14 bytes   20 bytes                      20 bytes        `inner` is where a frame of the packet inside would begin
+ *   14 bytes   20 bytes                      20 bytes
  *   +--------+-----------------------------+------------------------+
  *   | Eth    | IPv4, protocol 4            | IPv4 | TCP ...         |
  *   +--------+-----------------------------+------------------------+
+ *
+ * The packet inside is read as if its frame began OUTER bytes behind this one's begin.
  *
  * It must fill the tunnel's packet, and have met with nothing there that it had to be told of (RFC 6040).
  */

@@ -77,10 +77,14 @@ export class FastPath {
     return id < this.counters.maxEntries ? (this.counters.getPerCpu(u32(id)) ?? []) : [];
   }
 
-  /** Copies an entry of `ports`. */
+  /** Copies an entry of `ports`, if the fast path can serve it. */
   claim(place: FastPlace, binding: number, shared: boolean): void {
     const local = ipv4Of(place.local);
-    if (local === undefined || binding >= this.bindings.maxEntries) return;
+    if (local === undefined) return;
+    if (binding >= this.bindings.maxEntries) {
+      this.release(place);
+      return;
+    }
     const present = this.port(place);
     if (present.kind !== FastKind.none && present.local !== local) return; // another address has the entry
     const next: FastPortStruct = shared
@@ -92,7 +96,7 @@ export class FastPath {
     this.putPort(place, next);
   }
 
-  /** Copies a block's entry to those of its ports that nobody's copy stands for. */
+  /** Copies a block's entry to those of its ports that nobody's copy stands for. None of them may have an entry of its own. */
   claimFree(places: readonly FastPlace[], binding: number): void {
     const local = ipv4Of(places[0]?.local ?? { word: [] });
     if (local === undefined || binding >= this.bindings.maxEntries) return;

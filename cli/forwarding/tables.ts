@@ -126,12 +126,14 @@ export class Tables {
     }
     for (const [key, value] of this.ports.getBatch()) {
       const { binding, shared, left_behind } = this.keys.decodePortEntry(value);
-      if (left_behind === 0) this.fastPath.claim(this.keys.fastPlace(key), binding, shared === 1);
+      const place = this.keys.fastPlace(key);
+      if (left_behind === 0) this.fastPath.claim(place, binding, shared === 1);
+      else this.fastPath.release(place);
     }
-    const general = this.generalPorts();
+    const single = this.singlePorts();
     for (const [key, value] of this.blocks.getBatch()) {
       const { binding } = this.blockEntry.decode(value) as BlockEntryStruct;
-      this.fastPath.claimFree(this.placesOfBlock(key, general), binding);
+      this.fastPath.claimFree(this.placesOfBlock(key, single), binding);
     }
   }
 
@@ -216,8 +218,8 @@ export class Tables {
     const value = this.blockEntry.encode({ binding } satisfies BlockEntryStruct);
     this.blocks.setBatch(keys.map((key) => [key, value] as const));
     for (const index of indexes) for (const word of wordsOf(index)) this.filter.set(u32(word), ALL_PORTS);
-    const general = this.generalPorts();
-    for (const key of keys) this.fastPath.claimFree(this.placesOfBlock(key, general), binding);
+    const single = this.singlePorts();
+    for (const key of keys) this.fastPath.claimFree(this.placesOfBlock(key, single), binding);
   }
 
   claimFlows(flows: readonly Flow[], binding: number): void {
@@ -322,10 +324,12 @@ export class Tables {
     return (this.blockKey.decode(key) as BlockKeyStruct).index;
   }
 
-  /** Ports on which flows were left behind: of those the fast path knows nothing, also where they are in somebody's block. */
-  private generalPorts(): Set<string> {
-    const leftBehind = this.ports.getBatch().filter(([, value]) => this.keys.decodePortEntry(value).left_behind === 1);
-    return new Set(leftBehind.map(([key]) => nameOf(this.keys.fastPlace(key))));
+  /**
+   * Ports with an entry of their own, which comes before that of a block they are in. Those of them that have no copy have none
+   * for a reason: flows were left behind there, or their binding has none.
+   */
+  private singlePorts(): Set<string> {
+    return new Set(this.ports.getBatch().map(([key]) => nameOf(this.keys.fastPlace(key))));
   }
 
   /** @param but names of ports that are left out */
