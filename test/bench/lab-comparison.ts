@@ -1,4 +1,6 @@
 import { setMaxListeners } from 'node:events';
+import { BugError } from '../../cli/errors.js';
+import { type Profile, profile } from './lab-profile.js';
 import { benchEnvironment } from './lab-programs.js';
 import { type Ratios, ratiosOf, type Samples, type VariantName } from './lab-ratios.js';
 import { type Path, Scene, VARIANTS } from './lab-scene.js';
@@ -21,6 +23,8 @@ export interface LabComparison {
   readonly samples: Readonly<Record<VariantName, Samples>>;
   /** Each named by what it is compared with. Of `rtt`, less is better; of the others, more. */
   readonly ratios: Ratios;
+  /** Of the departed server's path. */
+  readonly profiles: Readonly<Record<VariantName, Profile>>;
 }
 
 /**
@@ -35,16 +39,34 @@ export async function compareInLab(options: LabComparisonOptions): Promise<LabCo
   const seconds = quick ? 0.5 : options.seconds;
   const env = await benchEnvironment(signal);
   const samples: Partial<Record<VariantName, Samples>> = {};
+  const profiles: Partial<Record<VariantName, Profile>> = {};
   for (const variant of VARIANTS) {
     onProgress(`${variant.name}: building two labs`);
     const scene = await Scene.up(variant, { env, seconds, signal });
     try {
       samples[variant.name] = await measureAll(scene.paths, rounds, (line) => onProgress(`${variant.name}: ${line}`));
+      profiles[variant.name] = await profileDeparted(scene);
     } finally {
       await scene.down();
     }
   }
-  return { rounds, samples: samples as Record<VariantName, Samples>, ratios: ratiosOf(samples) };
+  return {
+    rounds,
+    samples: samples as Record<VariantName, Samples>,
+    ratios: ratiosOf(samples),
+    profiles: profiles as Record<VariantName, Profile>,
+  };
+}
+
+async function profileDeparted({ paths, accounted }: Scene): Promise<Profile> {
+  const departed = paths.find(({ name }) => name === 'departed');
+  if (departed === undefined) throw new BugError('nothing has departed');
+  const { target, close } = await departed.open();
+  try {
+    return await profile(accounted, target);
+  } finally {
+    await close();
+  }
 }
 
 /** Every other round goes backwards: what comes after what, and what grows with time, is then the same for all. */

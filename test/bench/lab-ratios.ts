@@ -19,7 +19,7 @@ export type RatioGroup = (typeof RATIO_GROUPS)[number];
 /** Ratios by group and name; see {@link ratioName}. */
 export type Ratios = Record<RatioGroup, Record<string, Spread>>;
 
-const GROUPS: Readonly<Record<Kind, RatioGroup>> = {
+export const GROUPS: Readonly<Record<Kind, RatioGroup>> = {
   upload: 'throughput',
   download: 'throughput',
   requests: 'requests',
@@ -59,11 +59,16 @@ export function comparedPairs(paths: readonly string[]): [path: string, referenc
     ...others.map((other): [string, string] => ['departed', other]),
     ['home', 'direct'],
     ['direct', 'plain'],
-    ...others.filter((path) => !OURS.has(path)).map((path): [string, string] => [path, 'plain']),
+    ...alternativesIn(others).map((path): [string, string] => [path, 'plain']),
   ];
 }
 
-const OURS = new Set(['direct', 'home', 'plain']);
+/** What a user would put on the home node instead. */
+export function alternativesIn(paths: readonly string[]): string[] {
+  return paths.filter((path) => !OURS.has(path));
+}
+
+const OURS = new Set(['direct', 'home', 'departed', 'plain']);
 
 /** Ratios of samples of the same round, so that what disturbed the machine at that time disturbed both. */
 export function ratiosOf(variants: Readonly<Partial<Record<VariantName, Samples>>>): Ratios {

@@ -4,6 +4,7 @@ import type { LabNode } from '../../cli/lab/lab-node.js';
 import type { LabAttach } from '../../cli/lab/plan.js';
 import { runHomeproxy } from '../lab/node-command.js';
 import { ALTERNATIVES, listening, portList } from './lab-alternatives.js';
+import type { Accounted } from './lab-profile.js';
 import type { VariantName } from './lab-ratios.js';
 import { CONGESTION_CONTROL, type Ports, type Target } from './lab-traffic.js';
 
@@ -53,6 +54,8 @@ const NODE_SETTINGS = [
 export class Scene {
   private constructor(
     readonly paths: readonly Path[],
+    /** The nodes that the way of a departed process crosses. */
+    readonly accounted: readonly Accounted[],
     private readonly labs: readonly string[],
   ) {}
 
@@ -69,7 +72,9 @@ export class Scene {
       await startServers(homeproxyLab.node('home'), STAYING, options);
       await depart(homeproxyLab, options);
       await startServers(plainLab.node('host1'), MOVING, options);
-      return new Scene([...ourPaths(homeproxyLab, options), ...plainPaths(plainLab, options)], names);
+      const accounted: Accounted[] = [];
+      for (const node of ['home', 'host1']) accounted.push({ node, daemon: await homeproxyLab.startDaemon(node) });
+      return new Scene([...ourPaths(homeproxyLab, options), ...plainPaths(plainLab, options)], accounted, names);
     } catch (error) {
       await takeDown(names);
       throw error;

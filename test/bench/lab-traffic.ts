@@ -115,7 +115,7 @@ function numberOf(text: string, pattern: RegExp, program: string): number {
 const TICKS_PER_SECOND = 100; // USER_HZ, fixed in the ABI of /proc
 
 /** CPU time that this machine has spent on anything but idling since it started, in seconds (proc(5), /proc/stat). */
-function machineCpuSeconds(): number {
+export function machineCpuSeconds(): number {
   const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] =
     readFileSync('/proc/stat', 'utf8').split('\n', 1)[0]?.split(/ +/).slice(1).map(Number) ?? [];
   return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;

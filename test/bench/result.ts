@@ -1,6 +1,14 @@
 import { BINDINGS, TAXES, taxName } from './home-tax.js';
 import type { LabComparison } from './lab-comparison.js';
-import { RATIO_GROUPS } from './lab-ratios.js';
+import {
+  alternativesIn,
+  GROUPS,
+  RATIO_GROUPS,
+  ratioName,
+  type Samples,
+  type Spread,
+  type VariantName,
+} from './lab-ratios.js';
 import type { MapMemory } from './map-memory.js';
 import { type CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import type { Measurement } from './rounds.js';
@@ -19,12 +27,18 @@ export interface Goal {
   readonly words: string;
   readonly figure: Figure;
   readonly limit: number;
+  /** Less is worse; otherwise more is. */
+  readonly atLeast?: boolean;
   readonly unit: '' | ' ns';
 }
 
 const MOST = FLOWS[FLOWS.length - 1] ?? 1;
 
-export function goals({ packets }: Result): Goal[] {
+export function goals(result: Result): Goal[] {
+  return [...packetGoals(result), ...(result.lab === undefined ? [] : labGoals(result.lab))];
+}
+
+function packetGoals({ packets }: Result): Goal[] {
   const encap = pointName('encap', 1);
   const encapMost = pointName('encap', MOST);
   const shared = pointName('encapShared', MOST);
@@ -46,6 +60,29 @@ export function goals({ packets }: Result): Goal[] {
     { words: 'miss at 1 M flows', figure: packets.net(pointName('miss', MOST)), limit: 20, unit: ' ns' },
   ];
 }
+
+/** A server that has departed beside the same one reached directly, and beside whatever else crosses the home node. */
+function labGoals({ samples, ratios }: LabComparison): Goal[] {
+  const variants = Object.entries(samples) as [VariantName, Samples][];
+  return variants.flatMap(([variant, byPath]) =>
+    (['upload', 'requests'] as const).flatMap((kind) => {
+      const to = (other: string): Spread | undefined =>
+        ratios[GROUPS[kind]][ratioName('departed', other, variant, kind)];
+      const words = `${GROUPS[kind]} (${variant}), departed`;
+      const goal = (name: string, figure: Spread | undefined, limit: number): Goal[] =>
+        figure === undefined ? [] : [{ words: `${words} / ${name}`, figure, limit, atLeast: true, unit: '' }];
+      const best = alternativesIn(Object.keys(byPath))
+        .map((name) => ({ name, figure: to(name) }))
+        .sort((one, other) => (one.figure?.value ?? Infinity) - (other.figure?.value ?? Infinity))[0];
+      return [
+        ...goal('direct', to('direct'), LEAST_SHARE),
+        ...goal(`the best that also crosses home (${best?.name})`, best?.figure, 1),
+      ];
+    }),
+  );
+}
+
+const LEAST_SHARE = 0.9;
 
 /** The line that `--json` ends with. All nanoseconds are net of `pass`, the program that returns at once. */
 export function jsonLine(result: Result): string {

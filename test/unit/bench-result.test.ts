@@ -5,14 +5,16 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { BpfProgram } from '../../addon/lib/index.js';
 import { BINDINGS, TAXES, taxName } from '../bench/home-tax.js';
+import { ratiosOf, type Samples } from '../bench/lab-ratios.js';
 import { BASE, CASES, FLOOR, FLOWS, pointName } from '../bench/per-packet.js';
-import { writeReport } from '../bench/report.js';
+import { terminalReport, writeReport } from '../bench/report.js';
 import { goals, jsonLine } from '../bench/result.js';
 import { Measurement, type Point } from '../bench/rounds.js';
 import { Durations, figureOf } from '../bench/statistics.js';
 import { suite } from '../suite.js';
 
 const test = suite('bench result');
+const NOTHING = { upload: [], requests: [] };
 const MEMORY = { bytes: {}, byMap: [], bytesPerFlow: 104.04 };
 
 /** Three rounds in which each point took as long as it says. */
@@ -63,6 +65,7 @@ test('--json has the tax by kind of traffic and number of bindings, and the rati
     rounds: 3,
     samples: { tc: {}, xdp: {} },
     ratios: { throughput: { 'a/b': spread }, requests: {}, rtt: {} },
+    profiles: { tc: NOTHING, xdp: NOTHING },
   };
   const { ratios, homeTax } = JSON.parse(jsonLine({ packets, memory: MEMORY, tax, lab }));
   assert.equal(homeTax.xdp, { '0': 5, '1': 5, '1000': 5, '100000': 5 });
@@ -76,7 +79,7 @@ test('the report is a page with a picture for each part', () => {
     ...Object.fromEntries(TAXES.flatMap((what) => BINDINGS.map((count) => [taxName(what, count), 65]))),
   });
   const ratios = { throughput: { 'direct/plain': { value: 0.97, low: 0.9, high: 1 } }, requests: {}, rtt: {} };
-  const lab = { rounds: 3, samples: { tc: {}, xdp: {} }, ratios };
+  const lab = { rounds: 3, samples: { tc: {}, xdp: {} }, ratios, profiles: { tc: NOTHING, xdp: NOTHING } };
   const folder = mkdtempSync(join(tmpdir(), 'homeproxy-bench-'));
   try {
     const page = readFileSync(writeReport(join(folder, 'new'), { packets, memory: MEMORY, tax, lab }), 'utf8');
@@ -99,6 +102,47 @@ test('the goals are ratios of net figures', () => {
     goals({ packets, memory: MEMORY }).map(({ figure }) => figure.value),
     [1.25, 2, 1, 5],
   );
+});
+
+/** Two rounds of everything, at so much of each path; requests at a tenth. */
+function samplesOf(values: Readonly<Record<string, number>>): Samples {
+  return Object.fromEntries(
+    Object.entries(values).map(([path, value]) => {
+      const twice = (each: number) => [each, each].map((one) => ({ value: one, cpu: 1 / one }));
+      const many = { upload: twice(value), download: twice(value), rtt: twice(1) };
+      return [path, { ...many, requests: twice(value / 10), connects: twice(value / 10) }];
+    }),
+  );
+}
+
+test('goals in the lab are the direct path, and the best of what else crosses the home node', () => {
+  const samples = {
+    tc: samplesOf({ direct: 10, home: 10, departed: 9.5, plain: 20, nftables: 9, socat: 2 }),
+    xdp: samplesOf({ direct: 10, home: 10, departed: 8, plain: 20, nftables: 9, socat: 2 }),
+  };
+  const program = { node: 'home', program: 'hp_ingress', runs: 1000, nanoseconds: 250, share: 0.05 };
+  const profiles = { tc: { upload: [program], requests: [program] }, xdp: NOTHING };
+  const lab = { rounds: 2, samples, ratios: ratiosOf(samples), profiles };
+  const result = { packets, memory: MEMORY, lab };
+  const inLab = goals(result).slice(4);
+  assert.equal(
+    inLab.map(({ words, figure }) => `${words}: ${figure.value.toFixed(2)}`),
+    [
+      'throughput (tc), departed / direct: 0.95',
+      'throughput (tc), departed / the best that also crosses home (nftables): 1.06',
+      'requests (tc), departed / direct: 0.95',
+      'requests (tc), departed / the best that also crosses home (nftables): 1.06',
+      'throughput (xdp), departed / direct: 0.80',
+      'throughput (xdp), departed / the best that also crosses home (nftables): 0.89',
+      'requests (xdp), departed / direct: 0.80',
+      'requests (xdp), departed / the best that also crosses home (nftables): 0.89',
+    ],
+  );
+  const report = terminalReport(result);
+  assert.match(report, /departed \/ direct +0\.95 \[0\.95–0\.95\] +at least 0\.9 +reached/);
+  assert.match(report, /departed \/ direct +0\.80 \[0\.80–0\.80\] +at least 0\.9 +not reached/);
+  assert.match(report, /tc +upload +home +hp_ingress +1,000 +250 +5\.0 %/);
+  assert.match(report, /tc +departed +0\.11 \[0\.11–0\.11\]/);
 });
 
 test('a median is finer than the steps of the clock', () => {
