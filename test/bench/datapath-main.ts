@@ -15,6 +15,7 @@ import { measurePackets, Scene } from './per-packet.js';
 import { terminalReport, writeReport } from './report.js';
 import { jsonLine, type Result } from './result.js';
 import type { Rounds } from './rounds.js';
+import { measureTc } from './tc-packets.js';
 
 const QUICK: Rounds = { count: 40, runs: 1000 };
 const FULL: Rounds = { count: 100, runs: 2000 };
@@ -62,7 +63,9 @@ function measureNode({ quick, seed }: Options): Pick<Result, 'packets' | 'memory
   }
 }
 
-async function measureRest({ seed, labQuick }: Options): Promise<Pick<Result, 'tax' | 'lab'>> {
+async function measureRest({ seed, labQuick }: Options): Promise<Pick<Result, 'tc' | 'tax' | 'lab'>> {
+  say('the way of a departed process through tc');
+  const tc = measureTc(FULL, randomFrom(seed));
   say("the tax on a node's other traffic: filling tables with up to 100,000 bindings");
   const tax = measureTax(FULL, randomFrom(seed));
   const interruption = new AbortController();
@@ -70,7 +73,7 @@ async function measureRest({ seed, labQuick }: Options): Promise<Pick<Result, 't
   process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
   try {
     const { signal } = interruption;
-    return { tax, lab: await compareInLab({ ...LAB, quick: labQuick, onProgress: say, signal }) };
+    return { tc, tax, lab: await compareInLab({ ...LAB, quick: labQuick, onProgress: say, signal }) };
   } finally {
     process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   }

@@ -1,5 +1,5 @@
 import { BpfObject, type BpfProgram } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { Action, type BindingStruct, DeviceRole, Egress } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { Flow } from '../../cli/forwarding/flow-keys.js';
@@ -38,10 +38,23 @@ export class Node {
     this.tables = new Tables(object);
   }
 
-  /** @param mapSizes entries of maps that shall be other than the product's. */
-  static load(mapSizes: Readonly<Record<string, number>> = {}): Node {
+  static load({ fastPath = true }: { readonly fastPath?: boolean } = {}): Node {
     const path = projectFile('bpf/build/homeproxy.bpf.o');
-    return new Node(BpfObject.open(path, { rodata: { node_address: addressBytes(HOME) }, mapSizes }).load());
+    const rodata = { node_address: addressBytes(HOME), fast_path: fastPath ? 1 : 0 };
+    return new Node(BpfObject.open(path, { rodata }).load());
+  }
+
+  /** A node with a departed process and a guest, whose pod is behind the interface that test runs arrive on. */
+  static withGuest(options: { readonly fastPath: boolean }): Node {
+    const node = Node.load(options);
+    node.tables.setNodes([OTHER_NODE]);
+    node.tables.setLocalAddresses([HOME]);
+    node.bind(Binding.own, 'tunnel');
+    node.bind(Binding.guest, 'deliver');
+    node.claim(Binding.own, HOME, OWN_PORT);
+    node.claim(Binding.guest, GUEST, GUEST_PORT);
+    node.tables.devices.put(UPLINK, { binding: Binding.guest, role: DeviceRole.pod });
+    return node;
   }
 
   /**
@@ -114,7 +127,7 @@ export class Node {
     this.tables.claimPort({ protocol: 'tcp', address, port }, id, false);
   }
 
-  program(name: 'hp_xdp' | 'hp_ingress' | 'hp_egress'): BpfProgram {
+  program(name: 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_entry'): BpfProgram {
     const known = this.programs.get(name) ?? this.object.program(name);
     this.programs.set(name, known);
     return known;

@@ -9,6 +9,7 @@ import { barPlot, linePlot, type Series } from './plot.js';
 import { type Goal, goals, type Result } from './result.js';
 import type { Measurement } from './rounds.js';
 import type { Figure } from './statistics.js';
+import { PATHS, type Station, stationName } from './tc-packets.js';
 
 const WORDS: Readonly<Record<(typeof CASES)[number], string>> = {
   encap: 'encapsulate, own ports',
@@ -30,10 +31,11 @@ export function writeReport(folder: string, result: Result): string {
 }
 
 function sections(result: Result): Section[] {
-  const { tax, lab } = result;
+  const { tc, tax, lab } = result;
   return [
     goalSection(goals(result)),
     packetSection(result),
+    ...(tc === undefined ? [] : [tcSection(tc)]),
     ...(lab === undefined ? [] : [...labSections(lab), processorSection(lab), programSection(lab)]),
     ...(tax === undefined ? [] : [taxSection(tax, lab)]),
     memorySection(result),
@@ -170,6 +172,29 @@ function packetSection({ packets }: Result): Section {
       ...CASES.map((what) => [WORDS[what], ...FLOWS.map((flows) => spread(packets.net(pointName(what, flows)), 1))]),
     ],
     picture: { file: 'ns-per-packet.svg', svg: linePlot(texts, 'ns', [...series, flat]) },
+  };
+}
+
+const STATION_WORDS: Readonly<Record<Station, string>> = {
+  tunnel: 'home, hp_ingress: encapsulate',
+  tunnelLeaves: 'home, hp_egress: the tunnel packet leaves',
+  deliver: 'host, hp_ingress: decapsulate + deliver',
+  entry: 'pod, hp_entry: what is delivered enters',
+  said: 'host, hp_pod: what the process says',
+  saidLeaves: 'host, hp_egress: that leaves',
+  miss: 'hp_ingress: not ours (miss)',
+};
+
+function tcSection(tc: Measurement): Section {
+  const stations = Object.keys(STATION_WORDS) as Station[];
+  return {
+    title: 'Through tc',
+    text: 'One packet and the answer to it, by the programs that they meet; net of a tc program that returns at once. The general path is what IPv6, UDP encapsulation, SYNs, fragments and packets with options take.',
+    head: ['ns', 'fast path', 'general path'],
+    rows: stations.map((station) => [
+      STATION_WORDS[station],
+      ...PATHS.map((path) => spread(tc.net(stationName(station, path)), 1)),
+    ]),
   };
 }
 

@@ -14,10 +14,11 @@ import { type CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import type { Measurement } from './rounds.js';
 import type { Figure } from './statistics.js';
 
-/** All that was measured; `--quick` leaves the last two out. */
+/** All that was measured; `--quick` leaves the last three out. */
 export interface Result {
   readonly packets: Measurement;
   readonly memory: MapMemory;
+  readonly tc?: Measurement;
   readonly tax?: Measurement;
   readonly lab?: LabComparison;
 }

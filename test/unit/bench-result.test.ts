@@ -11,6 +11,7 @@ import { terminalReport, writeReport } from '../bench/report.js';
 import { goals, jsonLine } from '../bench/result.js';
 import { Measurement, type Point } from '../bench/rounds.js';
 import { Durations, figureOf } from '../bench/statistics.js';
+import { PATHS, STATIONS, type Station, stationName } from '../bench/tc-packets.js';
 import { suite } from '../suite.js';
 
 const test = suite('bench result');
@@ -114,6 +115,18 @@ function samplesOf(values: Readonly<Record<string, number>>): Samples {
     }),
   );
 }
+
+test('the way through tc stands with its fast paths and without', () => {
+  const names = (Object.keys(STATIONS) as Station[]).flatMap((station) =>
+    PATHS.map((path) => stationName(station, path)),
+  );
+  const tc = measured('base', {
+    base: 60,
+    ...Object.fromEntries(names.map((name) => [name, name.includes('fast') ? 70 : 90])),
+  });
+  const report = terminalReport({ packets, memory: MEMORY, tc });
+  assert.match(report, /home, hp_ingress: encapsulate +10\.0 \[10\.0–10\.0\] +30\.0 \[/);
+});
 
 test('goals in the lab are the direct path, and the best of what else crosses the home node', () => {
   const samples = {
