@@ -26,7 +26,10 @@ static __always_inline int is_foreign_too(void *data, void *end, const struct pl
 	return data + FAST_HEADERS <= end && is_foreign((plain->udp ? 65536 : 0) + bpf_ntohs(read(__be16, at_other)));
 }
 
-/* A verdict for a packet that the kernel refused to change. */
+/*
+ * A verdict for a packet that the kernel refused to change, as it would have refused the general path. That is not tried: a packet
+ * may have its room already when the refusal comes (bpf_skb_net_grow linearizes super-packets with a frag_list last).
+ */
 static __always_inline int fast_refused(struct __sk_buff *skb, __u32 id, __u64 bytes)
 {
 	count(HOOK_INGRESS, REASON_NO_ROOM, id, bytes);
@@ -84,9 +87,8 @@ static __always_inline int fast_wrap(struct __sk_buff *skb, __u32 id, __u8 tos, 
 	header.byte[AT_IP + 1] = tos;
 	header.half[AT_TOTAL / 2] = total;
 	header.half[(AT_IP + 10) / 2] = ~sum;
-	if (bpf_skb_adjust_room(skb, OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | fast_segments(plain)))
-		return GENERAL_PATH; /* nothing has changed yet */
-	if (bpf_skb_store_bytes(skb, 0, &header, AT_IP + OUTER, BPF_F_INVALIDATE_HASH))
+	if (bpf_skb_adjust_room(skb, OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | fast_segments(plain)) ||
+	    bpf_skb_store_bytes(skb, 0, &header, AT_IP + OUTER, BPF_F_INVALIDATE_HASH))
 		return fast_refused(skb, id, bytes);
 
 	struct counter *own = bpf_map_lookup_elem(&fast_counters, &id);
@@ -142,9 +144,8 @@ static __always_inline int fast_unwrap(struct __sk_buff *skb)
 
 	__builtin_memcpy(eth.h_dest, binding->pod_mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, binding->host_mac, ETH_ALEN);
-	if (bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, fast_segments(&plain)))
-		return GENERAL_PATH;
-	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+	if (bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, fast_segments(&plain)) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
 		return fast_refused(skb, id, bytes);
 	count(HOOK_INGRESS, REASON_DELIVERED, id, bytes);
 	return bpf_redirect_peer(binding->pod_ifindex, 0);
