@@ -227,10 +227,10 @@ const COVERED: Readonly<Record<ProgramName, readonly string[]>> = {
   hp_replay: ['tunnelled', 'delivered', 'replayed_home', 'sent', 'guarded', 'malformed'],
 };
 
-test('a quarter of a million mutated packets break no invariant', () => {
-  const report: CampaignReport = runCampaign({ packets: 250_000, seed: SEED });
+test('a third of a million mutated packets break no invariant', () => {
+  const report: CampaignReport = runCampaign({ packets: 350_000, seed: SEED });
   assert.is(report.failure, undefined, JSON.stringify(report.failure));
-  assert.ok(report.packets >= 250_000);
+  assert.ok(report.packets >= 350_000);
   for (const program of ['hp_xdp', 'hp_ingress']) assert.ok((report.fast[program] ?? 0) > 100, `${program}: fast`);
   for (const [program, reasons] of Object.entries(COVERED)) {
     for (const reason of reasons) assert.ok((report.reasons[program]?.[reason] ?? 0) > 0, `${program}: ${reason}`);
