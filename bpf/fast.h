@@ -151,22 +151,24 @@ static __always_inline __u32 fast_owner(void *data, void *end, const struct plai
  *   +--------+-----------------------------------------+------------------------+
  *   | Eth    | IPv4, protocol 4, TTL 64, DF            | IPv4 | TCP ...         |
  *   +--------+-----------------------------------------+------------------------+
+ *
+ * and says by which interface it leaves; 0: the packet is as it came, for the general path.
  */
-static __always_inline int fast_tunnel(struct xdp_md *ctx, __u32 id, __u8 tos, __u32 total, __u64 bytes)
+static __always_inline __u32 fast_outer(struct xdp_md *ctx, __u32 id, __u8 tos, __u32 total)
 {
 	struct fast_binding *binding = bpf_map_lookup_elem(&fast_bindings, &id);
 
 	if (!binding)
-		return GENERAL_PATH;
+		return 0;
 	__u32 version = *(volatile __u32 *)&binding->version;
 	const struct fast_route *route = &binding->routes[version & 1];
 
 	if (!version || total + OUTER > route->mtu || may_exceed_path(total + OUTER) || bpf_xdp_adjust_head(ctx, -OUTER))
-		return GENERAL_PATH;
+		return 0;
 	void *data = (void *)(long)ctx->data;
 
 	if (data + AT_IP + OUTER > (void *)(long)ctx->data_end)
-		return XDP_DROP; /* cannot be: it has just grown */
+		goto undo; /* cannot be: it has just grown */
 	const __u64 *from = (const __u64 *)route;
 	__u64 first = from[0], second = from[1], third = from[2], fourth = from[3];
 	__u16 last = ((const __u16 *)route)[16];
@@ -175,10 +177,8 @@ static __always_inline int fast_tunnel(struct xdp_md *ctx, __u32 id, __u8 tos, _
 	__u32 sum = route->sum + bpf_htons(tos) + length;
 
 	asm volatile("" ::: "memory");
-	if (*(volatile __u32 *)&binding->version != version) { /* written to meanwhile */
-		bpf_xdp_adjust_head(ctx, OUTER);
-		return GENERAL_PATH;
-	}
+	if (*(volatile __u32 *)&binding->version != version)
+		goto undo; /* written to meanwhile */
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	__u64 *to = data;
@@ -191,12 +191,25 @@ static __always_inline int fast_tunnel(struct xdp_md *ctx, __u32 id, __u8 tos, _
 	((__u8 *)data)[AT_IP + 1] = tos;
 	((__be16 *)data)[AT_TOTAL / 2] = length;
 	((__u16 *)data)[(AT_IP + 10) / 2] = ~sum;
+	return ifindex;
+undo:
+	bpf_xdp_adjust_head(ctx, OUTER);
+	return 0;
+}
 
+/* Counts a packet that goes into a binding's tunnel. */
+static __always_inline void fast_count_tunnelled(__u32 hook, __u32 id, __u64 bytes)
+{
 	struct counter *own = bpf_map_lookup_elem(&fast_counters, &id);
 
 	if (own)
 		add_to(own, bytes);
-	fast_count(HOOK_XDP, REASON_TUNNELLED, bytes);
+	fast_count(hook, REASON_TUNNELLED, bytes);
+}
+
+/* The verdict for a packet that goes out by the interface `ifindex`. */
+static __always_inline int fast_leave(struct xdp_md *ctx, __u32 ifindex)
+{
 	if (transmit_in_place && ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(ifindex, 0);
@@ -219,8 +232,12 @@ static __always_inline int fast_arrival(struct xdp_md *ctx)
 	if (plain.starts)
 		return GENERAL_PATH;
 	__u32 id = fast_owner(data, end, &plain, AT_DESTINATION);
+	__u32 ifindex = id ? fast_outer(ctx, id, read(__u8, AT_IP + 1), plain.total) : 0;
 
-	return id ? fast_tunnel(ctx, id, read(__u8, AT_IP + 1), plain.total, bytes) : GENERAL_PATH;
+	if (!ifindex)
+		return GENERAL_PATH;
+	fast_count_tunnelled(HOOK_XDP, id, bytes);
+	return fast_leave(ctx, ifindex);
 }
 
 #endif

@@ -59,16 +59,18 @@ export function comparedPairs(paths: readonly string[]): [path: string, referenc
     ...others.map((other): [string, string] => ['departed', other]),
     ['home', 'direct'],
     ['direct', 'plain'],
+    ...(others.includes('routed') ? [['routed', 'plain'] satisfies [string, string]] : []),
     ...alternativesIn(others).map((path): [string, string] => [path, 'plain']),
   ];
 }
 
 /** What a user would put on the home node instead. */
 export function alternativesIn(paths: readonly string[]): string[] {
-  return paths.filter((path) => !OURS.has(path));
+  return paths.filter((path) => !REFERENCES.has(path));
 }
 
-const OURS = new Set(['direct', 'home', 'departed', 'plain']);
+/** What no user would put there: our paths, the one without us, and the kernel's plain routing, which every client would have to know. */
+const REFERENCES = new Set(['direct', 'home', 'departed', 'plain', 'routed']);
 
 /** Ratios of samples of the same round, so that what disturbed the machine at that time disturbed both. */
 export function ratiosOf(variants: Readonly<Partial<Record<VariantName, Samples>>>): Ratios {

@@ -6,6 +6,7 @@ import { runHomeproxy } from '../lab/node-command.js';
 import { ALTERNATIVES, listening, portList } from './lab-alternatives.js';
 import type { Accounted } from './lab-profile.js';
 import type { VariantName } from './lab-ratios.js';
+import { routeThroughHome } from './lab-routed.js';
 import { CONGESTION_CONTROL, type Ports, type Target } from './lab-traffic.js';
 
 /** How the labs of a variant are built. */
@@ -137,6 +138,14 @@ function plainPaths(lab: Lab, options: SceneOptions): Path[] {
     name: 'plain',
     open: async () => ({ target: target(lab, 'host1', MOVING, options), close: async () => undefined }),
   };
+  const routed: Path = {
+    name: 'routed',
+    open: async () => {
+      const nodes = { client: lab.node('client'), home: way.home, host: lab.node('host1') };
+      const { address, close } = await routeThroughHome({ ...nodes, signal });
+      return { target: { ...target(lab, 'host1', MOVING, options), address }, close };
+    },
+  };
   const alternatives = ALTERNATIVES.map(
     ({ name, start }): Path => ({
       name,
@@ -146,7 +155,7 @@ function plainPaths(lab: Lab, options: SceneOptions): Path[] {
       },
     }),
   );
-  return [plain, ...alternatives];
+  return [plain, routed, ...alternatives];
 }
 
 function target(lab: Lab, server: string, ports: Ports, { env, seconds, signal }: SceneOptions): Target {

@@ -27,7 +27,15 @@ const FLOWS_AT_ONCE = 20_000;
 /** Where an IPv4 address lies in its mapped form. */
 const MAPPED_IPV4 = 12;
 
+const PRODUCT = 'bpf/build/homeproxy.bpf.o';
+const STEPS = 'test/bench/build/steps.bpf.o';
+
+/** Binding `own` is also ONLY_BINDING of steps.bpf.c. */
 const Binding = { own: 1, shared: 2, parked: 3, guest: 4 } as const;
+
+/** The steps that an encapsulation is taken apart into, each with all that stand before it. The last is `hp_xdp`. */
+export const STEP_PROGRAMS = ['step_route', 'step_filter', 'step_owner'] as const;
+type ProgramName = (typeof STEP_PROGRAMS)[number] | 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_entry';
 
 /** The product's programs with maps of their own, not attached to anything. */
 export class Node {
@@ -38,10 +46,9 @@ export class Node {
     this.tables = new Tables(object);
   }
 
-  static load({ fastPath = true }: { readonly fastPath?: boolean } = {}): Node {
-    const path = projectFile('bpf/build/homeproxy.bpf.o');
+  static load({ fastPath = true, path = PRODUCT }: { fastPath?: boolean; path?: string } = {}): Node {
     const rodata = { node_address: addressBytes(HOME), fast_path: fastPath ? 1 : 0 };
-    return new Node(BpfObject.open(path, { rodata }).load());
+    return new Node(BpfObject.open(projectFile(path), { rodata }).load());
   }
 
   /** A node with a departed process and a guest, whose pod is behind the interface that test runs arrive on. */
@@ -54,6 +61,14 @@ export class Node {
     node.claim(Binding.own, HOME, OWN_PORT);
     node.claim(Binding.guest, GUEST, GUEST_PORT);
     node.tables.devices.put(UPLINK, { binding: Binding.guest, role: DeviceRole.pod });
+    return node;
+  }
+
+  /** The steps of an encapsulation (steps.bpf.c), for one departed process on ports of its own. */
+  static withSteps(): Node {
+    const node = Node.load({ path: STEPS });
+    node.bind(Binding.own, 'tunnel');
+    for (let port = 0; port < OWN_PORTS; port++) node.claim(Binding.own, HOME, OWN_PORT + port);
     return node;
   }
 
@@ -127,7 +142,7 @@ export class Node {
     this.tables.claimPort({ protocol: 'tcp', address, port }, id, false);
   }
 
-  program(name: 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_entry'): BpfProgram {
+  program(name: ProgramName): BpfProgram {
     const known = this.programs.get(name) ?? this.object.program(name);
     this.programs.set(name, known);
     return known;

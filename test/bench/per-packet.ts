@@ -13,11 +13,12 @@ import {
   SHARED_PORT,
   tunnelled,
 } from './frames.js';
-import { Node, ownPorts } from './node.js';
+import { Node, ownPorts, STEP_PROGRAMS } from './node.js';
 import { Reference } from './reference.js';
 import { type Measurement, measure, type Point, type Rounds } from './rounds.js';
 
 export const FLOWS = [1, 1000, 100_000, 1_000_000] as const;
+const MOST = FLOWS[3];
 
 /** XDP verdicts of linux/bpf.h. */
 const PASS = 2;
@@ -38,29 +39,31 @@ export class Scene {
   private constructor(
     readonly nodes: readonly Node[],
     readonly references: readonly Reference[],
+    readonly steps: Node,
   ) {}
 
   static load(): Scene {
     return new Scene(
       FLOWS.map((flows) => Node.withFlows(flows)),
       FLOWS.map((flows) => Reference.withFlows(flows)),
+      Node.withSteps(),
     );
   }
 
   close(): void {
-    for (const each of [...this.nodes, ...this.references]) each.close();
+    for (const each of [...this.nodes, ...this.references, this.steps]) each.close();
   }
 }
 
 /** Measures all of it side by side. */
-export function measurePackets({ nodes, references }: Scene, rounds: Rounds, random: Random): Measurement {
+export function measurePackets({ nodes, references, steps }: Scene, rounds: Rounds, random: Random): Measurement {
   const points = FLOWS.flatMap((flows, index) => {
     const [node, reference] = [nodes[index], references[index]];
     if (node === undefined || reference === undefined) throw new RangeError(`nothing is loaded for ${flows} flows`);
     return pointsOf(flows, node, reference, random);
   });
   const own = ownPointsOf(nodes.at(-1) as Node);
-  return measure([...floors(references[0] as Reference), ...own, ...points], rounds, random);
+  return measure([...floors(references[0] as Reference), ...stepsOf(steps), ...own, ...points], rounds, random);
 }
 
 function floors(reference: Reference): Point[] {
@@ -85,6 +88,13 @@ function ownPointsOf(node: Node): Point[] {
     flows,
     verdict: TX,
   }));
+}
+
+/** Packets of a million connections, as those of the last point of {@link ownPointsOf}, which is the last step. */
+function stepsOf(node: Node): Point[] {
+  const frames = incoming(HOME, (flow) => OWN_PORT + (flow % ownPorts(MOST)));
+  const common = { base: BASE, frames, flows: MOST, verdict: TX };
+  return STEP_PROGRAMS.map((name) => ({ ...common, name, program: node.program(name) }));
 }
 
 function pointsOf(flows: number, node: Node, reference: Reference, random: Random): Point[] {

@@ -3,6 +3,7 @@ import type { LabComparison } from './lab-comparison.js';
 import { PROFILED } from './lab-profile.js';
 import { RATIO_GROUPS, spreadOf } from './lab-ratios.js';
 import { KINDS } from './lab-traffic.js';
+import { STEP_PROGRAMS } from './node.js';
 import { inTerminal, type Section, writePage } from './page.js';
 import { BASE, CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import { barPlot, linePlot, type Series } from './plot.js';
@@ -35,6 +36,7 @@ function sections(result: Result): Section[] {
   return [
     goalSection(goals(result)),
     packetSection(result),
+    stepSection(result),
     ...(tc === undefined ? [] : [tcSection(tc)]),
     ...(lab === undefined ? [] : [...labSections(lab), processorSection(lab), programSection(lab)]),
     ...(tax === undefined ? [] : [taxSection(tax, lab)]),
@@ -172,6 +174,32 @@ function packetSection({ packets }: Result): Section {
       ...CASES.map((what) => [WORDS[what], ...FLOWS.map((flows) => spread(packets.net(pointName(what, flows)), 1))]),
     ],
     picture: { file: 'ns-per-packet.svg', svg: linePlot(texts, 'ns', [...series, flat]) },
+  };
+}
+
+const STEP_WORDS: Readonly<Record<(typeof STEP_PROGRAMS)[number], string>> = {
+  step_route: 'is sure of what the packet is; the header comes out of a table, with length, TOS, checksum',
+  step_filter: 'asks the filter whether the port is of anybody who departed',
+  step_owner: 'asks the port of whom',
+};
+
+/** Why an encapsulation takes what it takes: what is added to the floor, thing by thing. */
+function stepSection({ packets }: Result): Section {
+  const steps: [name: string, words: string][] = [
+    [FLOOR, 'the floor'],
+    ...STEP_PROGRAMS.map((name): [string, string] => [name, STEP_WORDS[name]]),
+    [pointName('encap', FLOWS[3]), 'counts, for the node and for the binding: the whole of hp_xdp'],
+  ];
+  return {
+    title: 'Where the nanoseconds of an encapsulation go',
+    text: 'On ports of its own, a million connections. Each line does what those before it do and one thing more, with the same source (test/bench/steps.bpf.c, bpf/fast.h); by the kernel as above.',
+    head: ['step', 'ns', 'more', '/ floor'],
+    rows: steps.map(([name, words], index) => [
+      words,
+      spread(packets.net(name), 1),
+      index === 0 ? '' : (packets.net(name).value - packets.net(steps[index - 1]?.[0] ?? name).value).toFixed(1),
+      packets.ratio(name, FLOOR).value.toFixed(2),
+    ]),
   };
 }
 

@@ -1,14 +1,6 @@
 import { BINDINGS, TAXES, taxName } from './home-tax.js';
 import type { LabComparison } from './lab-comparison.js';
-import {
-  alternativesIn,
-  GROUPS,
-  RATIO_GROUPS,
-  ratioName,
-  type Samples,
-  type Spread,
-  type VariantName,
-} from './lab-ratios.js';
+import { alternativesIn, GROUPS, RATIO_GROUPS, ratioName, type Spread, type VariantName } from './lab-ratios.js';
 import type { MapMemory } from './map-memory.js';
 import { type CASES, FLOOR, FLOWS, pointName } from './per-packet.js';
 import type { Measurement } from './rounds.js';
@@ -64,24 +56,23 @@ function packetGoals({ packets }: Result): Goal[] {
 
 /** A server that has departed beside the same one reached directly, and beside whatever else crosses the home node. */
 function labGoals({ samples, ratios }: LabComparison): Goal[] {
-  const variants = Object.entries(samples) as [VariantName, Samples][];
-  return variants.flatMap(([variant, byPath]) =>
-    (['upload', 'requests'] as const).flatMap((kind) => {
-      const to = (other: string): Spread | undefined =>
-        ratios[GROUPS[kind]][ratioName('departed', other, variant, kind)];
-      const words = `${GROUPS[kind]} (${variant}), departed`;
-      const goal = (name: string, figure: Spread | undefined, limit: number): Goal[] =>
-        figure === undefined ? [] : [{ words: `${words} / ${name}`, figure, limit, atLeast: true, unit: '' }];
-      const best = alternativesIn(Object.keys(byPath))
-        .map((name) => ({ name, figure: to(name) }))
-        .sort((one, other) => (one.figure?.value ?? Infinity) - (other.figure?.value ?? Infinity))[0];
-      return [
-        ...goal('direct', to('direct'), LEAST_SHARE),
-        ...goal(`the best that also crosses home (${best?.name})`, best?.figure, 1),
-      ];
-    }),
-  );
+  return (['upload', 'requests'] as const).flatMap((kind) => {
+    const to = (other: string): Spread | undefined => ratios[GROUPS[kind]][ratioName('departed', other, CHOSEN, kind)];
+    const words = `${GROUPS[kind]}, departed`;
+    const goal = (name: string, figure: Spread | undefined, limit: number): Goal[] =>
+      figure === undefined ? [] : [{ words: `${words} / ${name}`, figure, limit, atLeast: true, unit: '' }];
+    const best = alternativesIn(Object.keys(samples[CHOSEN]))
+      .map((name) => ({ name, figure: to(name) }))
+      .sort((one, other) => (one.figure?.value ?? Infinity) - (other.figure?.value ?? Infinity))[0];
+    return [
+      ...goal('direct', to('direct'), LEAST_SHARE),
+      ...goal(`the best that also crosses home (${best?.name})`, best?.figure, 1),
+    ];
+  });
 }
+
+/** How daemons attach to a lab's links unless they are told otherwise (hook-choice.ts, veth). */
+const CHOSEN: VariantName = 'tc';
 
 const LEAST_SHARE = 0.9;
 
