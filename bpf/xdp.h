@@ -116,10 +116,10 @@ static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding 
 }
 
 /*
- * What only tc can do: answer what is too big, ask the kernel for a neighbour, mark, and know a replayed frame by its mark. All
- * fragments go there, lest the small last one overtake those that must be split.
+ * What only tc can do: answer what is too big, ask the kernel for a neighbour, mark, know a replayed frame by its mark, and
+ * send by any interface. All fragments go there, lest the small last one overtake those that must be split.
  */
-static __always_inline int is_for_tc(const struct decision *d, const struct tuple *inner)
+static __always_inline int is_for_tc(const struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
 {
 	const struct binding *binding = d->found.binding;
 
@@ -128,7 +128,8 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 	__u32 length = inner->total + overhead(binding);
 
 	if (d->step == STEP_TUNNEL)
-		return inner->fragment || !binding->next_hop.resolved || length > mtu_of_path(binding, length);
+		return inner->fragment || !binding->next_hop.resolved || length > mtu_of_path(binding, length) ||
+		       !takes_frames(ctx, binding->next_hop.ifindex);
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
 }
 
@@ -174,7 +175,7 @@ int hp_xdp(struct xdp_md *ctx)
 
 	if (d.found.binding && d.step == STEP_DROP)
 		verdict = XDP_DROP;
-	else if (d.found.binding && is_for_tc(&d, &t))
+	else if (d.found.binding && is_for_tc(ctx, &d, &t))
 		d = passed(REASON_SLOW_PATH); /* counted for the binding by tc */
 	else if (d.found.binding)
 		verdict = xdp_act(ctx, &d, &t);
