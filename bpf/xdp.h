@@ -133,6 +133,17 @@ static __always_inline int is_for_tc(const struct xdp_md *ctx, const struct deci
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
 }
 
+/*
+ * Whether a frame is longer than its link carries: generic XDP runs behind GRO and sees what the kernel has merged. Redirected, it
+ * would be lost without a word where it is as long for the other interface (xdp_ok_fwd_dev), and nobody would cut it again.
+ */
+static __always_inline int is_merged(struct xdp_md *ctx, __u64 bytes)
+{
+	__u32 mtu = 0;
+
+	return bytes > ETH_FRAME_LEN && bpf_check_mtu(ctx, 0, &mtu, 0, 0) == BPF_MTU_CHK_RET_FRAG_NEEDED;
+}
+
 /* Carries the decision out. A verdict of XDP_DROP without a reason of its own: the kernel refused to change the packet. */
 static __always_inline int xdp_act(struct xdp_md *ctx, struct decision *d, const struct tuple *inner)
 {
@@ -175,7 +186,7 @@ int hp_xdp(struct xdp_md *ctx)
 
 	if (d.found.binding && d.step == STEP_DROP)
 		verdict = XDP_DROP;
-	else if (d.found.binding && is_for_tc(ctx, &d, &t))
+	else if (d.found.binding && (is_for_tc(ctx, &d, &t) || is_merged(ctx, bytes)))
 		d = passed(REASON_SLOW_PATH); /* counted for the binding by tc */
 	else if (d.found.binding)
 		verdict = xdp_act(ctx, &d, &t);
