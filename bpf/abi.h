@@ -238,6 +238,11 @@ struct local_entry {
 	__u32 known;
 };
 
+/* Value of `outlets`, whose keys are the interfaces that take frames from XDP, by ifindex. */
+struct outlet {
+	__u32 known;
+};
+
 /* Which program counted. A packet that one program passes on is counted again by the next, under that one's hook. */
 enum hook {
 	HOOK_XDP = 0,

@@ -145,6 +145,16 @@ static __always_inline __u32 fast_owner(void *data, void *end, const struct plai
 }
 
 /*
+ * Whether an interface takes frames from XDP: the one that this packet came by does, and each that has the program itself. There is
+ * no way from native XDP to a bridge, a VXLAN, or a NIC that has no queues for it: what is redirected there is dropped behind the
+ * program's end, where nobody counts it (ndo_xdp_xmit; xdp_do_redirect tells a tracepoint alone).
+ */
+static __always_inline int takes_frames(const struct xdp_md *ctx, __u32 ifindex)
+{
+	return ifindex == ctx->ingress_ifindex || bpf_map_lookup_elem(&outlets, &ifindex);
+}
+
+/*
  * Puts the outer header before the packet, as outer_ipv4() in encapsulate.h builds it:
  *
  *   14 bytes   20 bytes                                  the packet as it came
@@ -162,8 +172,10 @@ static __always_inline __u32 fast_outer(struct xdp_md *ctx, __u32 id, __u8 tos, 
 		return 0;
 	__u32 version = *(volatile __u32 *)&binding->version;
 	const struct fast_route *route = &binding->routes[version & 1];
+	__u32 ifindex = route->ifindex;
 
-	if (!version || total + OUTER > route->mtu || may_exceed_path(total + OUTER) || bpf_xdp_adjust_head(ctx, -OUTER))
+	if (!version || total + OUTER > route->mtu || may_exceed_path(total + OUTER) || !takes_frames(ctx, ifindex) ||
+	    bpf_xdp_adjust_head(ctx, -OUTER))
 		return 0;
 	void *data = (void *)(long)ctx->data;
 
@@ -172,7 +184,6 @@ static __always_inline __u32 fast_outer(struct xdp_md *ctx, __u32 id, __u8 tos, 
 	const __u64 *from = (const __u64 *)route;
 	__u64 first = from[0], second = from[1], third = from[2], fourth = from[3];
 	__u16 last = ((const __u16 *)route)[16];
-	__u32 ifindex = route->ifindex;
 	__be16 length = bpf_htons(total + OUTER);
 	__u32 sum = route->sum + bpf_htons(tos) + length;
 

@@ -92,6 +92,14 @@ struct {
 	__type(value, struct local_entry);
 } local_addresses SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct outlet);
+} outlets SEC(".maps");
+
 /* Written and read by the controller alone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

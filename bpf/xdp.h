@@ -116,10 +116,10 @@ static __always_inline int xdp_deliver(struct xdp_md *ctx, const struct binding 
 }
 
 /*
- * What only tc can do: answer what is too big, ask the kernel for a neighbour, mark, and know a replayed frame by its mark. All
- * fragments go there, lest the small last one overtake those that must be split.
+ * What only tc can do: answer what is too big, ask the kernel for a neighbour, mark, know a replayed frame by its mark, and
+ * send by any interface. All fragments go there, lest the small last one overtake those that must be split.
  */
-static __always_inline int is_for_tc(const struct decision *d, const struct tuple *inner)
+static __always_inline int is_for_tc(const struct xdp_md *ctx, const struct decision *d, const struct tuple *inner)
 {
 	const struct binding *binding = d->found.binding;
 
@@ -128,8 +128,20 @@ static __always_inline int is_for_tc(const struct decision *d, const struct tupl
 	__u32 length = inner->total + overhead(binding);
 
 	if (d->step == STEP_TUNNEL)
-		return inner->fragment || !binding->next_hop.resolved || length > mtu_of_path(binding, length);
+		return inner->fragment || !binding->next_hop.resolved || length > mtu_of_path(binding, length) ||
+		       !takes_frames(ctx, binding->next_hop.ifindex);
 	return d->step == STEP_PARK && binding->action == ACTION_PASS && binding->draining;
+}
+
+/*
+ * Whether a frame is longer than its link carries: generic XDP runs behind GRO and sees what the kernel has merged. Redirected, it
+ * would be lost without a word where it is as long for the other interface (xdp_ok_fwd_dev), and nobody would cut it again.
+ */
+static __always_inline int is_merged(struct xdp_md *ctx, __u64 bytes)
+{
+	__u32 mtu = 0;
+
+	return bytes > ETH_FRAME_LEN && bpf_check_mtu(ctx, 0, &mtu, 0, 0) == BPF_MTU_CHK_RET_FRAG_NEEDED;
 }
 
 /* Carries the decision out. A verdict of XDP_DROP without a reason of its own: the kernel refused to change the packet. */
@@ -174,7 +186,7 @@ int hp_xdp(struct xdp_md *ctx)
 
 	if (d.found.binding && d.step == STEP_DROP)
 		verdict = XDP_DROP;
-	else if (d.found.binding && is_for_tc(&d, &t))
+	else if (d.found.binding && (is_for_tc(ctx, &d, &t) || is_merged(ctx, bytes)))
 		d = passed(REASON_SLOW_PATH); /* counted for the binding by tc */
 	else if (d.found.binding)
 		verdict = xdp_act(ctx, &d, &t);

@@ -207,6 +207,10 @@ export type LocalEntryStruct = {
   known: number;
 };
 
+export type OutletStruct = {
+  known: number;
+};
+
 export type CounterStruct = {
   packets: bigint;
   bytes: bigint;

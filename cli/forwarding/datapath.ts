@@ -85,8 +85,10 @@ export class Datapath {
       for (const { interface: name, attach } of options.uplinks) {
         uplinks.push(await attachUplink(object, options, name, attach, changes));
       }
-      datapath = new Datapath(object, options, uplinks, lock);
-      datapath.refreshDevices(changes);
+      const opened = new Datapath(object, options, uplinks, lock);
+      datapath = opened;
+      opened.refreshDevices(changes);
+      changes.atLast(() => opened.nameOutlets());
       prepareLoopback(object, options, changes);
       changes.atLast(() => pinPodPrograms(object as BpfObject, options.pins));
       const owned = ownMapIds(options.pins);
@@ -163,6 +165,13 @@ export class Datapath {
     if (old.ifindex !== 0 && old.ifindex !== status.ifindex)
       rmSync(clsactMark(this.options, old.ifindex), { force: true });
     this.uplinks = this.uplinks.map((uplink) => (uplink === old ? { ...old, ...status } : uplink));
+    this.nameOutlets();
+  }
+
+  /** A driver that runs a native program takes frames from another one; of any other interface that is not known. */
+  private nameOutlets(): void {
+    const native = this.uplinks.filter(({ mode, ifindex }) => mode === 'xdp-native' && ifindex !== 0);
+    this.tables.setOutlets(native.map(({ ifindex }) => ifindex));
   }
 
   /** Gives a device to a binding: a pod's veth (what enters was sent by the process) or a twin's TAP (what enters is replayed). */

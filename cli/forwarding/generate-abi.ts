@@ -37,6 +37,7 @@ const STRUCTS = [
   'device',
   'node_entry',
   'local_entry',
+  'outlet',
   'counter',
   'binding_counter_key',
   'event',

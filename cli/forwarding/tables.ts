@@ -8,6 +8,7 @@ import type {
   DeviceStruct,
   LocalEntryStruct,
   NodeEntryStruct,
+  OutletStruct,
   ParkReleaseStruct,
   ParkStateStruct,
   PortEntryStruct,
@@ -73,6 +74,7 @@ export class Tables {
   private readonly flows: BpfMap;
   private readonly nodes: BpfMap;
   private readonly localAddresses: BpfMap;
+  private readonly outlets: RecordMap<OutletStruct>;
   private readonly keys: FlowKeys;
   private readonly blockKey: StructCodec;
   private readonly blockEntry: StructCodec;
@@ -94,6 +96,7 @@ export class Tables {
     this.flows = object.map('flows');
     this.nodes = object.map('nodes');
     this.localAddresses = object.map('local_addresses');
+    this.outlets = new RecordMap(object.map('outlets'), codec('outlet'));
     this.counterCodec = codec('counter');
     this.bindingCounterKeyCodec = codec('binding_counter_key');
     this.keys = new FlowKeys(object);
@@ -264,6 +267,13 @@ export class Tables {
     keepOnly(this.localAddresses, addresses);
   }
 
+  /** Replaces the interfaces that XDP may send frames to beside the one that they came by. */
+  setOutlets(ifindexes: readonly number[]): void {
+    for (const ifindex of ifindexes) this.outlets.put(ifindex, { known: 1 });
+    const known = [...this.outlets.column('known')].map(([ifindex]) => ifindex);
+    for (const ifindex of known) if (!ifindexes.includes(ifindex)) this.outlets.delete(ifindex);
+  }
+
   close(): void {
     for (const map of [
       this.fastPath,
@@ -280,6 +290,7 @@ export class Tables {
       this.flows,
       this.nodes,
       this.localAddresses,
+      this.outlets,
     ]) {
       map.close();
     }

@@ -38,11 +38,11 @@ function privilege(): Finding {
   return ok('privilege', 'root');
 }
 
-/** 5.10 brought bpf_redirect_neigh and bpf_redirect_peer, 5.9 bpf_link for XDP, 5.5 clone3 with set_tid. */
+/** 5.18 brought bpf_xdp_load_bytes, 5.13 bpf_for_each_map_elem, 5.12 bpf_check_mtu: with any older one the programs do not load. */
 function kernelVersion(): Finding {
   const [major = 0, minor = 0] = release().split('.').map(Number);
-  const enough = major > 5 || (major === 5 && minor >= 10);
-  return enough ? ok('kernel', release()) : failed('kernel', `${release()} is too old`, 'use Linux 5.10 or newer');
+  const enough = major > 5 || (major === 5 && minor >= 18);
+  return enough ? ok('kernel', release()) : failed('kernel', `${release()} is too old`, 'use Linux 5.18 or newer');
 }
 
 function bpffs(pins: string): Finding {

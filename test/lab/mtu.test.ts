@@ -11,10 +11,12 @@ import { downAll, labName } from './lab-fixture.js';
 import { Scenario } from './scenario.js';
 import { SocketAgent } from './socket-agent.js';
 
-const PORTS = { control: 7300, bulk: 7301, echo: 7302 };
+const PORTS = { control: 7300, bulk: 7301, echo: 7302, nobody: 7303 };
 const OUTER = 20; // bytes: the tunnels of these labs are IP in IP, over IPv4
 const ROUTER_MTU = 1300;
 const JUMBO_MTU = 9000;
+const LONGEST_FROM_POD = 1400; // bytes of UDP payload
+const ROUTING = ['net.ipv4.ip_forward=1', 'net.ipv4.conf.all.send_redirects=0', 'net.ipv4.conf.eth0.send_redirects=0'];
 const FAMILIES = ['4', '6'] as const;
 
 let scenario: Scenario;
@@ -88,6 +90,27 @@ plain('who sends 1500 bytes that may not be split is told what fits into the tun
   assert.equal(await toldMtus(1500), [1500 - OUTER, 1500 - OUTER]);
 });
 
+plain('what a router or a correspondent says about its packets reaches the process where it is', async () => {
+  const { client } = scenario;
+  for (const address of [client.address, client.address6]) {
+    assert.match(await failureOf(server.do('exchange', address, PORTS.nobody, 100, 2)), /refused/i, address);
+  }
+  const [router, host] = [scenario.lab.node('host2'), scenario.lab.node('host1')];
+  await router.run(['sysctl', '--quiet', '--write', ...ROUTING]);
+  await router.run(['ip', 'route', 'add', `${client.address}/32`, 'dev', 'eth0', 'mtu', 'lock', String(ROUTER_MTU)]);
+  await host.run(['ip', 'route', 'add', `${client.address}/32`, 'via', router.address]);
+  assert.is(await server.do('path_mtu', client.address, PORTS.nobody, LONGEST_FROM_POD), ROUTER_MTU);
+  await host.run(['ip', 'route', 'del', `${client.address}/32`]);
+  await router.run(['ip', 'route', 'del', `${client.address}/32`]);
+});
+
+async function failureOf(work: Promise<unknown>): Promise<string> {
+  return await work.then(
+    (answer) => `no failure: ${JSON.stringify(answer)}`,
+    (error: Error) => error.message,
+  );
+}
+
 plain('a router with a smaller link between home and care-of host: the same', async () => {
   await routeThrough(scenario.lab.node('host2'), scenario.lab.node('host1'));
   await carriesBulk(async () => {
@@ -99,12 +122,7 @@ plain('a router with a smaller link between home and care-of host: the same', as
 
 /** What home sends to a host goes through another one, which cannot hand on more than its link takes. */
 async function routeThrough(router: LabNode, host: LabNode): Promise<void> {
-  const settings = [
-    'net.ipv4.ip_forward=1',
-    'net.ipv4.conf.all.send_redirects=0',
-    'net.ipv4.conf.eth0.send_redirects=0',
-  ];
-  await router.run(['sysctl', '--quiet', '--write', ...settings]);
+  await router.run(['sysctl', '--quiet', '--write', ...ROUTING]);
   await router.run(['ip', 'route', 'add', `${host.address}/32`, 'dev', 'eth0', 'mtu', 'lock', String(ROUTER_MTU)]);
   await scenario.home.run(['ip', 'route', 'add', `${host.address}/32`, 'via', router.address]);
 }

@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
 import type { Lab } from '../../cli/lab/lab.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
+import type { LabAttach } from '../../cli/lab/plan.js';
 import { suite } from '../suite.js';
 import { Capture, macOf } from './capture.js';
 import { bareLab, downAll, homeproxy } from './lab-fixture.js';
@@ -75,44 +76,45 @@ interface Wire {
   readonly tunnelled: readonly number[];
 }
 
-guests(
-  'go whole into the tunnel and out of it, and leave in segments that the link carries, unclamped as they are',
-  async () => {
-    const scenario = await Scenario.start('offloads-guest', { attach: 'tc', offloads: true });
-    const { home, client } = scenario;
-    const host = scenario.lab.node('host1');
-    const server = await SocketAgent.serve(home, client, PORTS.control);
-    const sender = SocketAgent.start(client);
-    await server.do('listen', 'bulk', '0.0.0.0', PORTS.bulk);
-    await sender.do('connect', 'bulk', home.address, PORTS.bulk); // before the departure: with the MSS of the whole link
-    await server.do('accept', 'bulk', 'bulk');
-    await scenario.migrate(server.pid, 'host1');
-    // What home sends has to be finished by its kernel, as where the network card knows nothing of tunnels.
-    await home.run(['ethtool', '-K', 'eth0', 'tx', 'off', 'tso', 'off', 'gso', 'off']);
-    const before = {
-      home: await inVain(scenario, 'home'),
-      host1: await inVain(scenario, 'host1'),
-      fast: fastPackets(home),
-    };
-    const capture = await Capture.start(home);
-    await server.do('begin_sink', 'bulk');
-    const done = Promise.all([sender.do('send_stream', 'bulk', SENT_BYTES), server.do('end', 'sink bulk')]);
-    await Promise.race([done, sleep(10_000, undefined, { ref: false })]); // what no link carries does not come at all
-    const frames = await capture.stop();
-    const { arrived, tunnelled } = wireOf(frames, await macOf(client), await macOf(home), await macOf(host));
-    assert.is(Math.max(...tunnelled), FULL_FRAME, 'the longest frame in the tunnel');
-    assert.equal(await done, [SENT_BYTES, [SENT_BYTES, true]]);
-    const whole = arrived.filter((bytes) => bytes > FULL_FRAME).length;
-    assert.ok(
-      whole > 10 && tunnelled.length > 3 * arrived.length,
-      `${arrived.length} became ${tunnelled.length} frames`,
-    );
-    const fast = fastPackets(home) - before.fast;
-    assert.ok(fast >= whole, `${fast} packets by the fast path, ${whole} of several segments`);
-    assert.equal(await inVain(scenario, 'home'), before.home);
-    assert.equal(await inVain(scenario, 'host1'), before.host1);
-  },
-);
+for (const attach of ['tc', 'xdp-generic'] as const) {
+  guests(
+    `go whole into the tunnel and out of it, and leave in segments that the link carries, unclamped as they are (${attach})`,
+    () => sendBulk(attach),
+  );
+}
+
+async function sendBulk(attach: LabAttach): Promise<void> {
+  const scenario = await Scenario.start(`offloads-${attach}`, { attach, offloads: true });
+  const { home, client } = scenario;
+  const host = scenario.lab.node('host1');
+  const server = await SocketAgent.serve(home, client, PORTS.control);
+  const sender = SocketAgent.start(client);
+  await server.do('listen', 'bulk', '0.0.0.0', PORTS.bulk);
+  await sender.do('connect', 'bulk', home.address, PORTS.bulk); // before the departure: with the MSS of the whole link
+  await server.do('accept', 'bulk', 'bulk');
+  await scenario.migrate(server.pid, 'host1');
+  // What home sends has to be finished by its kernel, as where the network card knows nothing of tunnels.
+  await home.run(['ethtool', '-K', 'eth0', 'tx', 'off', 'tso', 'off', 'gso', 'off']);
+  const before = {
+    home: await inVain(scenario, 'home'),
+    host1: await inVain(scenario, 'host1'),
+    fast: fastPackets(home),
+  };
+  const capture = await Capture.start(home);
+  await server.do('begin_sink', 'bulk');
+  const done = Promise.all([sender.do('send_stream', 'bulk', SENT_BYTES), server.do('end', 'sink bulk')]);
+  await Promise.race([done, sleep(10_000, undefined, { ref: false })]); // what no link carries does not come at all
+  const frames = await capture.stop();
+  const { arrived, tunnelled } = wireOf(frames, await macOf(client), await macOf(home), await macOf(host));
+  assert.is(Math.max(...tunnelled), FULL_FRAME, 'the longest frame in the tunnel');
+  assert.equal(await done, [SENT_BYTES, [SENT_BYTES, true]]);
+  const whole = arrived.filter((bytes) => bytes > FULL_FRAME).length;
+  assert.ok(whole > 10 && tunnelled.length > 3 * arrived.length, `${arrived.length} became ${tunnelled.length} frames`);
+  const fast = fastPackets(home) - before.fast;
+  assert.ok(fast >= whole, `${fast} packets by the fast path, ${whole} of several segments`);
+  assert.equal(await inVain(scenario, 'home'), before.home);
+  assert.equal(await inVain(scenario, 'host1'), before.host1);
+}
 
 function wireOf(frames: readonly Frame[], client: string, home: string, host: string): Wire {
   const isBetween = ({ bytes }: Frame, from: string, to: string): boolean =>

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { suite } from '../suite.js';
 import { type ArrivalRow, back, drop, pass, redirect, testArrivals } from './arrival-table.js';
 import type { BindingFields, ReasonName } from './bench.js';
-import { OTHER_IFINDEX } from './bench.js';
+import { BRIDGE_IFINDEX, OTHER_IFINDEX } from './bench.js';
 import { Ecn, ethernet, icmp, ipv4, MAC, Protocol, udp } from './packets.js';
 import {
   BINDING,
@@ -150,6 +150,17 @@ const rows: readonly ArrivalRow[] = [
     output: onward(tunnelled(request())),
     ...redirect,
     reason: 'tunnelled',
+  },
+  {
+    description: 'leaves an interface that takes no frames from XDP to tc',
+    at: 'home',
+    binding: { ...away, nextHopIfindex: BRIDGE_IFINDEX },
+    input: frame(request()),
+    output: onward(tunnelled(request())),
+    xdp: 'pass',
+    tc: 'redirect',
+    reason: 'tunnelled',
+    xdpReason: 'slow_path',
   },
   {
     description: 'tunnels a packet with IP options, which stay inside',

@@ -51,6 +51,8 @@ const EMPTIED = [
 /** The interface that test runs arrive on: the namespace's loopback. */
 export const ARRIVAL_IFINDEX = 1;
 export const OTHER_IFINDEX = 77;
+/** One that takes no frames from XDP. */
+export const BRIDGE_IFINDEX = 78;
 /** Where every node of a bench expects UDP tunnels. */
 export const TUNNEL_PORT = 6080;
 
@@ -129,6 +131,7 @@ export class Bench {
       mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
     }).load();
     this.fastPath = new FastPath(this.object);
+    this.set('outlets', u32(OTHER_IFINDEX), 'outlet', { known: 1 });
   }
 
   bind(id: number, fields: BindingFields): this {

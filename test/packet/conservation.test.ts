@@ -1,14 +1,16 @@
 // limit: 240 s
 /**
  * No packet disappears without a counter. Packets of every kind enter a real interface with the programs attached; each way
- * out is a TAP whose frames are counted. What was sent is what was passed, what came out, and what was dropped for a reason.
+ * out is a TAP whose frames are counted; what is passed is counted by somebody else's filter behind ours. What was sent is what
+ * was passed, what came out, and what was dropped for a reason.
  */
 
-import { closeSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { openTap, readFrame, writeFrame } from '../../addon/lib/index.js';
+import { BpfObject, openTap, readFrame, tcAttach, writeFrame } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
@@ -20,7 +22,8 @@ import { bpffs, folder } from '../addon/private-namespaces.js';
 import { corpus } from '../fuzz/corpus.js';
 import { suite } from '../suite.js';
 import { Machine } from './network.js';
-import { CARE_OF, HOME, HOME6, OTHER_NODE, SERVICE_PORT } from './scene.js';
+import { tagged } from './packets.js';
+import { CARE_OF, HOME, HOME6, OTHER_NODE, request, SERVICE_PORT, tunnelled } from './scene.js';
 
 const ID = 1;
 const UPLINK_MAC = '02:00:00:00:00:02';
@@ -70,6 +73,41 @@ own.ip(`address add ${HOME}/24 dev up0`, `address add ${HOME6}/64 dev up0 nodad`
 
 const buffer = Buffer.alloc(65_536);
 
+/** Somebody else's filter, which passes everything. */
+const ONLOOKER = `
+  unsigned long seen;
+  __attribute__((section("tc"))) int onlooker(void *context) { __sync_fetch_and_add(&seen, 1); return -1; }
+  char terms[] __attribute__((section("license"))) = "GPL";
+`;
+const BEHIND_OURS = 0xc000;
+
+/** Counts what our programs pass at the ingress of the uplink. */
+class Onlooker {
+  private readonly object: BpfObject;
+  private readonly counter: ReturnType<BpfObject['map']>;
+
+  constructor() {
+    const [source, object] = [join(folder, 'onlooker.bpf.c'), join(folder, 'onlooker.o')];
+    writeFileSync(source, ONLOOKER);
+    execFileSync('clang', ['-target', 'bpf', '-O2', '-g', '-c', source, '-o', object]);
+    this.object = BpfObject.open(object).load();
+    const program = this.object.program('onlooker');
+    tcAttach({ ifindex: uplink.ifindex, direction: 'ingress', priority: BEHIND_OURS, handle: 1, program });
+    program.close();
+    this.counter = this.object.map('onlooker.bss');
+  }
+
+  get seen(): number {
+    return Number(this.counter.get(Buffer.alloc(4))?.readBigUInt64LE() ?? 0n);
+  }
+
+  close(): void {
+    own.run('tc', 'filter', 'del', 'dev', 'up0', 'ingress', 'pref', String(BEHIND_OURS));
+    this.counter.close();
+    this.object.close();
+  }
+}
+
 /** How many frames have come to the pod's end of its link. */
 function received(): number {
   const devices = readFileSync(`/proc/${inside.pid}/net/dev`, 'utf8');
@@ -113,6 +151,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
   let datapath: Datapath;
   let queue: ParkQueue;
   let present: BindingStruct;
+  let onlooker: Onlooker;
 
   test.before(async () => {
     datapath = await Datapath.open({
@@ -123,6 +162,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       uplinks: [{ interface: 'up0', attach }],
     });
     queue = await ParkQueue.create(datapath, ID, 8000);
+    onlooker = new Onlooker();
     datapath.tables.setNodes([CARE_OF, OTHER_NODE]);
     for (const address of [HOME, HOME6]) {
       for (const protocol of ['tcp', 'udp'] as const) {
@@ -155,6 +195,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
 
   test.after(async () => {
     queue.close();
+    onlooker.close();
     await datapath.detach();
     datapath.close();
   });
@@ -164,7 +205,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       const egress = action === 'pass' || action === 'deliver' ? Egress.open : Egress.shut;
       datapath.tables.putBinding(ID, { ...present, action: Action[action], egress });
       for (const tap of [uplink, onward]) drain(tap);
-      const [before, pending, entered] = [count(datapath), queue.pending, received()];
+      const [before, pending, entered, seen] = [count(datapath), queue.pending, received(), onlooker.seen];
       const out = { uplink: 0, onward: 0 };
       let sent = 0;
       for (let round = 0; round < ROUNDS; round++) {
@@ -180,6 +221,7 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       const first = attach === 'tc' ? tc : xdp;
       assert.is(sum(first), sent, 'the first program counts all that was sent');
       if (attach !== 'tc') assert.is(sum(tc), sum(xdp, isPassed), 'tc counts what XDP passed');
+      assert.is(onlooker.seen - seen, sum(tc, isPassed), 'passed is what somebody behind us sees');
       const of = (reason: string): number => (xdp.get(reason) ?? 0) + (tc.get(reason) ?? 0);
       const [tunnelled, split] = [of('tunnelled'), of('split')];
       if (split === 0) assert.is(out.onward, tunnelled, 'tunnelled is what came out towards the care-of host');
@@ -203,6 +245,23 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       assert.ok(of(expected) > 0, `some were counted as ${expected}`);
     });
   }
+
+  test('a tag without a network goes, and the packet through the tunnel', () => {
+    datapath.tables.putBinding(ID, { ...present, action: Action.tunnel, egress: Egress.shut });
+    drain(onward);
+    const packet = request();
+    for (const tags of [[0xe000], [0], [0xe000, 0], [0xe064], [0xe000, 0x64]]) {
+      const frame = tagged(
+        tags.map((tag) => [0x8100, tag] as const),
+        packet,
+      );
+      encodeMac(UPLINK_MAC).forEach((byte, index) => void frame.writeUInt8(byte, index));
+      writeFrame(uplink.fd, frame);
+      const length = readFrame(onward.fd, buffer);
+      if (tags.length > 1 || tags[0] === 0xe064) assert.is(length, -1, `tags ${tags} say that it is another network's`);
+      else assert.equal(buffer.subarray(14, length), tunnelled(packet), `tag ${tags}`);
+    }
+  });
 
   test('what was parked comes out again, frame for frame, and nothing is lost', async () => {
     const pending = queue.pending;

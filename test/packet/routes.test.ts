@@ -21,6 +21,7 @@ import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 
 const program = (name: string): string => fileURLToPath(new URL(`./${name}.js`, import.meta.url));
 const ROUTERS = ['10.0.0.11', '10.0.0.12'] as const;
+const SECOND_ADDRESS = '10.0.0.22';
 const ID = 1;
 
 const own = Machine.own();
@@ -247,6 +248,29 @@ for (const attach of ['tc', 'xdp'] as const) {
     assert.is(seen.heard + (seen.reasons.no_route ?? 0), seen.sent);
     assert.is(seen.heard, seen.reasons.tunnelled);
     own.ip(`route del ${CARE_OF}/32`);
+  });
+
+  test('by an interface that takes no frames from XDP: not one packet is lost', async () => {
+    own.ip(
+      'link add br1 type bridge',
+      `link add up1 type veth peer name port9 netns ${lan.switch.pid}`,
+      'link set up1 master br1 up',
+      'link set br1 up',
+      `address add ${SECOND_ADDRESS}/32 dev br1`,
+    );
+    lan.switch.ip('link set port9 master br0 up');
+    const { ifindex } = await readLink('br1');
+    const seen = await beats(async (hearing) => {
+      own.ip(`route replace ${CARE_OF}/32 dev br1`);
+      await until(() => present.next_hop.ifindex === ifindex, 'the bridge is the way');
+      await hearing();
+      own.ip(`route del ${CARE_OF}/32`);
+      await until(() => present.next_hop.ifindex !== ifindex, 'it is the way no more');
+    });
+    report('by a bridge and back', seen);
+    own.ip('link del br1', 'link del up1');
+    assert.is(seen.heard, seen.sent);
+    assert.equal(seen.reasons, { tunnelled: seen.sent });
   });
 
   test('a next hop that nobody knows: the kernel asks, and holds what comes meanwhile', async () => {
