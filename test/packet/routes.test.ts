@@ -283,6 +283,30 @@ for (const attach of ['tc', 'xdp'] as const) {
     assert.equal(seen.reasons, { tunnelled: seen.sent });
   });
 
+  test('a next hop that does not answer: no route, as soon as the kernel has given it up, until it is there again', async () => {
+    own.sysctl('net.ipv4.neigh.up0.mcast_solicit=1', 'net.ipv4.neigh.up0.retrans_time_ms=200');
+    let [held, back] = [0, 0];
+    const seen = await beats(async () => {
+      machines.careOf.ip('link set up0 down');
+      const from = total(counted());
+      await until(() => present.next_hop.ifindex === 0, 'the kernel has given it up');
+      held = total(counted()) - from;
+      await until(
+        () => (counted().no_route ?? 0) > 500,
+        'packets are refused, also while the kernel looks for it again',
+      );
+      machines.careOf.ip('link set up0 up');
+      const up = performance.now();
+      await until(() => present.next_hop.resolved === 1, 'it is found');
+      back = performance.now() - up;
+    });
+    report(`a dead host, ${held} sent before it was given up, found after ${back.toFixed(0)} ms`, seen);
+    own.sysctl('net.ipv4.neigh.up0.mcast_solicit=3', 'net.ipv4.neigh.up0.retrans_time_ms=1000');
+    assert.ok(back < 1000);
+    assert.is(total(seen.reasons), seen.sent);
+    assert.ok(seen.sent - seen.heard - (seen.reasons.no_route ?? 0) <= held + back + 100);
+  });
+
   test('an MTU that the kernel learns on the way', async () => {
     machines.first.ip(`route add ${CARE_OF}/32 dev up0 mtu lock 1300`);
     own.ip(`route replace ${CARE_OF}/32 via ${ROUTERS[0]}`);
