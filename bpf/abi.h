@@ -287,7 +287,7 @@ enum reason {
 	REASON_SPLIT = 23,           /* tunnelled as several fragments: too big, and its sender allows it (IPv4 without DF) */
 	REASON_PATH_MTU = 24,        /* passed: a router on the way to a care-of address says "too big"; remembered */
 	REASON_TOO_BIG_RELAYED = 25, /* the same, and passed on to the correspondent whose packet it was */
-	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address */
+	REASON_NO_ROUTE = 26,        /* dropped: there is no way to the care-of address, or its next hop does not answer */
 	REASON_REVERSED = 27,        /* a pod's packet, in a tunnel to its home; there: taken out of it and sent to the correspondent */
 	REASON_PARK_LOST = 28,       /* parked, but the queue was full or taken away: counted by the controller, packets only */
 	REASON_INTERNAL = 29,        /* passed: both ends are in the pod; or CRIU tells a socket that it restores of a FIN */

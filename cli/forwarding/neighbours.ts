@@ -36,13 +36,16 @@ interface Way {
 interface Watched {
   readonly address: string;
   way: Way;
+  /** The next hop that the kernel has looked for in vain, until it is found. */
+  silent: Via | undefined;
   readonly changed: Set<(hop: NextHopStruct) => void>;
 }
 
 /**
  * Next hops of care-of addresses: resolved ahead of the packets, and changed in the moment in which the kernel changes its
  * mind about a route, a neighbour or an interface. What the kernel does not notice by itself is looked after: it is made to
- * ask each next hop for its MAC, and paths for the MTU that it has learnt.
+ * ask each next hop for its MAC, and paths for the MTU that it has learnt. A next hop that it has looked for in vain is
+ * {@link NO_WAY} until it answers.
  */
 export class Neighbours {
   private readonly kernel = new Rtnetlink();
@@ -83,7 +86,12 @@ export class Neighbours {
 
   /** Calls back whenever the next hop of an address is another. @returns a function that ends it. */
   watch(address: string, hop: NextHopStruct, onChange: (hop: NextHopStruct) => void): () => void {
-    const entry = this.watched.get(address) ?? { address, way: { hop, via: undefined }, changed: new Set() };
+    const entry = this.watched.get(address) ?? {
+      address,
+      way: { hop, via: undefined },
+      silent: undefined,
+      changed: new Set(),
+    };
     this.watched.set(address, entry);
     const known = entry.way.hop;
     entry.changed.add(onChange);
@@ -119,8 +127,12 @@ export class Neighbours {
 
   private refresh(entry: Watched): void {
     const before = entry.way.hop;
-    entry.way = this.lookUp(entry.address);
-    const { hop, via } = entry.way;
+    const { hop: way, via } = this.lookUp(entry.address);
+    // What is sent to a next hop that does not answer is dropped by the kernel, which has held it for a while, and counted by nobody.
+    const isSilent = way.resolved === 0 && via !== undefined && (hasFailed(via) || sameVia(via, entry.silent));
+    entry.silent = isSilent ? via : undefined;
+    const hop = isSilent ? NO_WAY : way;
+    entry.way = { hop, via };
     if (hop.resolved === 0 && via !== undefined && lacks(via.entry)) {
       this.kernel.useNeighbour(via.address, via.ifindex);
     }
@@ -189,6 +201,14 @@ export class Neighbours {
 /** No packet has made the kernel look for it, or it was looked for in vain. */
 function lacks(entry: KernelNeighbour | undefined): boolean {
   return entry === undefined || (entry.state & (VALID | NUD.incomplete)) === 0;
+}
+
+function hasFailed({ entry }: Via): boolean {
+  return entry !== undefined && (entry.state & NUD.failed) !== 0;
+}
+
+function sameVia(left: Via, right: Via | undefined): boolean {
+  return left.ifindex === right?.ifindex && left.address.equals(right.address);
 }
 
 function same(left: NextHopStruct, right: NextHopStruct): boolean {

@@ -138,6 +138,8 @@ jumbo('bulk transfers each way go on over the moves, and datagrams of 8 kB are n
       await lab.node(name).run(['ip', 'link', 'set', 'eth0', 'mtu', String(JUMBO_MTU)]);
     }
   });
+  const { stdout } = await scenario.homeproxy('home', ['status']);
+  assert.match(stdout, /^ +eth0: tc \(auto: native XDP on veth loses partial checksums/m);
   await carriesBulk(() => scenario.migrate(server.pid, 'host1'));
   await carriesBulk(carriesLongDatagrams);
   assert.equal(await toldMtus(JUMBO_MTU), [JUMBO_MTU - OUTER, JUMBO_MTU - OUTER]);

@@ -21,6 +21,8 @@ import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 
 const program = (name: string): string => fileURLToPath(new URL(`./${name}.js`, import.meta.url));
 const ROUTERS = ['10.0.0.11', '10.0.0.12'] as const;
+/** A second, and what this machine may need to wake whom it concerns. */
+const HEALED_MS = 1500;
 const SECOND_ADDRESS = '10.0.0.22';
 const ID = 1;
 
@@ -167,11 +169,12 @@ async function beats(happens: (hearing: () => Promise<void>) => Promise<void>): 
 
 const total = (reasons: Record<string, number>): number => Object.values(reasons).reduce((sum, each) => sum + each, 0);
 
-function report(what: string, { sent, heard, gaps, reasons }: Beats): void {
-  const longest = Math.max(0, ...gaps.map(({ ms }) => ms));
-  console.log(
-    `  ${what}: ${sent - heard} of ${sent} lost, longest gap ${longest.toFixed(0)} ms, ${JSON.stringify(reasons)}`,
-  );
+const longestGap = ({ gaps }: Beats): number => Math.max(0, ...gaps.map(({ ms }) => ms));
+
+function report(what: string, beats: Beats): void {
+  const { sent, heard, reasons } = beats;
+  const longest = longestGap(beats).toFixed(0);
+  console.log(`  ${what}: ${sent - heard} of ${sent} lost, longest gap ${longest} ms, ${JSON.stringify(reasons)}`);
 }
 
 async function until(holds: () => boolean, what: string): Promise<void> {
@@ -218,6 +221,7 @@ for (const attach of ['tc', 'xdp'] as const) {
     });
     report('a dead router', seen);
     assert.ok(seen.heard < seen.sent, 'what had gone to the dead router is lost');
+    assert.ok(longestGap(seen) < HEALED_MS);
     assert.equal(seen.reasons, { tunnelled: seen.sent }); // lost behind us, after we had sent it
     dead?.ip('link set up0 up');
     lan.switch.run('bridge', 'fdb', 'del', macOf(dead ?? own), 'dev', 'port0', 'master');
@@ -235,6 +239,7 @@ for (const attach of ['tc', 'xdp'] as const) {
     for (const router of [machines.first, machines.second]) router.ip('neighbour flush dev up0');
     report('another MAC', seen);
     assert.ok(seen.heard < seen.sent, 'what had gone to the old MAC is lost');
+    assert.ok(longestGap(seen) < HEALED_MS);
     assert.equal(seen.reasons, { tunnelled: seen.sent });
   });
 
@@ -281,6 +286,30 @@ for (const attach of ['tc', 'xdp'] as const) {
     report('a forgotten neighbour', seen);
     assert.is(seen.heard, seen.sent);
     assert.equal(seen.reasons, { tunnelled: seen.sent });
+  });
+
+  test('a next hop that does not answer: no route, as soon as the kernel has given it up, until it is there again', async () => {
+    own.sysctl('net.ipv4.neigh.up0.mcast_solicit=1', 'net.ipv4.neigh.up0.retrans_time_ms=200');
+    let [held, back] = [0, 0];
+    const seen = await beats(async () => {
+      machines.careOf.ip('link set up0 down');
+      const from = total(counted());
+      await until(() => present.next_hop.ifindex === 0, 'the kernel has given it up');
+      held = total(counted()) - from;
+      await until(
+        () => (counted().no_route ?? 0) > 500,
+        'packets are refused, also while the kernel looks for it again',
+      );
+      machines.careOf.ip('link set up0 up');
+      const up = performance.now();
+      await until(() => present.next_hop.resolved === 1, 'it is found');
+      back = performance.now() - up;
+    });
+    report(`a dead host, ${held} sent before it was given up, found after ${back.toFixed(0)} ms`, seen);
+    own.sysctl('net.ipv4.neigh.up0.mcast_solicit=3', 'net.ipv4.neigh.up0.retrans_time_ms=1000');
+    assert.ok(back < HEALED_MS);
+    assert.is(total(seen.reasons), seen.sent);
+    assert.ok(seen.sent - seen.heard - (seen.reasons.no_route ?? 0) <= held + back + 100);
   });
 
   test('an MTU that the kernel learns on the way', async () => {
