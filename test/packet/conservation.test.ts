@@ -15,6 +15,7 @@ import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
+import { NO_WAY } from '../../cli/forwarding/neighbours.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { readLink } from '../../cli/system/ip.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -38,6 +39,25 @@ const PASSED = [
 ];
 /** And these come out of an interface. */
 const OUT = ['tunnelled', 'delivered', 'parked', 'too_big', 'split', 'too_big_relayed', 'reversed', 'sent'];
+
+type State = readonly [
+  name: string,
+  action: keyof typeof Action,
+  expected: string,
+  change: (present: BindingStruct) => Partial<BindingStruct>,
+];
+const same = (): Partial<BindingStruct> => ({});
+const STATES: readonly State[] = [
+  ['pass', 'pass', 'at_home', same],
+  ['park', 'park', 'parked', same],
+  ['park without a queue', 'park', 'park_no_queue', () => ({ park_ifindex: 0 })],
+  ['tunnel', 'tunnel', 'tunnelled', same],
+  ['tunnel in UDP', 'tunnel', 'tunnelled', () => tunnelFields({ to: CARE_OF, encapsulation: 'udp' })],
+  ['tunnel on a narrow way', 'tunnel', 'split', ({ next_hop }) => ({ next_hop: { ...next_hop, mtu: 600 } })],
+  ['tunnel nowhere', 'tunnel', 'no_route', () => ({ next_hop: NO_WAY })],
+  ['deliver', 'deliver', 'delivered', same],
+  ['drop', 'drop', 'fenced', same],
+];
 
 const own = Machine.own();
 const frames = corpus()
@@ -200,10 +220,10 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
     datapath.close();
   });
 
-  for (const action of ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const) {
-    test(`${action}: sent is passed, out of an interface, or dropped and counted`, async () => {
+  for (const [state, action, expected, change] of STATES) {
+    test(`${state}: sent is passed, out of an interface, or dropped and counted`, async () => {
       const egress = action === 'pass' || action === 'deliver' ? Egress.open : Egress.shut;
-      datapath.tables.putBinding(ID, { ...present, action: Action[action], egress });
+      datapath.tables.putBinding(ID, { ...present, action: Action[action], egress, ...change(present) });
       for (const tap of [uplink, onward]) drain(tap);
       const [before, pending, entered, seen] = [count(datapath), queue.pending, received(), onlooker.seen];
       const out = { uplink: 0, onward: 0 };
@@ -239,9 +259,6 @@ for (const attach of ['tc', 'xdp', 'xdp-generic'] as const) {
       const dropped = sum(tc, (reason) => !isPassed(reason) && !OUT.includes(reason));
       if (action !== 'drop') assert.is(of('fenced'), 0);
       else assert.ok(of('fenced') > 0 && dropped + sum(xdp, (reason) => reason === 'fenced') > 0);
-      const expected = { pass: 'at_home', park: 'parked', tunnel: 'tunnelled', deliver: 'delivered', drop: 'fenced' }[
-        action
-      ];
       assert.ok(of(expected) > 0, `some were counted as ${expected}`);
     });
   }
