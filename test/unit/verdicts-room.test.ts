@@ -75,7 +75,7 @@ test('a mapped file that is missing, has another size, other permissions or anot
   assert.equal(words(await fitFile(needed)), ['will-change UNVERIFIED_FILES']);
 });
 
-test('an open file is compared as CRIU does, by its size and permissions; a folder must be one', async () => {
+test('an open file is compared by its content, and as CRIU does by its size and permissions; a folder must be one', async () => {
   const path = `${folder}/data`;
   writeFileSync(path, 'data', { mode: 0o600 });
   const { mode } = statSync(path);
