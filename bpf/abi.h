@@ -162,16 +162,20 @@ struct flow_entry {
 };
 
 /*
- * The fast paths (bpf/fast.h, fast_tc.h): copies of what `ports` and `bindings` say, in arrays, for the commonest case only. An
- * array's element is not replaced as a whole: the controller changes a single byte to invalidate one, writes the rest, and
- * changes a single byte to validate it. Whatever has no valid copy takes the way of all other packets.
+ * The fast paths (bpf/fast.h, fast_tc.h): copies of what `ports`, `flows` and `bindings` say, in arrays, for the commonest case
+ * only. An array's element is not replaced as a whole: the controller changes a single byte to invalidate one, writes the rest,
+ * and changes a single byte to validate it. Whatever has no valid copy takes the way of all other packets.
  */
-#define FAST_BINDINGS 16384 /* bindings with a greater id have no copy */
+enum fast_number {
+	FAST_BINDINGS = 16384, /* bindings with a greater id have no copies, neither of their own nor of their flows */
+	FAST_WAYS = 4,         /* of a line of `fast_flows` */
+	FAST_LINE_BITS = 19,   /* of its index */
+};
 
 enum fast_kind {
 	FAST_NONE = 0,   /* ask `ports` */
 	FAST_OWN = 1,    /* every socket on that port of that address belongs to the binding */
-	FAST_SHARED = 2, /* ask `flows` */
+	FAST_SHARED = 2, /* ask `fast_flows` */
 };
 
 /*
@@ -183,6 +187,24 @@ struct fast_port {
 	__u16 binding;
 	__u8 kind; /* enum fast_kind */
 	__u8 pad;
+};
+
+/*
+ * A copy of an entry of `flows`, in one of the ways of its line (fast_line_of() in fast.h): a search costs one miss of the cache,
+ * where one in a hash costs three. There is none when all ways are taken, for IPv6, and of binding 0. The controller writes
+ * it word by word: `owner` 0, then the rest, then `owner`. Read as two words of 64 bits. What is pinned is not looked through at
+ * the start of a daemon: another choice of lines needs another map.
+ */
+struct fast_flow {
+	__be32 remote;
+	__be16 remote_port;
+	__be16 local_port;
+	__be32 local;
+	__u32 owner; /* protocol * 65536 + binding; 0: nobody's */
+};
+
+struct fast_line {
+	struct fast_flow ways[FAST_WAYS];
 };
 
 /* All that a tunnelled packet needs of its binding. */

@@ -37,6 +37,7 @@ struct abi_enums {
 	enum counters counters;
 	enum verdict verdict;
 	enum fast_kind fast_kind;
+	enum fast_number fast_number;
 	enum layout_number layout;
 	enum encapsulation encapsulation;
 	enum loopback_mark loopback_mark;

@@ -110,19 +110,42 @@ static __always_inline int is_foreign(__u32 place)
 	return filter && !(*filter & (1ULL << (place % 64)));
 }
 
-/* The binding of a connection on a port that its process shares with others; 0: none. */
+/* The line of `fast_flows` that a flow has its copy in: cli/forwarding/fast-flows.ts has the same. */
+static __always_inline __u32 fast_line_of(__be32 remote, __u32 ports)
+{
+	__u32 mixed = remote * 0x9e3779b1;
+
+	return ((mixed ^ mixed >> 15 ^ ports) * 0x85ebca6b) >> (32 - FAST_LINE_BITS);
+}
+
+/*
+ * The binding of a connection on a port that its process shares with others; 0: it has no copy, or one that is being written: an
+ * owner that was read between two times the same ends is, or was just now, theirs.
+ */
 static __always_inline __u32 fast_shared(void *data)
 {
-	struct flow_key flow = {
-		.local = mapped(read(__be32, AT_DESTINATION)),
-		.remote = mapped(read(__be32, AT_SOURCE)),
-		.local_port = read(__be16, AT_DESTINATION_PORT),
-		.remote_port = read(__be16, AT_SOURCE_PORT),
-		.protocol = read(__u8, AT_PROTOCOL),
-	};
-	struct flow_entry *entry = bpf_map_lookup_elem(&flows, &flow);
+	__be32 remote = read(__be32, AT_SOURCE);
+	__u32 ports = read(__u32, AT_SOURCE_PORT); /* both */
+	__u64 who = (__u64)ports << 32 | remote;
+	__u32 index = fast_line_of(remote, ports);
+	struct fast_line *line = bpf_map_lookup_elem(&fast_flows, &index);
 
-	return entry ? entry->binding : 0;
+	if (!line)
+		return 0;
+	__u64 whose = (__u64)read(__u8, AT_PROTOCOL) << 16 << 32 | read(__be32, AT_DESTINATION);
+	volatile __u64 *way = (volatile __u64 *)line;
+
+#pragma unroll
+	for (int i = 0; i < FAST_WAYS; i++, way += 2) {
+		if (way[0] != who)
+			continue;
+		__u64 found = way[1] ^ whose;
+
+		if (found & 0xffff0000ffffffff) /* another local address or protocol, or nobody's */
+			continue;
+		return way[0] == who ? found >> 32 : 0;
+	}
+	return 0;
 }
 
 /* The binding whose a packet's local end is, which has its address at `at_local`; 0: nobody's, or it takes more to know. */

@@ -130,6 +130,18 @@ struct {
 	__type(value, struct fast_port);
 } fast_ports SEC(".maps");
 
+/*
+ * 32 MiB. What can be mapped begins on a page, so that each of its lines is one of the processor's cache (other arrays begin where
+ * the kernel's own record of them ends), and the controller writes it without system calls.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << FAST_LINE_BITS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct fast_line);
+} fast_flows SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, FAST_BINDINGS);

@@ -32,6 +32,7 @@ export class BpfMap {
   /** Bytes of a value between two CPUs' values, and of all of them, as the kernel copies them. */
   readonly #stride: number;
   readonly #slotSize: number;
+  #memory: ArrayBuffer | undefined;
 
   /** @internal Use `create`, `openPinned` or `BpfObject.map`. `name` is given where the kernel's was cut off. */
   constructor(descriptor: Descriptor, name?: string) {
@@ -166,6 +167,15 @@ export class BpfMap {
     for (const key of this.keys()) native.mapUpdate(this.fd, key, zero, UPDATE_FLAGS.any);
   }
 
+  /**
+   * The values of an array with BPF_F_MMAPABLE, each at a multiple of 8 bytes: what is written there the programs read at once.
+   * Detached by `close`. Throws EINVAL for other maps, EPERM for one that is read-only.
+   */
+  memory(): ArrayBuffer {
+    this.#memory ??= native.mapMemory(this.fd, this.#stride * this.maxEntries);
+    return this.#memory;
+  }
+
   /** `path` must lie in a bpffs. */
   pin(path: string): void {
     native.pin(this.fd, path);
@@ -177,6 +187,8 @@ export class BpfMap {
 
   /** The kernel frees the map when nobody holds it open, pinned or in a program. */
   close(): void {
+    if (this.#memory !== undefined) native.unmap(this.#memory);
+    this.#memory = undefined;
     this.#descriptor.close();
   }
 

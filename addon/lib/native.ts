@@ -84,6 +84,8 @@ export interface Native {
   ): [entries: number, more: boolean];
   mapUpdateBatch(fd: number, keys: Uint8Array, values: Uint8Array, count: number, flags: number): void;
   mapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
+  mapMemory(fd: number, bytes: number): ArrayBuffer;
+  unmap(memory: ArrayBuffer): void;
   possibleCpus(): number;
 
   programInfo(fd: number): ProgramInfo;

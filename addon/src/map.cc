@@ -5,6 +5,7 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <sys/mman.h>
 
 #include <memory>
 
@@ -114,6 +115,16 @@ Napi::Value DeleteBatch(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), count);
 }
 
+// (fd, bytes) -> the values of an array, as they are: unmapped when the buffer is collected, or some time after Unmap
+Napi::Value MapMemory(const Napi::CallbackInfo& info) {
+  const size_t bytes = UnsignedOf(info[1]);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, IntOf(info[0]), 0);
+  if (memory == MAP_FAILED) Fail(info.Env(), errno, "mmap", "map");
+  return Napi::ArrayBuffer::New(info.Env(), memory, bytes, [bytes](Napi::Env, void* mapped) { munmap(mapped, bytes); });
+}
+
+void Unmap(const Napi::CallbackInfo& info) { info[0].As<Napi::ArrayBuffer>().Detach(); }
+
 Napi::Value PossibleCpus(const Napi::CallbackInfo& info) {
   const int count = libbpf_num_possible_cpus();
   if (count < 0) Fail(info.Env(), -count, "libbpf_num_possible_cpus");
@@ -133,6 +144,8 @@ void ExportMap(Napi::Env env, Napi::Object exports) {
   exports["mapLookupBatch"] = Napi::Function::New(env, LookupBatch, "mapLookupBatch");
   exports["mapUpdateBatch"] = Napi::Function::New(env, UpdateBatch, "mapUpdateBatch");
   exports["mapDeleteBatch"] = Napi::Function::New(env, DeleteBatch, "mapDeleteBatch");
+  exports["mapMemory"] = Napi::Function::New(env, MapMemory, "mapMemory");
+  exports["unmap"] = Napi::Function::New(env, Unmap, "unmap");
   exports["possibleCpus"] = Napi::Function::New(env, PossibleCpus, "possibleCpus");
 }
 

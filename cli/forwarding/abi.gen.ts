@@ -91,6 +91,12 @@ export const FastKind = {
   shared: 2,
 } as const;
 
+export const FastNumber = {
+  bindings: 16384,
+  ways: 4,
+  line_bits: 19,
+} as const;
+
 export const Encapsulation = {
   ip: 0,
   udp: 1,
@@ -169,6 +175,14 @@ export type FastPortStruct = {
   local: number;
   binding: number;
   kind: number;
+};
+
+export type FastFlowStruct = {
+  remote: number;
+  remote_port: number;
+  local_port: number;
+  local: number;
+  owner: number;
 };
 
 export type FastRouteStruct = {

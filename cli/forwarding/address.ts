@@ -1,6 +1,9 @@
 import ipaddr from 'ipaddr.js';
 import type { AddressStruct } from './abi.gen.js';
 
+/** Third word of a mapped IPv4 address (RFC 4291, 2.5.5.2), which lies in network order. */
+export const MAPPED = 0xffff0000;
+
 /** An address in the datapath's form: 16 bytes in network order, IPv4 mapped (RFC 4291, 2.5.5.2), as host integers. */
 export function encodeAddress(text: string): AddressStruct {
   const parsed = ipaddr.parse(text);

@@ -80,7 +80,7 @@ export class Datapath {
       maps = PinnedMaps.adopt(options.pins, object);
       object.load();
       maps.stage();
-      refreshFastPath(object);
+      refreshFastPath(object, maps);
       const uplinks: UplinkStatus[] = [];
       for (const { interface: name, attach } of options.uplinks) {
         uplinks.push(await attachUplink(object, options, name, attach, changes));
@@ -241,9 +241,10 @@ async function anyVeth({ uplinks }: DatapathOptions): Promise<boolean> {
   return links.some((link) => link.linkinfo?.info_kind === 'veth');
 }
 
-function refreshFastPath(object: BpfObject): void {
+function refreshFastPath(object: BpfObject, maps: PinnedMaps): void {
   const tables = new Tables(object);
   tables.copyToFastPath();
+  if (!maps.had('fast_flows')) tables.copyFlowsToFastPath();
   tables.close();
 }
 

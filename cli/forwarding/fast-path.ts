@@ -10,14 +10,13 @@ import {
   type FastRouteStruct,
   Hold,
 } from './abi.gen.js';
+import { MAPPED } from './address.js';
 
 const ETHERNET_BYTES = 14;
 const TYPE_IPV4 = 0x0800;
 const IPIP = 4;
 const OUTER_TTL = 64;
 const DONT_FRAGMENT = 0x4000;
-/** Third word of a mapped IPv4 address (RFC 4291, 2.5.5.2), which lies in network order. */
-const MAPPED = 0xffff0000;
 const HEADER_BYTES = 34;
 const VERSIONS = 255; // the versions 1 to 255 differ in a single byte, which changes at once
 

@@ -16,6 +16,7 @@ const ENUMS = [
   'counters',
   'verdict',
   'fast_kind',
+  'fast_number',
   'encapsulation',
   'loopback_mark',
 ];
@@ -30,6 +31,7 @@ const STRUCTS = [
   'flow_key',
   'flow_entry',
   'fast_port',
+  'fast_flow',
   'fast_route',
   'fast_binding',
   'park_state',

@@ -1,4 +1,5 @@
 import type { BpfMap, BpfObject } from '../../addon/lib/index.js';
+import type { FastFlows } from './fast-flows.js';
 import type { FastPath } from './fast-path.js';
 import type { Flow, FlowKeys } from './flow-keys.js';
 
@@ -17,6 +18,7 @@ export class LeftBehind {
     object: BpfObject,
     private readonly keys: FlowKeys,
     private readonly fastPath: FastPath,
+    private readonly fastFlows: FastFlows,
   ) {
     this.ports = object.map('ports');
     this.flows = object.map('flows');
@@ -28,6 +30,7 @@ export class LeftBehind {
     const claimed = flows
       .map((flow) => this.keys.encodeFlow(flow))
       .filter((key) => this.ports.get(this.keys.portOfFlow(key)) !== undefined);
+    this.fastFlows.remove(claimed);
     this.flows.setBatch(claimed.map((key) => [key, mine] as const));
     for (const port of this.portsOf(claimed)) this.mark(port, 1);
   }

@@ -52,6 +52,11 @@ export class PinnedMaps {
     }
   }
 
+  /** Whether the previous build had a map of that name. */
+  had(name: string): boolean {
+    return this.pinned.has(name);
+  }
+
   /** Fills the maps of the loaded object with what the pinned ones hold, and pins them all aside. */
   stage(): void {
     if (!this.changed) return;

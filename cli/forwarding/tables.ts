@@ -14,6 +14,7 @@ import type {
   PortEntryStruct,
 } from './abi.gen.js';
 import { addressBytes, encodeAddress } from './address.js';
+import { FastFlows } from './fast-flows.js';
 import { FastPath, type FastPlace } from './fast-path.js';
 import { type Flow, FlowKeys, type LocalPort } from './flow-keys.js';
 import { LeftBehind, NOBODY } from './left-behind.js';
@@ -67,6 +68,7 @@ export class Tables {
   readonly counterCodec: StructCodec;
   readonly bindingCounterKeyCodec: StructCodec;
   readonly fastPath: FastPath;
+  readonly fastFlows: FastFlows;
   readonly leftBehind: LeftBehind;
   private readonly filter: BpfMap;
   private readonly ports: BpfMap;
@@ -83,6 +85,7 @@ export class Tables {
 
   constructor(object: BpfObject) {
     this.fastPath = new FastPath(object);
+    this.fastFlows = new FastFlows(object);
     const codec = (name: string): StructCodec => new StructCodec(object.btf, name);
     this.bindings = new RecordMap(object.map('bindings'), codec('binding'));
     this.devices = new RecordMap(object.map('devices'), codec('device'));
@@ -100,7 +103,7 @@ export class Tables {
     this.counterCodec = codec('counter');
     this.bindingCounterKeyCodec = codec('binding_counter_key');
     this.keys = new FlowKeys(object);
-    this.leftBehind = new LeftBehind(object, this.keys, this.fastPath);
+    this.leftBehind = new LeftBehind(object, this.keys, this.fastPath, this.fastFlows);
     this.blockKey = codec('block_key');
     this.blockEntry = codec('block_entry');
     this.nodeEntry = codec('node_entry');
@@ -140,6 +143,13 @@ export class Tables {
     }
   }
 
+  /** Makes the copies of flows, of which an older build had none: a million take a second. */
+  copyFlowsToFastPath(): void {
+    for (const [key, value] of this.flows.entries()) {
+      this.fastFlows.copy([key], this.keys.decodeFlowEntry(value).binding);
+    }
+  }
+
   /** Takes the binding alone away: from here on its packets are nobody's, and nothing more enters its queue. */
   unbind(id: number): void {
     this.fastPath.remove(id);
@@ -158,6 +168,7 @@ export class Tables {
       else if (binding === NOBODY) leftBehind.push(key);
       else heirs.set(this.keys.portOfFlow(key).toString('hex'), binding);
     }
+    this.fastFlows.remove(own);
     this.flows.deleteBatch(own);
     const released: Buffer[] = [];
     for (const [key, value] of this.ports.getBatch()) {
@@ -227,7 +238,10 @@ export class Tables {
 
   claimFlows(flows: readonly Flow[], binding: number): void {
     const value = this.keys.encodeFlowEntry({ binding });
-    this.flows.setBatch(flows.map((flow) => [this.keys.encodeFlow(flow), value] as const));
+    const keys = flows.map((flow) => this.keys.encodeFlow(flow));
+    this.fastFlows.remove(keys, binding);
+    this.flows.setBatch(keys.map((key) => [key, value] as const));
+    this.fastFlows.copy(keys, binding);
   }
 
   /** Ports that name a binding. */
@@ -277,6 +291,7 @@ export class Tables {
   close(): void {
     for (const map of [
       this.fastPath,
+      this.fastFlows,
       this.leftBehind,
       this.bindings,
       this.devices,

@@ -43,6 +43,33 @@ for (const type of ['hash', 'lru_hash']) {
   });
 }
 
+test('an array that can be mapped: what is written there the map has, and the other way round, until it is closed', () => {
+  const map = BpfMap.create({
+    type: 'array',
+    name: 'lines',
+    keySize: 4,
+    valueSize: 64,
+    maxEntries: 100,
+    flags: 1 << 10,
+  });
+  const words = new Uint32Array(map.memory());
+  assert.is(words.length, 1600);
+  words[16 * 99 + 1] = 7;
+  assert.is(map.get(u32(99))?.readUInt32LE(4), 7);
+  map.set(u32(98), Buffer.alloc(64, 1));
+  assert.is(words[16 * 98], 0x01010101);
+  assert.is(map.memory(), words.buffer, 'once');
+  map.close();
+  assert.is(words.length, 0);
+  assert.throws(() => map.memory(), /EBADF/);
+});
+
+test('others cannot be mapped', () => {
+  const map = BpfMap.create({ type: 'array', name: 'plain', keySize: 4, valueSize: 64, maxEntries: 100 });
+  assert.throws(() => map.memory(), /EINVAL/);
+  map.close();
+});
+
 test('says what the kernel knows of it', () => {
   const map = hash();
   assert.is(map.name, 'numbers');

@@ -122,6 +122,10 @@ export class Node {
           return [copy, value] as const;
         });
         map.setBatch(entries);
+        this.tables.fastFlows.copy(
+          entries.map(([copy]) => copy),
+          Binding.shared,
+        );
       }
     } finally {
       map.close();

@@ -30,7 +30,7 @@ import {
   STRANGER6,
   tunnelled,
 } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
+import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
 
 /** Valid packets of all kinds that the datapath may meet, as frames: what the mutations begin with. */
 export interface Seed {
@@ -78,6 +78,7 @@ function transports(): [string, Buffer][] {
     ['request to a stranger', request({ destination: STRANGER })],
     ['request to another port', request({ port: 80 })],
     ['request to a shared port', request({ port: SHARED_PORT })],
+    ['request to a shared port without a copy', request({ port: SHARED_PORT, fromPort: UNCOPIED_PORT })],
     ['request to a shared port of another flow', request({ port: SHARED_PORT, fromPort: 1234 })],
     ['request to a stale port', request({ port: STALE_PORT })],
     ['reset', request({ flags: 'R', payload: Buffer.alloc(0) })],
@@ -100,6 +101,7 @@ function transports(): [string, Buffer][] {
     ['full reply', reply({ payload: sized(1460) })],
     ['reply of a stale port', reply({ fromPort: STALE_PORT })],
     ['datagram', ipv4(toHome, udp(CLIENT_PORT, SERVICE_PORT))],
+    ['datagram to a shared port', ipv4(toHome, udp(CLIENT_PORT, SHARED_PORT))],
     ['empty datagram', ipv4(toHome, udp(CLIENT_PORT, SERVICE_PORT, Buffer.alloc(0)))],
     ['full datagram', ipv4({ ...toHome, df: false }, udp(CLIENT_PORT, SERVICE_PORT, sized(1472)))],
     ['datagram out', ipv4(fromHome, udp(SERVICE_PORT, CLIENT_PORT))],

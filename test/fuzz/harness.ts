@@ -3,7 +3,7 @@ import { Counters, DeviceRole, Hook, Reason } from '../../cli/forwarding/abi.gen
 import { ARRIVAL_IFINDEX, Bench, type ProgramName, type ReasonName } from '../packet/bench.js';
 import { Protocol } from '../packet/packets.js';
 import { BINDING, CLIENT_PORT, CORRESPONDENT, furnish, HOME, SERVICE_PORT } from '../packet/scene.js';
-import { SHARED_BINDING, SHARED_PORT, STALE_BINDING, STALE_PORT } from './cast.js';
+import { SHARED_BINDING, SHARED_PORT, STALE_BINDING, STALE_PORT, UNCOPIED_PORT } from './cast.js';
 import { LONGEST_FRAME } from './mutate.js';
 import type { Scene } from './scenes.js';
 
@@ -232,7 +232,8 @@ export class Harness {
         .claim(BINDING, HOME, SERVICE_PORT, { protocol })
         .claim(STALE_BINDING, HOME, STALE_PORT, { protocol })
         .claim(SHARED_BINDING, HOME, SHARED_PORT, { protocol, shared: true })
-        .flow(SHARED_BINDING, [HOME, SHARED_PORT], [CORRESPONDENT, CLIENT_PORT], protocol);
+        .flow(SHARED_BINDING, [HOME, SHARED_PORT], [CORRESPONDENT, CLIENT_PORT], protocol)
+        .flow(SHARED_BINDING, [HOME, SHARED_PORT], [CORRESPONDENT, UNCOPIED_PORT], protocol, false);
     }
     furnish(bench);
     const made = { bench, counters };

@@ -10,7 +10,7 @@ import {
   OTHER_NODE6,
   SERVICE_PORT,
 } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
+import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
 import type { Passage } from './forms.js';
 import { Fragment, Reading, Tag, u8, u16, u32 } from './reading.js';
 
@@ -44,8 +44,8 @@ function claimed(
   if (u32(bytes, local) !== HOME_IPV4) return Heard.nobody;
   if (port === SERVICE_PORT) return Heard.bound;
   if (port === STALE_PORT) return Heard.nobody; // its binding does not exist
-  const exact = port === SHARED_PORT && u32(bytes, remote) === CORRESPONDENT_IPV4 && remotePort === CLIENT_PORT;
-  return exact ? Heard.bound : Heard.nobody;
+  const exact = port === SHARED_PORT && u32(bytes, remote) === CORRESPONDENT_IPV4;
+  return exact && [CLIENT_PORT, UNCOPIED_PORT].includes(remotePort) ? Heard.bound : Heard.nobody;
 }
 
 const hears = (bytes: Uint8Array, r: Reading): Heard =>

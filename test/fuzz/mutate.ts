@@ -1,6 +1,6 @@
 import { Protocol } from '../packet/packets.js';
 import { CLIENT_PORT, SERVICE_PORT } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
+import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
 import type { Seed } from './corpus.js';
 import { passageOf } from './forms.js';
 import { Heard, whoHears, whoSpeaks } from './hearing.js';
@@ -17,7 +17,7 @@ const SHORTEST_FRAME = 14;
 const EDGE_BYTES = [0, 1, 2, 4, 5, 6, 0x0f, 0x11, 0x29, 0x3a, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80, 0xfe, 0xff];
 const PROTOCOLS = [0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 255];
 const ETHER_TYPES = [0x0800, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x0000, 0xffff, 0x88cc, 0x8864];
-const PORTS = [SERVICE_PORT, CLIENT_PORT, SHARED_PORT, STALE_PORT, TUNNEL_PORT, 0, 0xffff];
+const PORTS = [SERVICE_PORT, CLIENT_PORT, SHARED_PORT, UNCOPIED_PORT, STALE_PORT, TUNNEL_PORT, 0, 0xffff];
 const ADDRESSES = [1, 2, 3, 4, 99, 254, 255];
 
 export interface SortedSeeds {

@@ -11,6 +11,7 @@ import {
   Hook,
   Reason,
 } from '../../cli/forwarding/abi.gen.js';
+import { FastFlows } from '../../cli/forwarding/fast-flows.js';
 import { FastPath, type FastPlace } from '../../cli/forwarding/fast-path.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
@@ -106,6 +107,7 @@ export class Bench {
   readonly object: BpfObject;
   /** The copies that the fast paths work with: written beside the maps, as Tables does. */
   private readonly fastPath: FastPath;
+  private readonly fastFlows: FastFlows;
   private readonly programs = new Map<AnyProgramName, BpfProgram>();
   private readonly bound = new Set<number>();
   private readonly places = new Map<string, FastPlace>();
@@ -132,6 +134,7 @@ export class Bench {
     }).load();
     this.fastPath = new FastPath(this.object);
     this.set('outlets', u32(OTHER_IFINDEX), 'outlet', { known: 1 });
+    this.fastFlows = new FastFlows(this.object);
   }
 
   bind(id: number, fields: BindingFields): this {
@@ -194,15 +197,24 @@ export class Bench {
     return this;
   }
 
-  flow(id: number, local: [string, number], remote: [string, number], protocol: number = Protocol.tcp): this {
-    const key = {
+  /** @param copied false: the fast paths find no room for a copy of it */
+  flow(
+    id: number,
+    local: [string, number],
+    remote: [string, number],
+    protocol: number = Protocol.tcp,
+    copied = true,
+  ): this {
+    const key = this.encode('flow_key', {
       local: { word: addressWords(local[0]) },
       remote: { word: addressWords(remote[0]) },
       local_port: htons(local[1]),
       remote_port: htons(remote[1]),
       protocol,
-    };
-    this.set('flows', this.encode('flow_key', key), 'flow_entry', { binding: id });
+    });
+    this.fastFlows.remove([key]);
+    this.set('flows', key, 'flow_entry', { binding: id });
+    if (copied) this.fastFlows.copy([key], id);
     return this;
   }
 
@@ -291,6 +303,7 @@ export class Bench {
 
   /** Empties the maps: the bench is as new, at a hundredth of the time of another one. */
   clear(): this {
+    this.map('flows', (map) => this.fastFlows.remove([...map.keys()]));
     for (const name of EMPTIED) this.map(name, (map) => [...map.keys()].forEach((key) => void map.delete(key)));
     this.map('port_filter', (map) => {
       for (const [key, word] of map.entries()) if (word.some((byte) => byte !== 0)) map.set(key, Buffer.alloc(8));
@@ -312,6 +325,7 @@ export class Bench {
   close(): void {
     for (const program of this.programs.values()) program.close();
     this.fastPath.close();
+    this.fastFlows.close();
     this.object.close();
   }
 
