@@ -321,7 +321,7 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
     session?.go('pre-resume');
-    await Promise.all([session?.end(this.site.timeouts.restoreMs), delivered]);
+    await Promise.all([session?.resumed(this.site.timeouts.restoreMs), delivered]);
     arrival.runs = true;
     await reached('destination', 'runs', migration);
   }
@@ -336,6 +336,7 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival === undefined) return; // finished before: the answer was lost
     if (arrival.record.outcome !== 'running') throw outOfOrder(migration, 'is not over');
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
+    await arrival.session?.end(this.site.timeouts.restoreMs); // it lets go of as much memory as it has brought
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);
     await noteRestored(this.site, arrival);

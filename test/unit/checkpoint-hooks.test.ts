@@ -156,10 +156,4 @@ test('a run of CRIU that cannot be told by its command line is killed too', asyn
   assert.not.ok(existsSync(`/proc/${pid}`));
 });
 
-test('the action script is there and can be run by CRIU', () => {
-  const script = new URL('../../../config/criu-action.sh', import.meta.url);
-  assert.is(statSync(script).mode & 0o111, 0o111);
-  assert.match(readFileSync(script, 'utf8'), /^#!\/bin\/sh\n/);
-});
-
 test.run();
