@@ -162,7 +162,7 @@ struct flow_entry {
 };
 
 /*
- * The fast path of hp_xdp (bpf/fast.h): copies of what `ports` and `bindings` say, in arrays, for the commonest case only. An
+ * The fast paths (bpf/fast.h, fast_tc.h): copies of what `ports` and `bindings` say, in arrays, for the commonest case only. An
  * array's element is not replaced as a whole: the controller changes a single byte to invalidate one, writes the rest, and
  * changes a single byte to validate it. Whatever has no valid copy takes the way of all other packets.
  */

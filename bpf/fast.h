@@ -6,7 +6,8 @@
  *   - whole IPv4 packets of TCP or UDP without IP options to a port of nobody who departed, and
  *   - such packets, no SYN, to a process that is away behind a next hop that is known and with room for the outer header.
  *
- * All others, all cases of doubt, and everything while somebody traces, go on to the general path (decide.h), which would come to the same decision.
+ * All others, all cases of doubt, and everything while somebody traces, go on to the general path (decide.h), which would come to
+ * the same decision. What tc does with the same arrays, and more, is in fast_tc.h.
  */
 #ifndef HOMEPROXY_FAST_H
 #define HOMEPROXY_FAST_H
@@ -18,7 +19,7 @@
 #include "parse.h"
 #include "path_mtu.h"
 
-#define GENERAL_PATH -1
+#define GENERAL_PATH -2 /* no verdict of XDP's, nor of tc's */
 
 /* Offsets in an Ethernet frame with an IPv4 packet without options. */
 #define AT_TYPE 12
@@ -49,19 +50,28 @@ static __always_inline void fast_count(__u32 hook, __u32 reason, __u64 bytes)
 
 /* A whole IPv4 packet of TCP or UDP without IP options. */
 struct plain {
-	__u32 total; /* bytes of the IP packet */
-	__u32 place; /* of its local port, in `port_filter` and `fast_ports` */
-	__u8 starts; /* a SYN */
+	__u32 total;   /* bytes of the IP packet, */
+	__u32 headers; /* and of its headers */
+	__u32 place;   /* of its local port, in `port_filter` and `fast_ports` */
+	__u8 starts;   /* a SYN */
+	__u8 udp;
 };
 
-/* Reads a frame of `bytes` whose local port is at `at_port`; 0: it is none of these, or somebody traces. */
-static __always_inline int read_plain(void *data, void *end, __u64 bytes, __u32 at_port, struct plain *plain)
+/* Whether there are the first bytes of an IPv4 packet without options that is no fragment. Whose it is nobody has to be told. */
+static __always_inline int is_plain_ipv4(void *data, void *end)
 {
-	if (tracing.one_in || data + FAST_HEADERS > end || read(__be16, AT_TYPE) != bpf_htons(ETH_P_IP) ||
-	    read(__u8, AT_IP) != 0x45 || read(__be16, AT_FRAGMENT) & bpf_htons(IP_OFFSET | IP_MF))
+	return !tracing.one_in && data + AT_IP + sizeof(struct iphdr) <= end && read(__be16, AT_TYPE) == bpf_htons(ETH_P_IP) &&
+	       read(__u8, AT_IP) == 0x45 && !(read(__be16, AT_FRAGMENT) & bpf_htons(IP_OFFSET | IP_MF));
+}
+
+/* Reads the packet whose header is AT_IP bytes behind `data`, with `bytes` from there to the end of the frame. */
+static __always_inline int read_plain_packet(void *data, void *end, __u64 bytes, __u32 at_port, struct plain *plain)
+{
+	if (data + FAST_HEADERS > end || read(__u8, AT_IP) != 0x45 || read(__be16, AT_FRAGMENT) & bpf_htons(IP_OFFSET | IP_MF))
 		return 0;
 	__u32 headers = sizeof(struct iphdr);
 
+	plain->udp = 0;
 	plain->total = bpf_ntohs(read(__be16, AT_TOTAL));
 	plain->place = bpf_ntohs(read(__be16, at_port));
 	plain->starts = 0;
@@ -77,10 +87,18 @@ static __always_inline int read_plain(void *data, void *end, __u64 bytes, __u32 
 			return 0; /* it may be a tunnel's, for whatever port */
 		headers += sizeof(struct udphdr);
 		plain->place += 65536;
+		plain->udp = 1;
 	} else {
 		return 0;
 	}
+	plain->headers = headers;
 	return plain->total >= headers && AT_IP + plain->total <= bytes;
+}
+
+/* Reads a frame of `bytes` whose local port is at `at_port`; 0: it is none of these, or somebody traces. */
+static __always_inline int read_plain(void *data, void *end, __u64 bytes, __u32 at_port, struct plain *plain)
+{
+	return is_plain_ipv4(data, end) && read_plain_packet(data, end, bytes, at_port, plain);
 }
 
 /* Whether nobody who departed has the port. */
@@ -90,26 +108,6 @@ static __always_inline int is_foreign(__u32 place)
 	__u64 *filter = bpf_map_lookup_elem(&port_filter, &word);
 
 	return filter && !(*filter & (1ULL << (place % 64)));
-}
-
-/* Other traffic of the node, in tc: 1 when the packet passes, counted. `at_other`: its other port, if that matters too. */
-static __always_inline int fast_passes(struct __sk_buff *skb, __u32 hook, __u32 at_port, __u32 at_other)
-{
-	struct plain plain;
-
-	if (!fast_path || skb->mark || skb->vlan_present ||
-	    !read_plain((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, at_port, &plain) ||
-	    !is_foreign(plain.place))
-		return 0;
-	void *data = (void *)(long)skb->data;
-
-	if (at_other) {
-		if (data + FAST_HEADERS > (void *)(long)skb->data_end ||
-		    !is_foreign((plain.place & 65536) + bpf_ntohs(read(__be16, at_other))))
-			return 0;
-	}
-	fast_count(hook, REASON_NOT_OURS, skb->len);
-	return 1;
 }
 
 /* The binding of a connection on a port that its process shares with others; 0: none. */
@@ -125,6 +123,25 @@ static __always_inline __u32 fast_shared(void *data)
 	struct flow_entry *entry = bpf_map_lookup_elem(&flows, &flow);
 
 	return entry ? entry->binding : 0;
+}
+
+/* The binding whose a packet's local end is, which has its address at `at_local`; 0: nobody's, or it takes more to know. */
+static __always_inline __u32 fast_owner(void *data, void *end, const struct plain *plain, __u32 at_local)
+{
+	union {
+		__u64 whole;
+		struct fast_port port;
+	} entry;
+	__u64 *found = bpf_map_lookup_elem(&fast_ports, &plain->place);
+
+	if (!found || data + FAST_HEADERS > end)
+		return 0;
+	entry.whole = *(volatile __u64 *)found;
+	if (entry.port.local != read(__be32, at_local))
+		return 0;
+	if (entry.port.kind == FAST_OWN)
+		return entry.port.binding;
+	return entry.port.kind == FAST_SHARED && at_local == AT_DESTINATION ? fast_shared(data) : 0;
 }
 
 /*
@@ -199,24 +216,11 @@ static __always_inline int fast_arrival(struct xdp_md *ctx)
 		fast_count(HOOK_XDP, REASON_NOT_OURS, bytes);
 		return XDP_PASS;
 	}
-	union {
-		__u64 whole;
-		struct fast_port port;
-	} entry;
-	__u64 *found = bpf_map_lookup_elem(&fast_ports, &plain.place);
+	if (plain.starts)
+		return GENERAL_PATH;
+	__u32 id = fast_owner(data, end, &plain, AT_DESTINATION);
 
-	if (!found || plain.starts)
-		return GENERAL_PATH;
-	entry.whole = *(volatile __u64 *)found;
-	if (entry.port.local != read(__be32, AT_DESTINATION))
-		return GENERAL_PATH;
-	if (entry.port.kind == FAST_OWN)
-		return fast_tunnel(ctx, entry.port.binding, read(__u8, AT_IP + 1), plain.total, bytes);
-	if (entry.port.kind == FAST_SHARED)
-		return fast_tunnel(ctx, fast_shared(data), read(__u8, AT_IP + 1), plain.total, bytes);
-	return GENERAL_PATH;
+	return id ? fast_tunnel(ctx, id, read(__u8, AT_IP + 1), plain.total, bytes) : GENERAL_PATH;
 }
-
-#undef read
 
 #endif

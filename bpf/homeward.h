@@ -8,17 +8,21 @@
 /* Locally administered, and on no wire. */
 #define HOMEWARD_MAC { 0x02, 'h', 'o', 'm', 'e', 0x00 }
 
-static __always_inline int is_homeward(const struct __sk_buff *skb)
+static __always_inline int names_home(const __u8 *destination)
 {
 	const __u8 homeward[ETH_ALEN] = HOMEWARD_MAC;
-	struct ethhdr eth;
 	int differs = 0;
 
-	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return 0;
 	for (int i = 0; i < ETH_ALEN; i++)
-		differs |= eth.h_dest[i] ^ homeward[i];
+		differs |= destination[i] ^ homeward[i];
 	return !differs;
+}
+
+static __always_inline int is_homeward(const struct __sk_buff *skb)
+{
+	struct ethhdr eth;
+
+	return !bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) && names_home(eth.h_dest);
 }
 
 #endif

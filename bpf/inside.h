@@ -5,6 +5,7 @@
 
 #include "count.h"
 #include "events.h"
+#include "fast.h"
 #include "homeward.h"
 #include "tc_actions.h"
 
@@ -75,11 +76,26 @@ int hp_inside(struct __sk_buff *skb)
 	return verdict;
 }
 
+/* Whether a packet is for an address of IPv4 that is not loopback's, as nearly all are. */
+static __always_inline int fast_enters(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	return fast_path && !tracing.one_in && (void *)(ip + 1) <= (void *)(long)skb->data_end &&
+	       eth->h_proto == bpf_htons(ETH_P_IP) && ip->daddr != bpf_htonl(LOOPBACK_IPV4);
+}
+
 /* Ingress of the pod's end of its link: loopback's packets are taken from `lo` alone. */
 SEC("tc")
 int hp_entry(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
+
+	if (fast_enters(skb)) {
+		fast_count(HOOK_ENTRY, REASON_DELIVERED, bytes);
+		return TC_ACT_UNSPEC;
+	}
 	enum reason reason = REASON_DELIVERED;
 	struct tuple t = {};
 	int verdict = TC_ACT_UNSPEC;

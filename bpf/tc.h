@@ -4,7 +4,7 @@
 
 #include "count.h"
 #include "events.h"
-#include "fast.h"
+#include "fast_tc.h"
 #include "reverse.h"
 #include "tc_actions.h"
 
@@ -67,8 +67,10 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 SEC("tc")
 int hp_ingress(struct __sk_buff *skb)
 {
-	if (fast_passes(skb, HOOK_INGRESS, AT_DESTINATION_PORT, 0))
-		return TC_ACT_UNSPEC;
+	int fast = fast_ingress(skb);
+
+	if (fast != GENERAL_PATH)
+		return fast;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = ingress(skb, &d);
@@ -174,8 +176,10 @@ static __always_inline int egress(struct __sk_buff *skb, struct decision *d)
 SEC("tc")
 int hp_egress(struct __sk_buff *skb)
 {
-	if (fast_passes(skb, HOOK_EGRESS, AT_SOURCE_PORT, AT_DESTINATION_PORT))
-		return TC_ACT_UNSPEC;
+	int fast = fast_egress(skb);
+
+	if (fast != GENERAL_PATH)
+		return fast;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = egress(skb, &d);
@@ -211,8 +215,10 @@ static __always_inline int loopback(struct __sk_buff *skb, struct decision *d)
 SEC("tc")
 int hp_loopback(struct __sk_buff *skb)
 {
-	if (fast_passes(skb, HOOK_LOOPBACK, AT_SOURCE_PORT, AT_DESTINATION_PORT))
-		return TC_ACT_UNSPEC;
+	int fast = fast_loopback(skb);
+
+	if (fast != GENERAL_PATH)
+		return fast;
 	__u64 bytes = skb->len;
 	struct decision d = {};
 	int verdict = loopback(skb, &d);
@@ -261,6 +267,11 @@ int hp_pod(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 	struct found found = find_by_device(skb);
+
+	if (found.binding && fast_speaks(skb, found.binding)) {
+		count(HOOK_POD, REASON_SENT, found.id, bytes);
+		return tc_send(found.binding);
+	}
 	enum reason reason = REASON_MALFORMED;
 	int verdict = pod(skb, &found, &reason);
 

@@ -29,7 +29,7 @@ export interface FastPlace {
 }
 
 /**
- * The copies that hp_xdp's fast path works with (bpf/fast.h). Whatever changes in `ports` or `bindings` is first invalidated
+ * The copies that the fast paths work with (bpf/fast.h, fast_tc.h). Whatever changes in `ports` or `bindings` is first invalidated
  * here, then written there, then copied: a packet meets the old record or the new one, and always the one that all others
  * meet at that time.
  */
@@ -143,7 +143,7 @@ export class FastPath {
   }
 }
 
-/** What bpf/fast.h takes for granted of every copy. */
+/** What the fast paths take for granted of every copy of a binding. */
 function serves(binding: BindingStruct): boolean {
   return (
     binding.action === Action.tunnel &&

@@ -4,6 +4,7 @@ import { Checker, MARK_ANSWER, MARK_PIECE, MARK_REPLAYED, MARK_REVERSED } from '
 import { corpus } from './corpus.js';
 import { Batch, type Entry, Harness, type Outcomes, wasRefused } from './harness.js';
 import { Mutation, SMALLEST_SEGMENT, sortSeeds } from './mutate.js';
+import { comparePaths } from './paths.js';
 import { counterpart, makeScene, type Scene } from './scenes.js';
 import { type Broken, shrink } from './shrink.js';
 
@@ -35,6 +36,8 @@ export interface CampaignReport {
   readonly refused: number;
   readonly scenes: number;
   readonly seconds: number;
+  /** How many packets the fast path of each program tunnelled. */
+  readonly fast: Readonly<Record<string, number>>;
   /** How often each program gave each reason. */
   readonly reasons: Readonly<Record<string, Readonly<Record<string, number>>>>;
   readonly failure?: Failure;
@@ -97,6 +100,7 @@ export function runCampaign(options: CampaignOptions): CampaignReport {
     refused: tally.refused,
     scenes: number - first,
     seconds: elapsed(),
+    fast: tally.fast,
     reasons: tally.reasons,
     ...(failure === undefined ? {} : { failure }),
   };
@@ -105,9 +109,11 @@ export function runCampaign(options: CampaignOptions): CampaignReport {
 class Tally {
   packets = 0;
   refused = 0;
+  readonly fast: Record<string, number> = {};
   readonly reasons: Record<string, Record<string, number>> = {};
 
-  add(program: ProgramName, reasons: ReadonlyMap<ReasonName, number>, refused: number): void {
+  add(program: ProgramName, reasons: ReadonlyMap<ReasonName, number>, refused: number, fast: number): void {
+    this.fast[program] = (this.fast[program] ?? 0) + fast;
     const row = this.reasons[program] ?? {};
     this.reasons[program] = row;
     for (const [reason, packets] of reasons) {
@@ -123,7 +129,9 @@ const checker = new Checker();
 /** Runs one scene. @returns the first packet that breaks an invariant */
 export function runScene(harness: Harness, scene: Scene, batch: Batch, tally?: Tally): Broken | undefined {
   const outcomes = harness.run(scene, batch);
-  const broken = checkAll(scene, scene.program, batch, outcomes, tally);
+  const broken =
+    checkAll(scene, scene.program, batch, outcomes, tally) ??
+    comparePaths(scene.program, batch, outcomes, harness.run(scene, batch, scene.program, 'general'));
   const other = counterpart(scene.program);
   // In a queue that drains, what is parked depends on what the other program has parked already.
   if (broken !== undefined || other === undefined || scene.binding.draining) return broken;
@@ -161,7 +169,7 @@ function checkAll(
     const reason = checker.counted(program, batch, outcomes, packet) as ReasonName;
     reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
   }
-  tally?.add(program, reasons, refused);
+  tally?.add(program, reasons, refused, outcomes.fast);
   const invariant = checker.checkTogether(scene, program, outcomes, reasons);
   return invariant === undefined ? undefined : { packet: -1, invariant };
 }

@@ -112,7 +112,12 @@ export interface Outcomes {
   readonly replayed: number;
   /** What was counted for any binding, by reason. */
   readonly bindingTotals: ReadonlyMap<ReasonName, number>;
+  /** How many packets a fast path tunnelled. */
+  readonly fast: number;
 }
+
+/** `general`: programs without their fast paths (`fast_path` of bpf/constants.h), which must do the same. */
+export type Path = 'fast' | 'general';
 
 interface Node {
   readonly bench: Bench;
@@ -130,29 +135,32 @@ export const HOOKS: Record<ProgramName, number> = {
 /** The real programs, with counters that can be watched without a system call. */
 export class Harness {
   private readonly nodes = new Map<string, Node>();
-  private readonly outputs: Buffer;
-  private readonly contextsOut: Buffer;
+  /** Of each path its own: what came out of one is there while the other one runs. */
+  private readonly outputs: Readonly<Record<Path, Buffer>>;
+  private readonly contextsOut: Readonly<Record<Path, Buffer>>;
 
   constructor(room: number) {
-    this.outputs = Buffer.alloc(room * (LONGEST_FRAME + 256));
-    this.contextsOut = Buffer.alloc(room * SKB_BYTES);
+    const bothOf = (bytes: number) => ({ fast: Buffer.alloc(room * bytes), general: Buffer.alloc(room * bytes) });
+    this.outputs = bothOf(LONGEST_FRAME + 256);
+    this.contextsOut = bothOf(SKB_BYTES);
   }
 
   /** Sets the scene, runs the scene's program (or another one) on every packet. */
-  run(scene: Scene, batch: Batch, program = scene.program): Outcomes {
-    const { bench, counters } = this.node(scene);
+  run(scene: Scene, batch: Batch, program = scene.program, path: Path = 'fast'): Outcomes {
+    const { bench, counters } = this.node(scene, path);
     this.setScene(bench, scene, program);
     const totals = bench.bindingCounters();
+    const fast = bench.fastTunnelled();
     const contextBytes = batch.count * SKB_BYTES;
     const result = runBatch(bench.program(program), {
       packets: batch.packets.subarray(0, batch.end),
       lengths: batch.lengths.subarray(0, batch.count),
-      outputs: this.outputs,
+      outputs: this.outputs[path],
       ...(program === 'hp_xdp'
         ? {}
         : {
             contexts: batch.contexts.subarray(0, contextBytes),
-            contextsOut: this.contextsOut.subarray(0, contextBytes),
+            contextsOut: this.contextsOut[path].subarray(0, contextBytes),
           }),
       watch: [counters],
     });
@@ -165,13 +173,14 @@ export class Harness {
     return {
       verdicts: result.verdicts,
       sizes: result.sizes,
-      outputs: this.outputs,
+      outputs: this.outputs[path],
       outputOffsets,
-      contextsOut: this.contextsOut,
+      contextsOut: this.contextsOut[path],
       changes: result.changes[0] as Uint32Array,
       parked: own.parked - QUEUED + shared.parked,
       replayed: own.replayed - (scene.queued ? 0 : QUEUED) + shared.replayed,
       bindingTotals: difference(bench.bindingCounters(), totals),
+      fast: bench.fastTunnelled() - fast,
     };
   }
 
@@ -201,8 +210,8 @@ export class Harness {
   }
 
   /** One for each set of constants. */
-  private node({ node, node6, transmitInPlace }: Scene): Node {
-    const key = `${node} ${transmitInPlace}`;
+  private node({ node, node6, transmitInPlace }: Scene, path: Path): Node {
+    const key = `${node} ${transmitInPlace} ${path}`;
     const known = this.nodes.get(key);
     if (known !== undefined) return known;
     const counters = BpfMap.create({
@@ -216,7 +225,7 @@ export class Harness {
     const bench = new Bench(node, {
       other: node6,
       maps: { counters },
-      rodata: { transmit_in_place: transmitInPlace ? 1 : 0 },
+      rodata: { transmit_in_place: transmitInPlace ? 1 : 0, fast_path: path === 'fast' ? 1 : 0 },
     });
     for (const protocol of [Protocol.tcp, Protocol.udp]) {
       bench

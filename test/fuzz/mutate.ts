@@ -4,7 +4,7 @@ import { SHARED_PORT, STALE_PORT, TUNNEL_PORT } from './cast.js';
 import type { Seed } from './corpus.js';
 import { passageOf } from './forms.js';
 import { Heard, whoHears, whoSpeaks } from './hearing.js';
-import { onesSum, Reading, u8, u16 } from './reading.js';
+import { Fragment, onesSum, Reading, u8, u16 } from './reading.js';
 import type { Scene } from './scenes.js';
 
 /** The longest frame that a test run takes, both as an XDP buffer and as an skb. */
@@ -28,9 +28,19 @@ export interface SortedSeeds {
 
 /** Most packets shall be about a bound process: the others are soon decided. */
 export function sortSeeds(all: readonly Seed[], scene: Scene): SortedSeeds {
-  if (scene.program === 'hp_pod') return { apt: [], all };
-  const who = scene.program === 'hp_egress' ? whoSpeaks : whoHears;
-  return { apt: all.filter(({ frame }) => who(passageOf(scene, frame)) !== Heard.nobody), all };
+  if (scene.program === 'hp_pod' && !scene.common) return { apt: [], all };
+  const who = scene.program === 'hp_egress' || scene.program === 'hp_pod' ? whoSpeaks : whoHears;
+  const apt = all.filter(({ frame }) => {
+    const passage = passageOf(scene, frame);
+    return who(passage) !== Heard.nobody && (!scene.common || isCommon(passage.tunnel ?? passage.outer));
+  });
+  return { apt, all };
+}
+
+/** What the fast paths are for. */
+function isCommon({ family, protocol, unusual, fragment }: Reading): boolean {
+  const ports = protocol === Protocol.tcp || protocol === Protocol.udp;
+  return family === 4 && ports && !unusual && fragment === Fragment.none;
 }
 
 /** A frame that is being changed: it lies in `bytes` from `from`, with room for LONGEST_FRAME bytes. */

@@ -28,11 +28,13 @@ function printFailure({ seed, scene, packet, invariant, description, packets }: 
   }
 }
 
-function print({ seed, packets, refused, scenes, seconds, reasons }: CampaignReport): void {
+function print({ seed, packets, refused, scenes, seconds, fast, reasons }: CampaignReport): void {
   for (const [program, row] of Object.entries(reasons)) {
     const counts = Object.entries(row).sort(([, a], [, b]) => b - a);
     console.log(`${program.padEnd(10)} ${counts.map(([reason, count]) => `${reason} ${count}`).join(', ')}`);
   }
+  const taken = Object.entries(fast).filter(([, count]) => count > 0);
+  console.log(`tunnelled by fast paths: ${taken.map(([program, count]) => `${program} ${count}`).join(', ')}`);
   const rate = Math.round(packets / seconds / 1000);
   console.log(`seed ${seed}: ${packets} packets in ${scenes} scenes, ${refused} not taken by the kernel`);
   console.log(`${seconds.toFixed(1)} s, ${rate} thousand packets a second`);

@@ -20,9 +20,15 @@ export interface Scene {
   readonly knownDevice: boolean;
   /** Some packets carry marks or are super-packets; tc only. */
   readonly oddSkbs: boolean;
+  /** Most packets are such as the fast paths take, in a state in which they do. */
+  readonly common: boolean;
 }
 
 export const PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay'];
+/** Those that have a fast path. */
+const FAST_PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod'];
+/** So many scenes of any kind, then one of the commonest. */
+const KINDS = 5;
 const ACTIONS = ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const;
 const EGRESS = ['open', 'hold', 'shut', 'tunnel'] as const;
 const HOLDS = ['nothing', 'nothing', 'nothing', 'new', 'datagrams'] as const;
@@ -37,9 +43,41 @@ export function counterpart(program: ProgramName): ProgramName | undefined {
 }
 
 /**
- * A scene by chance; `number` makes sure that every action, egress, queue and program meet each other in the first scenes.
+ * A scene by chance; `number` makes sure that every action, egress, queue and program meet each other in the first scenes, and the
+ * fast paths what they are for.
  */
 export function makeScene(number: number, random: () => number): Scene {
+  const round = Math.floor(number / (KINDS + 1));
+  const place = number % (KINDS + 1);
+  return place < KINDS ? anyScene(round * KINDS + place, random) : commonScene(round, random);
+}
+
+function commonScene(number: number, random: () => number): Scene {
+  const scene = anyScene(Math.floor(random() * 1000), random);
+  const home = scene.node === HOME;
+  return {
+    ...scene,
+    program: FAST_PROGRAMS[number % FAST_PROGRAMS.length] as ProgramName,
+    binding: {
+      ...scene.binding,
+      action: home ? 'tunnel' : 'deliver',
+      egress: 'open',
+      draining: false,
+      hold: 'nothing',
+      careOf: home ? CARE_OF : OTHER_NODE,
+      encapsulation: 'ip',
+      mtu: pick([1500, 1500, 1400, 9000], random),
+      resolved: true,
+      nextHopIfindex: pick([ARRIVAL_IFINDEX, OTHER_IFINDEX], random),
+    },
+    sharedAction: home ? 'tunnel' : 'deliver',
+    knownDevice: true,
+    oddSkbs: random() < 0.5,
+    common: true,
+  };
+}
+
+function anyScene(number: number, random: () => number): Scene {
   const program = PROGRAMS[number % PROGRAMS.length] as ProgramName;
   let rest = Math.floor(number / PROGRAMS.length);
   const take = <Item>(list: readonly Item[]): Item => {
@@ -76,5 +114,6 @@ export function makeScene(number: number, random: () => number): Scene {
     queued,
     knownDevice: random() < 0.9,
     oddSkbs: random() < 0.2,
+    common: false,
   };
 }

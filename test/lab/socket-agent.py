@@ -91,6 +91,13 @@ def send(name, text, flags=0):
     return sockets[name].send(text.encode(), flags)
 
 
+def send_stream(name, count):
+    """Sends so much of the stream, and its end."""
+    sockets[name].sendall(stream(0, count))
+    sockets[name].shutdown(socket.SHUT_WR)
+    return count
+
+
 def receive(name, count, flags=0):
     data = b''
     while len(data) < count:

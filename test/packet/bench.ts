@@ -1,7 +1,17 @@
 import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
 import type { OpenOptions } from '../../addon/lib/types.js';
-import { Action, Counters, Egress, Encapsulation, Hold, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
+import {
+  Action,
+  type BindingStruct,
+  Counters,
+  Egress,
+  Encapsulation,
+  Hold,
+  Hook,
+  Reason,
+} from '../../cli/forwarding/abi.gen.js';
+import { FastPath, type FastPlace } from '../../cli/forwarding/fast-path.js';
 import { projectFile } from '../../cli/system/project.js';
 import { Protocol } from './packets.js';
 
@@ -75,6 +85,8 @@ function addressWords(text: string): number[] {
   );
 }
 
+const nameOf = ({ protocol, port, local }: FastPlace): string => `${protocol} ${local.word.join(' ')} ${port}`;
+
 function addressBytes(text: string): Buffer {
   return Buffer.from(new Uint32Array(addressWords(text)).buffer);
 }
@@ -90,7 +102,13 @@ function mac(text: string): Buffer {
 /** The datapath's programs with maps of their own, run on single packets. */
 export class Bench {
   readonly object: BpfObject;
+  /** The copies that the fast paths work with: written beside the maps, as Tables does. */
+  private readonly fastPath: FastPath;
   private readonly programs = new Map<AnyProgramName, BpfProgram>();
+  private readonly bound = new Set<number>();
+  private readonly places = new Map<string, FastPlace>();
+  /** Ports on which flows were left behind: those have no copies. */
+  private readonly general = new Set<string>();
 
   readonly other: string | undefined;
 
@@ -110,11 +128,12 @@ export class Bench {
       },
       mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
     }).load();
+    this.fastPath = new FastPath(this.object);
   }
 
   bind(id: number, fields: BindingFields): this {
     const address = (text: string) => ({ word: addressWords(text) });
-    this.set('bindings', u32(id), 'binding', {
+    const binding: BindingStruct = {
       epoch: 1,
       action: Action[fields.action],
       egress: Egress[fields.egress ?? 'open'],
@@ -137,7 +156,11 @@ export class Bench {
         source: mac('02:00:00:00:00:02'),
         destination: mac('02:00:00:00:00:03'),
       },
-    });
+    };
+    this.fastPath.invalidate(id);
+    this.set('bindings', u32(id), 'binding', binding);
+    this.fastPath.copy(id, binding);
+    this.bound.add(id);
     return this;
   }
 
@@ -149,6 +172,8 @@ export class Bench {
   ): this {
     const { protocol = Protocol.tcp, shared = false, leftBehind = false } = options;
     const key = { local: { word: addressWords(address) }, port: htons(port), protocol };
+    const place = this.place(protocol === Protocol.udp ? 'udp' : 'tcp', address, port);
+    this.fastPath.release(place);
     this.map('ports', (map) =>
       map.set(
         this.encode('port_key', key),
@@ -161,6 +186,8 @@ export class Bench {
       word[Math.floor((bit % 64) / 8)] = (word[Math.floor((bit % 64) / 8)] ?? 0) | (1 << (bit % 8));
       map.set(u32(Math.floor(bit / 64)), word);
     });
+    if (leftBehind) this.general.add(nameOf(place));
+    else this.fastPath.claim(place, id, shared);
     return this;
   }
 
@@ -202,6 +229,12 @@ export class Bench {
     this.map('port_filter', (map) => {
       for (const word of [index, index + 1024]) map.set(u32(word), Buffer.alloc(8, 0xff));
     });
+    const ports = Array.from({ length: 64 }, (_, offset) => index * 64 + offset);
+    const places = ports.flatMap((each) => [this.place('tcp', address, each), this.place('udp', address, each)]);
+    this.fastPath.claimFree(
+      places.filter((place) => !this.general.has(nameOf(place))),
+      id,
+    );
     return this;
   }
 
@@ -259,11 +292,23 @@ export class Bench {
     this.map('port_filter', (map) => {
       for (const [key, word] of map.entries()) if (word.some((byte) => byte !== 0)) map.set(key, Buffer.alloc(8));
     });
+    for (const id of this.bound) this.fastPath.remove(id);
+    for (const place of this.places.values()) this.fastPath.release(place);
+    this.bound.clear();
+    this.places.clear();
+    this.general.clear();
     return this;
+  }
+
+  /** Packets that a fast path tunnelled, of all bindings. */
+  fastTunnelled(): number {
+    const counters = [...this.bound].flatMap((id) => this.fastPath.tunnelled(id));
+    return counters.reduce((sum, counter) => sum + Number(counter.readBigUInt64LE()), 0);
   }
 
   close(): void {
     for (const program of this.programs.values()) program.close();
+    this.fastPath.close();
     this.object.close();
   }
 
@@ -291,7 +336,8 @@ export class Bench {
   /** Packets of all bindings by reason. @throws {Error} when something was counted for a binding that is not there */
   bindingCounters(): Map<number, number> {
     return this.map('binding_counters', (map) => {
-      const sums = new Map<number, number>();
+      const fast = this.fastTunnelled();
+      const sums = new Map<number, number>(fast === 0 ? [] : [[Reason.tunnelled, fast]]);
       for (const [key, values] of map.entriesPerCpu()) {
         const id = key.subarray(0, 4);
         if (this.map('bindings', (bindings) => bindings.get(id)) === undefined) {
@@ -303,6 +349,12 @@ export class Bench {
       }
       return sums;
     });
+  }
+
+  private place(protocol: FastPlace['protocol'], address: string, port: number): FastPlace {
+    const place = { protocol, port, local: { word: addressWords(address) } };
+    this.places.set(nameOf(place), place);
+    return place;
   }
 
   private encode(struct: string, values: Parameters<StructCodec['encode']>[0]): Buffer {
@@ -324,7 +376,7 @@ export class Bench {
 }
 
 /** struct __sk_buff of linux/bpf.h with the fields that a test run takes. */
-function skBuff(fields: { mark?: number; gsoSize?: number; gsoSegments?: number }): Buffer {
+export function skBuff(fields: { mark?: number; gsoSize?: number; gsoSegments?: number }): Buffer {
   const ctx = Buffer.alloc(192);
   ctx.writeUInt32LE(fields.mark ?? 0, 8);
   ctx.writeUInt32LE(fields.gsoSegments ?? 0, 164);

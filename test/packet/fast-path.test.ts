@@ -1,8 +1,8 @@
-/** The fast path of hp_xdp, and the one of tc for other traffic, decide as the general path does. */
+/** The fast paths of XDP and tc decide as the general path does. */
 import '../addon/private-namespaces.js';
 import * as assert from 'uvu/assert';
 import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
+import { Action, type BindingStruct, DeviceRole, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
 import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
@@ -10,8 +10,9 @@ import { Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import { pick, randomFrom } from '../fault/chance.js';
 import { suite } from '../suite.js';
+import { ARRIVAL_IFINDEX, OTHER_IFINDEX, skBuff } from './bench.js';
 import { ethernet, ipv4, MAC, readEthernet, readIpv4, tcp, udp } from './packets.js';
-import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, request, tunnelled } from './scene.js';
+import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, reply, request, STRANGER, tunnelled } from './scene.js';
 
 const SECOND_HOME = '10.0.0.22';
 const OWN = { port: 80, binding: 1 };
@@ -21,7 +22,18 @@ const PARKED = { port: 83, binding: 5 };
 const DRAINING = { port: 84, binding: 6 };
 const HOLDING = { port: 85, binding: 7 };
 const UNRESOLVED = { port: 86, binding: 8 };
-const BINDINGS = [1, 2, 3, 4, 5, 6, 7, 8];
+/** Where a pod's packets for its home go, see bpf/homeward.h. */
+const HOMEWARD = Buffer.from('02686f6d6500', 'hex');
+/** Guests: processes of another home, in pods here. */
+const GUEST_HOME = '10.9.0.2';
+const GUEST = { port: 87, binding: 9 };
+const SHARED_GUEST = { port: 88, binding: 10 };
+const HELD_GUEST = { port: 89, binding: 11 };
+const SHUT_GUEST = { port: 90, binding: 12 };
+const WAITING_GUEST = { port: 91, binding: 13 };
+const REVERSING_GUEST = { port: 92, binding: 14 };
+const GUESTS = [GUEST, SHARED_GUEST, HELD_GUEST, SHUT_GUEST, WAITING_GUEST, REVERSING_GUEST];
+const BINDINGS = [1, 2, 3, 4, 5, 6, 7, 8, ...GUESTS.map(({ binding: id }) => id)];
 
 const binding: BindingStruct = {
   epoch: 1,
@@ -46,7 +58,9 @@ const binding: BindingStruct = {
   },
 };
 
-const PROGRAMS = ['hp_xdp', 'hp_ingress', 'hp_egress'] as const;
+const guest: BindingStruct = { ...binding, action: Action.deliver, egress: Egress.open, pod_ifindex: OTHER_IFINDEX };
+
+const PROGRAMS = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_loopback', 'hp_pod', 'hp_entry'] as const;
 type ProgramName = (typeof PROGRAMS)[number];
 
 /** A home node whose programs have the fast path, or have not. */
@@ -59,11 +73,7 @@ class Home {
       rodata: { node_address: addressBytes(HOME), fast_path: fast ? 1 : 0 },
       mapSizes: { flows: 1024, ports: 1024, binding_counters: 4096 },
     }).load();
-    this.programs = {
-      hp_xdp: object.program('hp_xdp'),
-      hp_ingress: object.program('hp_ingress'),
-      hp_egress: object.program('hp_egress'),
-    };
+    this.programs = Object.fromEntries(PROGRAMS.map((name) => [name, object.program(name)])) as typeof this.programs;
     this.tables = new Tables(object);
     object.close();
     this.tables.setNodes([CARE_OF, OTHER_NODE]);
@@ -82,6 +92,39 @@ class Home {
     this.tables.putBinding(DRAINING.binding, { ...binding, draining: 1 });
     this.tables.putBinding(HOLDING.binding, { ...binding, hold: Hold.new });
     this.tables.putBinding(UNRESOLVED.binding, { ...binding, next_hop: { ...binding.next_hop, resolved: 0 } });
+    this.takeIn();
+  }
+
+  private takeIn(): void {
+    this.tables.setLocalAddresses([HOME]);
+    for (const { port, binding: id } of GUESTS) {
+      this.tables.putBinding(id, guest);
+      if (id !== SHARED_GUEST.binding) this.claim(id, port, GUEST_HOME);
+    }
+    this.tables.claimPort(
+      { protocol: 'tcp', address: GUEST_HOME, port: SHARED_GUEST.port },
+      SHARED_GUEST.binding,
+      true,
+    );
+    const local = { address: GUEST_HOME, port: SHARED_GUEST.port };
+    const remote = { address: CORRESPONDENT, port: SHARED.remotePort };
+    this.tables.claimFlows([{ protocol: 'tcp', local, remote }], SHARED_GUEST.binding);
+    this.tables.putBinding(HELD_GUEST.binding, { ...guest, hold: Hold.datagrams, egress: Egress.hold });
+    this.tables.putBinding(SHUT_GUEST.binding, { ...guest, action: Action.drop, egress: Egress.shut });
+    this.tables.putBinding(WAITING_GUEST.binding, { ...guest, draining: 1 });
+    this.tables.putBinding(REVERSING_GUEST.binding, { ...guest, egress: Egress.tunnel });
+    this.hasPodOf(GUEST.binding);
+  }
+
+  /** Whose pod the interface belongs to that test runs arrive on. */
+  hasPodOf(id: number): void {
+    this.tables.devices.put(ARRIVAL_IFINDEX, { binding: id, role: DeviceRole.pod });
+  }
+
+  /** A packet that stands for several: the kernel knows `gsoSize` of it. */
+  runMerged(data: Buffer, gsoSize: number, program: ProgramName) {
+    const { retval, data: out } = this.programs[program].testRun({ data, ctx: skBuff({ gsoSize, gsoSegments: 3 }) });
+    return { verdict: retval, out };
   }
 
   claim(id: number, port: number, address = HOME): void {
@@ -99,6 +142,11 @@ class Home {
       at += size;
       return { verdict: verdicts[index], out };
     });
+  }
+
+  /** The mark that the program leaves on a packet: to the kernel's next station it says where the packet came from. */
+  markOf(data: Buffer, program: ProgramName): number {
+    return this.programs[program].testRun({ data, ctx: skBuff({}) }).ctx?.readUInt32LE(8) ?? 0;
   }
 
   /** All that was counted so far, in words. */
@@ -140,6 +188,7 @@ for (const program of PROGRAMS) {
     test(`random and mutated packets come out of ${program} as from the general path (seed ${seed})`, () => {
       const random = randomFrom(seed);
       const packets = Array.from({ length: 20_000 }, () => mutated(random, program));
+      for (const home of [fast, general]) home.hasPodOf(pick([GUEST, ...GUESTS], randomFrom(seed)).binding);
       const [quick, slow] = [fast.run(packets, program), general.run(packets, program)];
       packets.forEach((packet, index) => {
         const [left, right] = [quick[index], slow[index]];
@@ -151,9 +200,87 @@ for (const program of PROGRAMS) {
   }
 }
 
-test("hp_xdp's took most of them", () => {
-  for (const id of [OWN.binding, SHARED.binding, TWICE.binding]) assert.ok(fast.fast(id) > 100n, `binding ${id}`);
-  for (const id of [PARKED, DRAINING, HOLDING, UNRESOLVED]) assert.is(fast.fast(id.binding), 0n);
+for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+  test(`it takes what ${program} tunnels`, () => {
+    const random = randomFrom(3);
+    const packets = Array.from({ length: 5000 }, () => mutated(random, program));
+    const ids = [OWN, SHARED, TWICE].map(({ binding: id }) => id);
+    const before = ids.map((id) => fast.fast(id));
+    assert.equal(fast.run(packets, program), general.run(packets, program));
+    ids.forEach((id, index) => void assert.ok(fast.fast(id) > (before[index] ?? 0n) + 3n, `binding ${id}`));
+    for (const { binding: id } of [PARKED, DRAINING, HOLDING, UNRESOLVED]) assert.is(fast.fast(id), 0n);
+  });
+}
+
+for (const { binding: id } of GUESTS) {
+  test(`what a pod says comes out as from the general path (binding ${id})`, () => {
+    const random = randomFrom(id);
+    const packets = Array.from({ length: 3000 }, () => mutated(random, 'hp_pod'));
+    for (const home of [fast, general]) home.hasPodOf(id);
+    assert.equal(fast.run(packets, 'hp_pod'), general.run(packets, 'hp_pod'));
+    assert.is(fast.counted(), general.counted());
+  });
+}
+
+for (const [protocol, segment] of [
+  ['TCP', tcp({ sourcePort: 1000, destinationPort: GUEST.port, flags: 'PA', payload: Buffer.alloc(3000) })],
+  ['UDP', udp(1000, GUEST.port, Buffer.alloc(3000))],
+] as const) {
+  for (const gsoSize of [1000, 1430, 1445, 1455, 1461]) {
+    test(`what the kernel has merged is treated alike: ${protocol}, ${gsoSize} bytes each`, () => {
+      const arriving = ipv4({ source: CORRESPONDENT, destination: GUEST_HOME }, segment);
+      const departing = Buffer.from(ipv4({ source: CORRESPONDENT, destination: HOME }, segment));
+      departing.writeUInt16BE(OWN.port, 22);
+      const frames = [frame(departing), ethernet({}, tunnelled(arriving, { source: OTHER_NODE, destination: HOME }))];
+      for (const each of frames) {
+        assert.equal(fast.runMerged(each, gsoSize, 'hp_ingress'), general.runMerged(each, gsoSize, 'hp_ingress'));
+      }
+      assert.is(fast.counted(), general.counted());
+    });
+  }
+}
+
+for (const [what, packet, mark] of [
+  ['a correspondent', reply({ fromPort: GUEST.port, source: GUEST_HOME }), 0],
+  ['its host itself', reply({ fromPort: GUEST.port, source: GUEST_HOME, destination: HOME }), 0x68706869],
+] as const) {
+  test(`what a guest says to ${what} goes the same way`, () => {
+    for (const home of [fast, general]) {
+      home.hasPodOf(GUEST.binding);
+      assert.is(home.markOf(frame(packet), 'hp_pod'), mark);
+    }
+  });
+}
+
+test('a guest hears and speaks by what the fast path alone knows', () => {
+  const alone = new Home(true);
+  const port = 999;
+  // The bit of the filter is another address's, so that nothing but the copy says whose the port is.
+  alone.claim(GUEST.binding, port, STRANGER);
+  const place = { protocol: 'tcp', port, local: encodeAddress(STRANGER) } as const;
+  const heard = ethernet(
+    {},
+    tunnelled(request({ port, destination: GUEST_HOME }), { source: OTHER_NODE, destination: HOME }),
+  );
+  const said = frame(reply({ fromPort: port, source: GUEST_HOME }));
+  const counts = (): string =>
+    alone
+      .counted()
+      .split('\n')
+      .filter((line) => line.startsWith(`${GUEST.binding} `))
+      .join();
+  const before = counts();
+  alone.run([heard], 'hp_ingress');
+  alone.run([said], 'hp_egress');
+  assert.is(counts(), before);
+  alone.tables.fastPath.release(place);
+  alone.tables.fastPath.claim({ ...place, local: encodeAddress(GUEST_HOME) }, GUEST.binding, false);
+  const [delivered] = alone.run([heard], 'hp_ingress');
+  const afterHearing = counts();
+  assert.is.not(afterHearing, before);
+  assert.is(delivered?.out.length, heard.length - 20);
+  alone.run([said], 'hp_egress');
+  assert.is.not(counts(), afterHearing);
 });
 
 test('a binding that changes is followed at once, and again when it changes back', () => {
@@ -196,9 +323,11 @@ test('what was left behind on a port of a block stays here, also after a restart
   }
   for (const restart of [false, true]) {
     if (restart) fast.tables.copyToFastPath();
-    const before = fast.fast(OWN.binding);
-    assert.equal(fast.run(packets), general.run(packets));
-    assert.is(fast.fast(OWN.binding), before + 1n);
+    for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+      const before = fast.fast(OWN.binding);
+      assert.equal(fast.run(packets, program), general.run(packets, program));
+      assert.is(fast.fast(OWN.binding), before + 1n);
+    }
   }
 });
 
@@ -220,13 +349,14 @@ test.run();
 /** A packet of some kind, often with a flaw or two; what leaves has its ends exchanged. */
 function mutated(random: () => number, program: ProgramName): Buffer {
   // tc answers what is too big, so many a second: what it counts would depend on the time.
-  const packet = Buffer.from(whole(random, program === 'hp_xdp' ? 1460 : 1300));
-  if (program === 'hp_egress') {
+  const packet = Buffer.from(whole(random, program));
+  if (program === 'hp_egress' || program === 'hp_pod') {
     exchange(packet, 26, 30, 4);
     exchange(packet, 34, 36, 2);
+    if (random() < 0.05) packet.set(HOMEWARD);
   }
   for (let flaws = pick([0, 0, 1, 1, 2], random); flaws > 0; flaws--) {
-    packet[Math.floor(random() * Math.min(packet.length, 64))] = Math.floor(random() * 256);
+    packet[Math.floor(random() * Math.min(packet.length, 84))] = Math.floor(random() * 256);
   }
   if (random() < 0.1) return packet.subarray(0, Math.max(14, Math.floor(random() * packet.length)));
   return random() < 0.2 ? Buffer.concat([packet, Buffer.alloc(Math.floor(random() * 20))]) : packet;
@@ -239,10 +369,13 @@ function exchange(bytes: Buffer, one: number, other: number, size: number): void
   kept.copy(bytes, other);
 }
 
-function whole(random: () => number, most: number): Buffer {
-  const ports = [OWN, SHARED, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED].map(({ port }) => port);
-  const port = random() < 0.8 ? pick(ports, random) : Math.floor(random() * 65_536);
-  const fromPort = random() < 0.5 ? SHARED.remotePort : 1 + Math.floor(random() * 65_535);
+function whole(random: () => number, program: ProgramName): Buffer {
+  const toGuest = random() < (program === 'hp_pod' ? 0.9 : 0.4);
+  const known = toGuest ? GUESTS : [OWN, SHARED, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED];
+  const port = random() < 0.8 ? pick(known, random).port : Math.floor(random() * 65_536);
+  const anyPort = random() < 0.3 ? pick(GUESTS, random).port : 1 + Math.floor(random() * 65_535);
+  const fromPort = random() < 0.5 ? SHARED.remotePort : anyPort;
+  const most = program === 'hp_xdp' ? 1460 : 1300;
   const payload = Buffer.alloc(random() < 0.1 ? most - Math.floor(random() * 30) : Math.floor(random() * 40));
   const segment =
     random() < 0.3
@@ -253,11 +386,13 @@ function whole(random: () => number, most: number): Buffer {
           flags: pick(['A', 'PA', 'S', 'SA', 'FA', 'R'], random),
           payload,
         });
+  const tos = Math.floor(random() * 256);
+  const homes = [HOME, HOME, HOME, SECOND_HOME, '10.0.0.77'];
   const packet = ipv4(
     {
-      source: CORRESPONDENT,
-      destination: pick([HOME, HOME, HOME, SECOND_HOME, '10.0.0.77'], random),
-      tos: Math.floor(random() * 256),
+      source: pick([CORRESPONDENT, CORRESPONDENT, CORRESPONDENT, HOME, GUEST_HOME, '127.0.0.1'], random),
+      destination: pick(toGuest ? [GUEST_HOME, GUEST_HOME, GUEST_HOME, '127.0.0.1', HOME] : homes, random),
+      tos,
       ttl: 1 + Math.floor(random() * 255),
       df: random() < 0.5,
       mf: random() < 0.05,
@@ -265,6 +400,10 @@ function whole(random: () => number, most: number): Buffer {
     },
     segment,
   );
-  if (random() < 0.1) return ethernet({}, tunnelled(packet, { source: OTHER_NODE, destination: HOME }));
+  if (random() < (toGuest && program !== 'hp_pod' && program !== 'hp_egress' ? 0.8 : 0.1)) {
+    const source = pick([OTHER_NODE, OTHER_NODE, OTHER_NODE, CARE_OF, STRANGER], random);
+    const outer = { source, destination: HOME, ...(random() < 0.3 ? { tos: tos ^ pick([1, 2, 3, 4], random) } : {}) };
+    return ethernet({}, tunnelled(packet, outer));
+  }
   return random() < 0.03 ? ethernet({ type: 0x86dd }, packet) : frame(packet);
 }

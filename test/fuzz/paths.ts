@@ -1,0 +1,72 @@
+/** The law of the fast paths: a packet comes out as it would from the general path, and is counted alike. */
+import type { ProgramName, ReasonName } from '../packet/bench.js';
+import { REASONS } from './check.js';
+import { type Batch, CHANGE_ROW, type Outcomes, SKB_BYTES, wasRefused } from './harness.js';
+import type { Broken } from './shrink.js';
+
+/** Of these pairs the second is given where no more answers may be sent in this second: it depends on the time (bpf/too_big.h). */
+const TIMELY: Partial<Record<ReasonName, string>> = {
+  too_big: 'answer',
+  too_big_unanswered: 'answer',
+  too_big_relayed: 'news',
+  path_mtu: 'news',
+};
+const XDP_DROP = 1;
+const TC_SHOT = 2;
+/** Which of the counters changed first, in a row of changes: two words each. */
+const reasonOf = ({ changes }: Outcomes, packet: number): ReasonName =>
+  REASONS[((changes[packet * CHANGE_ROW + 1] as number) / 2) % 64] as ReasonName;
+
+/** @returns the first packet that differs; -1: what was counted of all together */
+export function comparePaths(
+  program: ProgramName,
+  batch: Batch,
+  fast: Outcomes,
+  general: Outcomes,
+): Broken | undefined {
+  for (let packet = 0; packet < batch.count; packet++) {
+    const difference = differenceOf(program, fast, general, packet);
+    if (difference === undefined) continue;
+    return { packet, invariant: `${program} with its fast path gives ${difference} than without` };
+  }
+  const [left, right] = [lasting(fast.bindingTotals), lasting(general.bindingTotals)];
+  if (left !== right)
+    return { packet: -1, invariant: `${program} counts ${left} for bindings, without fast path ${right}` };
+  if (fast.parked === general.parked && fast.replayed === general.replayed) return undefined;
+  return { packet: -1, invariant: `${program} with its fast path takes other places in queues than without` };
+}
+
+function differenceOf(program: ProgramName, fast: Outcomes, general: Outcomes, packet: number): string | undefined {
+  const verdict = fast.verdicts[packet] as number;
+  if (wasRefused(verdict) && wasRefused(general.verdicts[packet] as number)) return undefined;
+  const [reason, other] = [reasonOf(fast, packet), reasonOf(general, packet)];
+  if (reason !== other) {
+    return TIMELY[reason] !== undefined && TIMELY[reason] === TIMELY[other]
+      ? undefined
+      : `${reason} rather than ${other}`;
+  }
+  if (verdict !== general.verdicts[packet]) return `another verdict`;
+  const row = [packet * CHANGE_ROW, (packet + 1) * CHANGE_ROW] as const;
+  if (fast.changes.subarray(...row).some((word, index) => word !== general.changes[row[0] + index])) {
+    return 'other counts';
+  }
+  if (verdict === (program === 'hp_xdp' ? XDP_DROP : TC_SHOT)) return undefined; // what is left of it does not matter
+  if (frameOf(fast, packet).compare(frameOf(general, packet)) !== 0) return 'another frame';
+  const context = [packet * SKB_BYTES, (packet + 1) * SKB_BYTES] as const;
+  if (program === 'hp_xdp') return undefined;
+  return fast.contextsOut.compare(general.contextsOut, ...context, ...context) === 0 ? undefined : 'another skb';
+}
+
+function frameOf({ outputs, outputOffsets, sizes }: Outcomes, packet: number): Buffer {
+  const from = outputOffsets[packet] as number;
+  return outputs.subarray(from, from + (sizes[packet] as number));
+}
+
+/** What was counted for bindings, without what depends on the time. */
+function lasting(totals: Outcomes['bindingTotals']): string {
+  const rows = [...totals].filter(([reason]) => TIMELY[reason] === undefined);
+  return rows
+    .map(([reason, packets]) => `${reason} ${packets}`)
+    .sort()
+    .join(', ');
+}
