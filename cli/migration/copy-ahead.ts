@@ -24,7 +24,7 @@ export async function copyAhead(
     root,
     (feed, signal) => road.sendMemory(destination, migration, feed, signal),
     underway('source', 'memory-underway', migration),
-    limits,
+    limits && { budgetMs: limits.budgetMs, limit: limits.bandwidthLimit },
   );
   if (sent !== undefined && sent.bytes !== undefined) {
     departure.memorySent = sent.bytes;
