@@ -21,6 +21,7 @@ export async function standStill(
   const { migration } = record.request;
   try {
     await gate?.reachedBy(session);
+    await departure.throttle?.lift(); // CRIU's code has to run in it
     await reached('source', 'at-gate', migration);
     if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
     const notKept = departure.resident === undefined ? [] : await awaitClosed(record, departure.lost);
