@@ -1,6 +1,8 @@
 import { z } from 'zod';
 
 const MAX_WORDS = 500;
+/** No copying takes a day. */
+const MAX_MS = 86_400_000;
 
 /** How the memory of a process went with it. */
 export const carriedMemorySchema = z.object({
@@ -33,7 +35,7 @@ export const carriedMemorySchema = z.object({
       /** Of its time that it had in the end. */
       percent: z.number().int().min(0).max(100),
       /** From the first step until it stood still, or was given its time back. */
-      ms: z.number().nonnegative(),
+      ms: z.number().nonnegative().max(MAX_MS),
     })
     .optional(),
 });
@@ -47,7 +49,7 @@ export const copyProgress = z.object({
   total: z.number().nonnegative(),
   rate: z.number().nonnegative(),
   /** Percent of its time that the process has; absent: it is not slowed down. */
-  pace: z.number().nonnegative().optional(),
+  pace: z.number().min(0).max(100).optional(),
 });
 export type CopyProgress = z.infer<typeof copyProgress>;
 
