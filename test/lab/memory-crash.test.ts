@@ -31,10 +31,10 @@ interface Subject {
 let single: Subject;
 /** Has a child, so that CRIU carries its memory. */
 let tree: Subject;
-/** Writes 100 MB a second. */
+/** Writes 160 MB a second. */
 let busy: Subject;
 /** So that it would not converge, and is slowed down. */
-const SLOWING = { bandwidthLimit: 30_000_000, maxFreezeMs: 600, throttle: 10 };
+const SLOWING = { bandwidthLimit: 30_000_000, maxFreezeMs: 900, throttle: 10 };
 
 test.before(async () => {
   lab = await FaultLab.start('memory-crash');
@@ -48,7 +48,7 @@ test.before(async () => {
   const command = (port: number, size = [MEGABYTES, '5']): string[] => [program, home.address, String(port), ...size];
   single = await start(command(PORT), PORT);
   tree = await start(['sh', '-c', `sleep 3600 & exec ${command(PORT + 1).join(' ')}`], PORT + 1);
-  busy = await start(command(PORT + 2, ['24', '250']), PORT + 2);
+  busy = await start(command(PORT + 2, ['32', '400']), PORT + 2);
 });
 test.after(async () => {
   for (const subject of [single, tree, busy]) await subject?.client.close();

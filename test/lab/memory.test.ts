@@ -21,10 +21,10 @@ const PAGES = 20;
 /** Bytes per second. */
 const LIMIT = 100_000_000;
 
-/** A second one writes, of so many megabytes, so many pages every 10 ms: 100 MB a second, of which a third can be sent. */
-const BUSY = { port: PORT + 1, megabytes: 24, pages: 250 };
+/** A second one writes, of so many megabytes, so many pages every 10 ms: 160 MB a second, of which a fifth can be sent. */
+const BUSY = { port: PORT + 1, megabytes: 32, pages: 400 };
 const NARROW = { flag: '30M', rate: 30_000_000 };
-const SHORT_MS = 600;
+const SHORT_MS = 900;
 
 /** The helper that makes the write tracking holds it for some tenths of a millisecond, on a busy machine for longer. */
 const MOMENT_MS = 20;
