@@ -1,6 +1,8 @@
 import { z } from 'zod';
 
 const MAX_WORDS = 500;
+/** No copying takes a day. */
+const MAX_MS = 86_400_000;
 
 /** How the memory of a process went with it. */
 export const carriedMemorySchema = z.object({
@@ -27,6 +29,15 @@ export const carriedMemorySchema = z.object({
       beyond: z.boolean(),
     })
     .optional(),
+  /** It was slowed down so that the rounds could end; absent: it was not. */
+  throttle: z
+    .object({
+      /** Of its time that it had in the end. */
+      percent: z.number().int().min(0).max(100),
+      /** From the first step until it stood still, or was given its time back. */
+      ms: z.number().nonnegative().max(MAX_MS),
+    })
+    .optional(),
 });
 export type CarriedMemory = z.infer<typeof carriedMemorySchema>;
 export type ReasonCode = NonNullable<CarriedMemory['reason']>['code'];
@@ -37,6 +48,8 @@ export const copyProgress = z.object({
   bytes: z.number().nonnegative(),
   total: z.number().nonnegative(),
   rate: z.number().nonnegative(),
+  /** Percent of its time that the process has; absent: it is not slowed down. */
+  pace: z.number().min(0).max(100).optional(),
 });
 export type CopyProgress = z.infer<typeof copyProgress>;
 
@@ -82,18 +95,21 @@ function oneLine(words: string): string {
 const MIB = 1 << 20;
 
 /** How far the copying is, for people who wait. */
-export function copiedInWords({ round, bytes, total, rate }: CopyProgress): string {
+export function copiedInWords({ round, bytes, total, rate, pace }: CopyProgress): string {
   const rest = rate === 0 ? '' : `, ${((total - Math.min(bytes, total)) / rate).toFixed(1)} s left`;
   const speed = `${(rate / MIB).toFixed(1)} MiB/s${rest}`;
-  return `memory, round ${round}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}`;
+  const slowed = pace === undefined ? '' : `, slowed down to ${pace} %`;
+  return `memory, round ${round}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}${slowed}`;
 }
 
 /** For people. */
-export function memoryInWords({ copied, reason, forecast }: CarriedMemory): string {
-  if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}`;
-  if (forecast === undefined) return 'copied while it ran';
+export function memoryInWords({ copied, reason, forecast, throttle }: CarriedMemory): string {
+  const seconds = ((throttle?.ms ?? 0) / 1000).toFixed(1);
+  const slowed = throttle === undefined ? '' : `; slowed down to ${throttle.percent} % of its pace, for ${seconds} s`;
+  if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}${slowed}`;
+  if (forecast === undefined) return `copied while it ran${slowed}`;
   const { rounds, written, sent, freezeMs } = forecast;
   const rate = (bytes: number): string => `${(bytes / (1 << 20)).toFixed(1)} MiB/s`;
   const speeds = `it wrote ${rate(written)}, ${rate(sent)} were sent`;
-  return `copied while it ran, in ${rounds} rounds (${speeds}; a freeze of ${freezeMs} ms was expected)`;
+  return `copied while it ran, in ${rounds} rounds (${speeds}; a freeze of ${freezeMs} ms was expected)${slowed}`;
 }

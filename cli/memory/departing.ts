@@ -1,7 +1,7 @@
 import type { Line } from '../../addon/lib/index.js';
 import { readText, readTree } from '../system/procfs.js';
 import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
-import { Copying } from './copying.js';
+import { type CopyAim, Copying } from './copying.js';
 import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
 
@@ -52,18 +52,17 @@ export class DepartingMemory {
 
   /**
    * Copies while the process runs, until what is left is small.
-   * @param moved told, before more is sent, how many bytes were. @param limits what the freeze should not take longer than, and
-   * how many bytes per second may be sent
+   * @param moved told, before more is sent, how many bytes were. @param aim where nobody says more, a freeze of {@link BUDGET_MS}
    */
   async sendAhead(
     pid: number,
     send: SendMemory,
     moved: (bytes: number) => Promise<void>,
-    { budgetMs = BUDGET_MS, bandwidthLimit }: { budgetMs?: number; bandwidthLimit?: number | undefined } = {},
+    aim: CopyAim = { budgetMs: BUDGET_MS },
   ): Promise<SentAhead> {
     let copying: Copying;
     try {
-      copying = await Copying.begin(pid, budgetMs, bandwidthLimit);
+      copying = await Copying.begin(pid, aim);
       this.underway = copying;
     } catch (error) {
       this.cut.signal.throwIfAborted();

@@ -25,8 +25,6 @@ export interface Participants {
   destination(node: NodeName): DestinationParticipant;
 }
 
-export type { MigrateOptions } from './migrate-options.js';
-
 /** How a migration that a crash had cut short has ended. */
 export type RecoveryOutcome = 'rolled-forward' | 'rolled-back' | 'failed';
 
@@ -202,6 +200,7 @@ export class Coordinator {
       maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
       freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
       bandwidthLimit: options.bandwidthLimit ?? this.site.bandwidthLimit,
+      throttle: options.throttle,
       copyAhead: options.copyAhead,
       resetClosing: options.resetClosing,
       policy: options.policy,

@@ -31,6 +31,8 @@ interface CourseParts {
   readonly freezeBudgetMs: number;
   /** Memory is sent no faster, in bytes per second. */
   readonly bandwidthLimit?: number | undefined;
+  /** It may be slowed down to so many percent of its pace; undefined: it may not. */
+  readonly throttle?: number | undefined;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
   /** What it has closed may be lost; undefined: no. */
@@ -42,7 +44,8 @@ interface CourseParts {
 }
 
 /** One migration on its way; the coordinator's steps share it. */
-export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs' | 'bandwidthLimit'> {
+export interface Course
+  extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs' | 'bandwidthLimit' | 'throttle'> {
   /** For whoever copies its memory ahead, in milliseconds. */
   readonly limits: NonNullable<CopyRequest['limits']>;
   readonly startedAt: number;
@@ -66,7 +69,7 @@ export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'fr
 
 /** A migration that begins now. */
 export function startCourse(begun: CourseParts): Course {
-  const { signal, maxFreezeMs, freezeBudgetMs, bandwidthLimit, ...parts } = begun;
+  const { signal, maxFreezeMs, freezeBudgetMs, bandwidthLimit, throttle, ...parts } = begun;
   const stopped = new AbortController();
   const onAbort = (): void => stopped.abort(interrupted());
   if (signal?.aborted === true) onAbort();
@@ -75,7 +78,7 @@ export function startCourse(begun: CourseParts): Course {
   return {
     ...parts,
     startedAt: wallClock(),
-    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit },
+    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit, throttle },
     bytesMoved: 0,
     memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],

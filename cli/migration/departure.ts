@@ -2,8 +2,10 @@ import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { Gate } from '../checkpoint/gate.js';
 import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
+import type { Throttle } from '../checkpoint/throttle.js';
 import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
+import type { CarriedMemory } from '../memory/carried.js';
 import type { DepartingMemory } from '../memory/departing.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
@@ -30,6 +32,10 @@ export interface Departure {
   memory: DepartingMemory | undefined;
   /** Bytes of it that were sent before the freeze. */
   memorySent: number;
+  /** How that went. */
+  carried: CarriedMemory | undefined;
+  /** What may slow it down while it is copied; undefined: nothing, and after a restart of the daemon, which ends it. */
+  throttle: Throttle | undefined;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
@@ -53,6 +59,8 @@ export const IDLE = {
   files: undefined,
   memory: undefined,
   memorySent: 0,
+  carried: undefined,
+  throttle: undefined,
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),
@@ -67,6 +75,15 @@ export function holdAfterKill({ freezer, localPids }: DepartureRecord): void {
   const cgroup = new Cgroup(freezer.path);
   if (cgroup.exists) cgroup.setFrozen(true);
   endRepair(localPids);
+}
+
+/** Kills what is left of a tree that CRIU did not: frozen, in repair mode, so that nothing is said on its connections. */
+export async function destroyTree({ freezer }: DepartureRecord): Promise<void> {
+  const cgroup = new Cgroup(freezer.path);
+  if (!cgroup.exists) return;
+  cgroup.kill();
+  await cgroup.empty();
+  cgroup.remove();
 }
 
 /** What a promise is fulfilled with by now; undefined when it is not yet. */

@@ -3,6 +3,7 @@
  * on another (sent): nothing in the protocol knows the difference.
  */
 import { z } from 'zod';
+import { MIN_PACE } from '../config/pace.js';
 import { MIN_RATE } from '../config/rate.js';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
@@ -169,6 +170,8 @@ export const copyRequest = migrationRequest.extend({
       budgetMs: z.number().positive(),
       maxFreezeMs: z.number().positive(),
       bandwidthLimit: z.number().min(MIN_RATE).optional(),
+      /** It may be slowed down, to so many percent of its pace. Absent: it may not. */
+      throttle: z.number().int().min(MIN_PACE).max(99).optional(),
     })
     .optional(),
 });

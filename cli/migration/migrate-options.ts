@@ -13,6 +13,8 @@ export interface MigrateOptions {
   readonly freezeBudgetMs?: number;
   /** Memory is sent no faster, in bytes per second. Default: as configured. */
   readonly bandwidthLimit?: number | undefined;
+  /** Where it would stand still for longer than `maxFreezeMs`, it is slowed down, to so many percent of its pace at the least. Default: never. */
+  readonly throttle?: number | undefined;
   /** Memory is copied while the process runs, and only the rest in the freeze. Default true. */
   readonly copyAhead?: boolean;
   /** What it has closed and its correspondents have not taken is lost when it leaves a host, and does not keep it there. Default false. */

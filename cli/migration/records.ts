@@ -71,6 +71,8 @@ export interface DepartureRecord {
   readonly sysv?: Pick<SysvFindings, 'own' | 'semaphoresSeen'>;
   /** Its objects in /dev/shm that were copied, to remove here once it has left. */
   readonly sharedObjects?: readonly FileIdentity[];
+  /** What slows it down, or did. */
+  readonly throttle?: ProcessStamp;
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */

@@ -6,6 +6,7 @@ import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { Gate } from '../checkpoint/gate.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
+import { Throttle } from '../checkpoint/throttle.js';
 import { UserError } from '../errors.js';
 import type { CopyProgress } from '../memory/carried.js';
 import { DepartingMemory } from '../memory/departing.js';
@@ -24,8 +25,8 @@ import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { awaitTaken } from './closing.js';
 import { noteStopped } from './connection-notes.js';
-import { copyAhead } from './copy-ahead.js';
-import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
+import { copyAhead, withThrottle } from './copy-ahead.js';
+import { type Departure, destroyTree, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import { emptyDatagramQueues, finishHandshakes, requireSamePorts, requireSaved, usesSysv } from './drain.js';
 import type {
   CopyRequest,
@@ -76,6 +77,7 @@ export class LocalSource implements SourceParticipant {
       const { migration, twin } = record.request;
       const session = CriuSession.adopt({ verb: 'dump', process: record.criu, images: record.images });
       const resident = this.site.residents.find(twin);
+      if (record.throttle !== undefined) Throttle.adopt(record.freezer.path, record.throttle);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
       this.departures.set(migration, { ...IDLE, record, session, pages, resident });
@@ -189,7 +191,9 @@ export class LocalSource implements SourceParticipant {
   }
 
   async sendAhead(request: CopyRequest): Promise<TransferResponse> {
-    return await copyAhead(this.road, this.require(request.migration), request);
+    const departure = this.require(request.migration);
+    const { road, site } = this;
+    return await copyAhead(road, site, departure, request, (throttle) => this.keep(departure, { throttle }));
   }
 
   async progress({ migration }: MigrationRequest): Promise<CopyProgress> {
@@ -269,11 +273,13 @@ export class LocalSource implements SourceParticipant {
 
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { sending, memory, memorySent } = this.require(migration);
+    const departure = this.require(migration);
+    const { sending, memory, memorySent, carried } = departure;
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
     const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
     await reached('source', 'sent', migration);
-    return { bytes, memory: memory?.after };
+    const went = memory?.after ?? carried;
+    return { bytes, memory: went && withThrottle(departure, went) };
   }
 
   /**
@@ -298,7 +304,7 @@ export class LocalSource implements SourceParticipant {
     memory?.release();
     await reached('source', 'ended', migration);
     if (resident !== undefined) await destroyPod(resident.pod);
-    else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
+    else await destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
     if (record.sysv !== undefined) await removeObjects(record.sysv.own);
     if (resident === undefined) removeShared(record.sharedObjects);
     await noteStopped(this.site, record);
@@ -324,6 +330,7 @@ export class LocalSource implements SourceParticipant {
     sending?.giveUp(tooLate(migration));
     pages?.discard();
     departure.memory?.giveUp(tooLate(migration));
+    await departure.throttle?.lift();
     departure.gate?.close();
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
@@ -357,15 +364,6 @@ export class LocalSource implements SourceParticipant {
     if (departure.resident !== undefined) await this.site.residents.remove(departure.resident);
     await reached('source', 'removed', migration);
     this.forget(migration);
-  }
-
-  /** Kills what is left of a tree that CRIU did not: frozen, in repair mode, so that nothing is said on its connections. */
-  private async destroyTree({ freezer }: DepartureRecord): Promise<void> {
-    const cgroup = new Cgroup(freezer.path);
-    if (!cgroup.exists) return;
-    cgroup.kill();
-    await cgroup.empty();
-    cgroup.remove();
   }
 
   /** Over the binding of a process of this node, or of one that lives here for another home. */

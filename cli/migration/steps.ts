@@ -37,6 +37,7 @@ export const STEPS = {
     'ready',
     'files-sent',
     'memory-underway',
+    'memory-slowed',
     'sent-ahead',
     'drained',
     'datagrams-held',

@@ -74,7 +74,8 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     ],
     eventMethods: [
       serveEvents(migrateMethod, async (request, { signal, caller, about }, emit) => {
-        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, copyAhead, resetClosing, ...files } = request;
+        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, throttle, copyAhead, resetClosing, ...files } =
+          request;
         about.migration = newMigrationId();
         return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           migration: about.migration,
@@ -85,6 +86,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
           ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
           ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
+          ...(throttle === undefined ? {} : { throttle }),
           ...(copyAhead === undefined ? {} : { copyAhead }),
           ...(resetClosing === undefined ? {} : { resetClosing }),
         });

@@ -1,5 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
+import { MIN_PACE } from '../config/pace.js';
 import { MIN_RATE } from '../config/rate.js';
 import { carriedMemorySchema, copyProgress } from '../memory/carried.js';
 import { stepsResponse } from '../migration/messages.js';
@@ -134,6 +135,7 @@ export const migrateMethod = defineEventMethod({
     maxFreezeMs: z.number().int().positive().optional(),
     freezeBudgetMs: z.number().int().positive().optional(),
     bandwidthLimit: z.number().min(MIN_RATE).optional(),
+    throttle: z.number().int().min(MIN_PACE).max(99).optional(),
     copyAhead: z.boolean().optional(),
     resetClosing,
     ...files,

@@ -1,6 +1,7 @@
 /* What may stand in a policy file. Each kind of condition is a key of its own, so that a fault is found where it stands. */
 import { z } from 'zod';
 import { byLabel } from '../config/labels.js';
+import { pace } from '../config/pace.js';
 import { rate } from '../config/rate.js';
 import { isProcessorFeature } from '../system/processor.js';
 import { isSelective } from './glob.js';
@@ -253,6 +254,12 @@ const policy = z.strictObject({
       bandwidthLimit: rate()
         .optional()
         .describe('Memory is sent no faster: bytes per second, for example 50M. Default: transfer.bandwidthLimit.'),
+      throttle: pace()
+        .optional()
+        .describe(
+          'A process that writes its memory faster than it can be copied, and would stand still for longer than `maxFreeze`, is ' +
+            'slowed down while it is copied, to this part of its pace at the least: from 10% to 99%. Default: never, and it stays.',
+        ),
       mode: z
         .enum(['copy-ahead', 'stop-and-copy'], 'must be copy-ahead or stop-and-copy')
         .default('copy-ahead')

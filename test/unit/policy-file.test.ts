@@ -58,6 +58,7 @@ test('how they move is what the coordinator is told', () => {
     copyAhead: false,
     carry: { paths: ['/srv/a'] },
   });
+  assert.equal(how('{maxFreeze: 500ms, throttle: 25%}'), { maxFreezeMs: 500, throttle: 25 });
   assert.equal(how('{mode: copy-ahead, files: shared}'), {});
   assert.equal(how('{files: carry}'), { carry: { paths: [] } });
 });
@@ -182,6 +183,16 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'paths to carry, and no files that are',
     policy('when: {draining: true}', 'how: {carry: [/srv]}'),
     ['p.yaml:5:18: policies[0].how.carry: needs `files: carry` beside it'],
+  ],
+  [
+    'a pace at which nothing could go on',
+    policy('when: {draining: true}', 'how: {maxFreeze: 1s, throttle: 5%}'),
+    ['p.yaml:5:36: policies[0].how.throttle: must be a percentage from 10% to 99%, for example 25%'],
+  ],
+  [
+    'a slower pace, and nothing that is copied meanwhile',
+    policy('when: {draining: true}', 'how: {mode: stop-and-copy, throttle: 25%}'),
+    ['p.yaml:5:42: policies[0].how.throttle: needs `mode: copy-ahead`: in the freeze there is nothing to slow down'],
   ],
   ['an empty list', policy('when: {any: []}'), ['p.yaml:4:17: policies[0].when.any: must list at least one condition']],
   [
