@@ -11,7 +11,7 @@ export interface Range {
   readonly end: number;
 }
 
-const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7, dense: 8 } as const;
+const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7, dense: 8, later: 9 } as const;
 export type RecordKind = keyof typeof KINDS;
 
 /** Writes a record's head into a buffer. */
