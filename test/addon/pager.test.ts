@@ -281,6 +281,21 @@ for (const which of ['serving', 'standingBy'] as const) {
   });
 }
 
+test('a child that was made before the pager is killed finds no zeros either', async () => {
+  const { place, input, line } = await begin([pages(0, 300)]);
+  const first = await Source.connect(place, false);
+  input.write('child 200 201\n');
+  await first.until(() => first.asked.includes(200));
+  const { serving, standingBy } = readPagerState(place) ?? { serving: 0, standingBy: 0 };
+  process.kill(serving, 'SIGKILL');
+  await first.until(() => readPagerState(place)?.serving === standingBy);
+  const second = await Source.connect(place);
+  assert.is(await line(), letter(200));
+  second.send(0, 300);
+  await second.until(() => second.done);
+  second.cut();
+});
+
 test('a process that has ended leaves no pager behind', async () => {
   const { place, process: child, pager } = await begin([pages(0, 300)]);
   child.kill('SIGKILL');
