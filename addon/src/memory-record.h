@@ -9,6 +9,7 @@ enum memory_record_kind {
   kRecordZero = 3,
   kRecordMapping = 4,
   kRecordEnd = 6,
+  kRecordLife = 7,
   kRecordLater = 9,  // pages that come when the process runs already
   kRecordNow = 10,   // pages that it waits for
   kRecordDone = 11,  // all have come

@@ -15,6 +15,7 @@ namespace homeproxy {
 
 namespace {
 constexpr size_t kPiece = 256 << 10;
+constexpr std::chrono::milliseconds kLife(1000);
 constexpr uint64_t kTogether = 16;  // pages: what is beside a page is wanted soon
 }  // namespace
 
@@ -25,6 +26,13 @@ void PagerLine::Say(uint32_t kind, uint64_t start, uint64_t bytes) {
   const MemoryRecord record = {htobe32(kind), 0, htobe64(start), htobe64(bytes)};
   const auto* first = reinterpret_cast<const uint8_t*>(&record);
   out_.insert(out_.end(), first, first + sizeof record);
+  spoke_ = std::chrono::steady_clock::now();
+}
+
+void PagerLine::Live() {
+  if (std::chrono::steady_clock::now() - spoke_ < kLife) return;
+  Say(kRecordLife, 0, 0);
+  Flush();
 }
 
 void PagerLine::Want(const PagerMemory& memory, uint64_t page) {
@@ -75,6 +83,7 @@ bool PagerLine::Take(PagerMemory* memory, std::vector<uint64_t>* wanted) {
     at += sizeof record;
     const uint64_t start = be64toh(record.start), bytes = be64toh(record.bytes);
     kind_ = be32toh(record.kind);
+    if (kind_ == kRecordLife) continue;
     number_ = memory->NumberOf(start);
     left_ = bytes / kPage;
     if ((kind_ != kRecordPages && kind_ != kRecordZero) || start % kPage != 0 || bytes % kPage != 0 || bytes == 0) return false;

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include <chrono>
 #include <unordered_set>
 #include <vector>
 
@@ -20,6 +21,8 @@ class PagerLine {
   void Say(uint32_t kind, uint64_t start, uint64_t bytes);
   // Somebody waits for this page: it is asked for, with some that follow it, unless it was before.
   void Want(const PagerMemory& memory, uint64_t page);
+  // Says so, when nothing else has been said for a while.
+  void Live();
   // Takes what has come, and sends what there is to say. -> false: the connection is over, or says what it must not
   bool Go(PagerMemory* memory, std::vector<uint64_t>* wanted);
   // All is there: says so, and waits until that was heard or there is nobody.
@@ -32,6 +35,7 @@ class PagerLine {
   int fd_;
   std::vector<uint8_t> out_, in_;
   size_t said_ = 0;
+  std::chrono::steady_clock::time_point spoke_ = std::chrono::steady_clock::now();
   uint32_t kind_ = 0;               // of the record whose content comes
   uint64_t number_ = 0, left_ = 0;  // its next page, and how many are to come
   std::unordered_set<uint64_t> asked_;

@@ -171,6 +171,7 @@ void Pager::Round(int other) {
   for (size_t space = 0; space < memory_.spaces(); space++) ready.push_back({memory_.Descriptor(space), POLLIN, 0});
   const int count = poll(ready.data(), ready.size(), kLookMs);
   if (count == 0) memory_.ForgetEnded();
+  line_.Live();
   if (count <= 0) return;
   std::vector<uint64_t> wanted;
   for (size_t space = 0; fixed + space < ready.size(); space++)

@@ -181,6 +181,16 @@ ssize_t SecureStream::Read(void* into, size_t room, bool wait, Trouble* trouble)
   }
 }
 
+bool SecureStream::Hears(int ms, int other) {
+  if (cut_) return true;
+  pollfd heard[] = {{fd_.Get(), POLLIN, 0}, {other, POLLIN, 0}};
+  return poll(heard, 2, ms) > 0 && heard[0].revents != 0;
+}
+
+void SecureStream::KeepShort(int bytes) {
+  setsockopt(fd_.Get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+}
+
 bool SecureStream::Finish(Trouble* trouble) {
   for (;;) {
     ERR_clear_error();

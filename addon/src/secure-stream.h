@@ -43,6 +43,12 @@ class SecureStream {
   // -> bytes, at least one; 0: the other end is through, or `wait` is false and nothing is there; -1: trouble
   ssize_t Read(void* into, size_t room, bool wait, Trouble* trouble);
   bool ended() const { return ended_; }
+  // After Read() without waiting has found nothing: whether something comes within so many milliseconds; it also ends when
+  // something comes from `other`.
+  bool Hears(int ms, int other = -1);
+  // Lets nothing more than this wait in the kernel: what is written then is not behind much.
+  void KeepShort(int bytes);
+  int patience() const { return patience_; }
   // Says that nothing more will be written.
   bool Finish(Trouble* trouble);
   // Throws away what still comes, until the other end closes: a reset would destroy what was written last on its way.

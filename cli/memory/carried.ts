@@ -16,6 +16,8 @@ export const carriedMemorySchema = z.object({
         .regex(/^\P{Cc}*$/u),
     })
     .optional(),
+  /** Bytes of it that came when the process ran already. */
+  later: z.number().nonnegative().optional(),
   /** What the rounds said before the freeze: bytes per second, and milliseconds. */
   forecast: z
     .object({
@@ -89,8 +91,10 @@ export function copiedInWords({ round, bytes, total, rate }: CopyProgress): stri
 }
 
 /** For people. */
-export function memoryInWords({ copied, reason, forecast }: CarriedMemory): string {
+export function memoryInWords({ copied, reason, forecast, later }: CarriedMemory): string {
   if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}`;
+  if (later !== undefined)
+    return `copied while it ran, ${(later / MIB).toFixed(1)} MiB of it when it ran at its destination already`;
   if (forecast === undefined) return 'copied while it ran';
   const { rounds, written, sent, freezeMs } = forecast;
   const rate = (bytes: number): string => `${(bytes / (1 << 20)).toFixed(1)} MiB/s`;

@@ -6,7 +6,17 @@ import { readText } from '../system/procfs.js';
 import type { CopyProgress } from './carried.js';
 import { type Forecast, forecastOf, oneMore, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
-import { bareRecords, bytesOf, flatten, intersect, type Range, signRecord, unflatten, union } from './records.js';
+import {
+  bareRecords,
+  bytesOf,
+  flatten,
+  intersect,
+  type Range,
+  signRecord,
+  subtract,
+  unflatten,
+  union,
+} from './records.js';
 
 /** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
 interface LastLook {
@@ -37,6 +47,8 @@ export class Copying {
   private readonly looked: Promise<LastLook>;
   private onLook: (look: LastLook) => void = () => undefined;
   private bytes = 0;
+  /** Bytes of pages that are not sent before the process runs at its destination; known when {@link feed} has ended. */
+  later = 0;
   private round = { number: 0, total: 0, before: 0, began: 0 };
   /** Could not be read, for example because they were protected in that moment: still to be sent. */
   private missed: Range[] = [];
@@ -46,6 +58,7 @@ export class Copying {
     private readonly pid: number,
     private readonly budgetMs: number,
     private readonly limit: number | undefined,
+    private readonly postCopy: boolean,
     tracker: number,
   ) {
     this.tracker = tracker;
@@ -61,10 +74,11 @@ export class Copying {
 
   /**
    * @param budgetMs what the freeze should not take longer than. @param limit most bytes per second; undefined: as fast as it goes
+   * @param postCopy what is left in the freeze is not sent then: only which pages these are
    * @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it.
    */
-  static async begin(pid: number, budgetMs: number, limit?: number): Promise<Copying> {
-    return new Copying(pid, budgetMs, limit, await trackWrites(pid));
+  static async begin(pid: number, budgetMs: number, limit?: number, postCopy = false): Promise<Copying> {
+    return new Copying(pid, budgetMs, limit, postCopy, await trackWrites(pid));
   }
 
   /** How far the round that goes on is. */
@@ -96,10 +110,13 @@ export class Copying {
       }
       await line.write(bareRecords('area', look.mappings));
       const { present } = look;
-      const again = intersect(this.takeMissed(), present);
-      await this.pages(line, [...again, ...look.written], false);
+      const rest = [...intersect(this.takeMissed(), present), ...look.written];
+      const later = this.postCopy ? union(rest) : [];
+      if (!this.postCopy) await this.pages(line, rest, false);
       if (this.missed.length > 0) throw unreadable(this.pid);
-      const last = [bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')];
+      this.later = bytesOf(later);
+      const kept = bareRecords('keep', subtract(present, later));
+      const last = [bareRecords('mapping', look.mappings), kept, bareRecords('later', later), signRecord('end')];
       await line.write(Buffer.concat(last));
     } catch (error) {
       this.onFailure(error);

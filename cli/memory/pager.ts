@@ -1,5 +1,10 @@
-import { readFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { pagerProgram } from '../../addon/lib/index.js';
+import { ExternalError } from '../errors.js';
+import { readText } from '../system/procfs.js';
 
 /** What a pager (`addon/src/pager.cc`) says of itself. */
 export interface PagerState {
@@ -39,4 +44,63 @@ export function readPagerState(folder: string): PagerState | undefined {
     number,
   ];
   return { stage, serving, standingBy, later, missing, faults };
+}
+
+const LINE = 'pager.line';
+const START_MS = 2000;
+const LOOK_MS = 200;
+
+/** Starts a pager for the process that will be restored from a folder. It outlives the daemon. @throws {ExternalError} `NO_PAGER` */
+export async function startPager(folder: string): Promise<void> {
+  const child = spawn(pagerProgram(), [folder], { stdio: 'ignore', detached: true, cwd: '/' });
+  let failed = false;
+  child.once('error', () => {
+    failed = true;
+  });
+  child.unref();
+  spareFromOutOfMemory(child.pid);
+  for (const deadline = performance.now() + START_MS; !existsSync(join(folder, LINE)); await pause(1)) {
+    if (!failed && child.exitCode === null && performance.now() < deadline) continue;
+    throw new ExternalError({ code: 'NO_PAGER', message: 'the pager did not start', command: pagerProgram() });
+  }
+}
+
+/** Whether the process of a folder can still get what it is missing, sooner or later. */
+export function pagerLives(folder: string): boolean {
+  const state = readPagerState(folder);
+  return state !== undefined && [state.serving, state.standingBy].some((pid) => isPager(pid, folder));
+}
+
+/**
+ * Waits until nothing is missing any more.
+ * @returns false when its pager is gone and something is: the process would find zeros there.
+ */
+export async function allHasCome(folder: string): Promise<boolean> {
+  for (;;) {
+    const lives = pagerLives(folder);
+    const stage = readPagerState(folder)?.stage;
+    if (stage !== 'serving') return true; // complete, or it never was handed anything
+    if (!lives) return false;
+    await pause(LOOK_MS, undefined, { ref: false });
+  }
+}
+
+/** Ends a pager whose process is no more. @param state from before its folder was removed, by which it knows that it may end */
+export function endPager(folder: string, state: PagerState | undefined): void {
+  for (const pid of [state?.serving, state?.standingBy]) {
+    if (pid !== undefined && isPager(pid, folder)) process.kill(pid, 'SIGTERM');
+  }
+}
+
+function isPager(pid: number, folder: string): boolean {
+  return pid > 0 && readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === folder;
+}
+
+/** Its end is the process's. */
+function spareFromOutOfMemory(pid: number | undefined): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, '-1000');
+  } catch {
+    // without CAP_SYS_RESOURCE, or it has ended: it is as likely as any other then
+  }
 }

@@ -30,6 +30,8 @@ export interface Arrival {
   streams: Promise<SurveyedStream[] | undefined> | undefined;
   /** Those of its listeners that stayed here, its home, while it was away; undefined until it is restored. */
   listeners: HomeListeners | undefined;
+  /** It has all its memory, or never will: fulfilled then; undefined until it runs. */
+  whole: Promise<void> | undefined;
   /** What could not be set again on its sockets, in words. */
   notKept: readonly string[];
   /** CRIU has let it go, and it is heard. */
@@ -46,6 +48,7 @@ export const NEW_ARRIVAL = {
   files: undefined,
   streams: undefined,
   listeners: undefined,
+  whole: undefined,
   notKept: [],
   runs: false,
 };

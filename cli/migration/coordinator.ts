@@ -2,12 +2,21 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { followCopying } from './copy-progress.js';
-import { type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled, wallClock } from './course.js';
+import {
+  accepted,
+  type Course,
+  interruptedByRestart,
+  joined,
+  startCourse,
+  summaryOf,
+  travelled,
+  wallClock,
+} from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
 import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
-import type { Asked, MigrateOptions } from './migrate-options.js';
+import { type Asked, askedOf, type MigrateOptions } from './migrate-options.js';
 import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
@@ -198,13 +207,7 @@ export class Coordinator {
       destination: this.participants.destination(to),
       watch,
       epoch: twin.record.epoch + 1,
-      signal: options.signal,
-      maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
-      freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
-      bandwidthLimit: options.bandwidthLimit ?? this.site.bandwidthLimit,
-      copyAhead: options.copyAhead,
-      resetClosing: options.resetClosing,
-      policy: options.policy,
+      ...askedOf(options, this.site),
     });
   }
 
@@ -235,8 +238,9 @@ export class Coordinator {
             cgroup: twin.record.cgroup,
             block: twin.record.block,
             carry: carry !== undefined,
+            later: course.limits.later,
           })
-          .then(({ verdicts }) => refuse(description.homePid, verdicts)),
+          .then((answer) => accepted(course, answer)),
         source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
         twin.control.openQueue(),
         ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),

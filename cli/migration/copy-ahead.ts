@@ -28,7 +28,8 @@ export async function copyAhead(
   );
   if (sent !== undefined && sent.bytes !== undefined) {
     departure.memorySent = sent.bytes;
-    if (limits !== undefined) requireShort(sent.memory, limits.maxFreezeMs);
+    departure.pace = limits?.bandwidthLimit;
+    if (limits !== undefined && limits.later !== true) requireShort(sent.memory, limits.maxFreezeMs);
     await reached('source', 'sent-ahead', migration);
     return { bytes: sent.bytes, memory: sent.memory };
   }

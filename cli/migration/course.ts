@@ -7,11 +7,12 @@ import type {
   FreezeResponse,
   NodeName,
   ParkCounts,
+  PrepareDestinationResponse,
   SourceParticipant,
   TransferResponse,
 } from './messages.js';
 import type { MigrationRecord, MigrationSummary } from './records.js';
-import { interrupted } from './refusals.js';
+import { interrupted, refuse } from './refusals.js';
 import { Stopwatch } from './stopwatch.js';
 import type { Twin } from './twins.js';
 
@@ -33,6 +34,8 @@ interface CourseParts {
   readonly bandwidthLimit?: number | undefined;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
+  /** Some of its memory may follow when it runs; undefined: no. */
+  readonly postCopy?: boolean | undefined;
   /** What it has closed may be lost; undefined: no. */
   readonly resetClosing?: boolean | undefined;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
@@ -75,7 +78,7 @@ export function startCourse(begun: CourseParts): Course {
   return {
     ...parts,
     startedAt: wallClock(),
-    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit },
+    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit, later: parts.postCopy === true },
     bytesMoved: 0,
     memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],
@@ -135,6 +138,18 @@ export function interruptedByRestart(
     policy: record.policy,
   });
   return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
+}
+
+/** The destination has made room for it. @throws {UserError} `REFUSED`; `NO_POST_COPY`: what was asked for is not known there */
+export function accepted(course: Course, { verdicts, later }: PrepareDestinationResponse): void {
+  refuse(course.description.homePid, verdicts);
+  if (course.limits.later !== true || later === true) return;
+  throw new UserError({
+    code: 'NO_POST_COPY',
+    message: `homeproxy on ${course.destination.node.name} is older: memory cannot follow the process there`,
+    remedy: 'update it there, or move without --mode post-copy',
+    exitStatus: 3,
+  });
 }
 
 /** Counts what has travelled. */

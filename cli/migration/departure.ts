@@ -5,6 +5,7 @@ import { endRepair } from '../checkpoint/repair.js';
 import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
 import type { DepartingMemory } from '../memory/departing.js';
+import type { LaterPages } from '../memory/later-pages.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
@@ -30,6 +31,10 @@ export interface Departure {
   memory: DepartingMemory | undefined;
   /** Bytes of it that were sent before the freeze. */
   memorySent: number;
+  /** What is sent of it when the process runs elsewhere; undefined when that is nothing, or not known yet. */
+  later: LaterPages | undefined;
+  /** Most bytes per second of that; undefined: no limit. */
+  pace: number | undefined;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
@@ -53,6 +58,8 @@ export const IDLE = {
   files: undefined,
   memory: undefined,
   memorySent: 0,
+  later: undefined,
+  pace: undefined,
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),

@@ -4,10 +4,12 @@ import type { Line } from '../../addon/lib/index.js';
 import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
-import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { createImageFolder, reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { ArrivingMemory } from '../memory/arriving.js';
+import { startPager } from '../memory/pager.js';
+import { signRecord } from '../memory/records.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import {
@@ -46,6 +48,7 @@ import {
   type RestoreResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { requirePager, takeLater, untilWhole, wipeArrival } from './paging.js';
 import type { ArrivalRecord } from './records.js';
 import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
@@ -134,7 +137,7 @@ export class LocalDestination implements DestinationParticipant {
       throw error;
     }
     arrival.preparing = undefined;
-    return { verdicts };
+    return { verdicts, later: request.later };
   }
 
   private async makeReady(arrival: Arrival, criu: string): Promise<void> {
@@ -152,6 +155,7 @@ export class LocalDestination implements DestinationParticipant {
       arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'room-made', migration);
     arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
+    if (request.later === true) await startPager(images);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
     const shellJob = isShellJob(request.description);
     const listenersHere = arrival.resident === undefined && leftListeners(request.description);
@@ -199,6 +203,14 @@ export class LocalDestination implements DestinationParticipant {
     await memory.take(line, session, underway('destination', 'memory-underway', migration));
   }
 
+  /** Takes memory that `peer` sends when the process runs. @throws {UserError} as {@link receive}, `PAGER_LOST` */
+  async receiveLater(peer: string, migration: string, line: Line): Promise<void> {
+    const arrival = this.arrivals.get(migration);
+    if (await takeLater(arrival, peer, line)) return;
+    if (arrival !== undefined || !this.ranHere(migration)) throw notExpected(this.node, peer, migration);
+    await line.write(signRecord('done')); // it has all since long
+  }
+
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {
     const arrival = this.arrivals.get(migration);
     const free = whileReceiving || arrival?.receiving === false;
@@ -233,6 +245,7 @@ export class LocalDestination implements DestinationParticipant {
       resident.control.claim({ ports, flows });
     }
     await session.reached('post-restore', this.site.timeouts.restoreMs);
+    requirePager(arrival);
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
@@ -314,6 +327,7 @@ export class LocalDestination implements DestinationParticipant {
     const delivered = arrival.resident?.control.deliver(arrival.resident.home); // what waits for it goes out first
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
+    arrival.whole = untilWhole(arrival);
     session?.go('pre-resume');
     await Promise.all([session?.end(this.site.timeouts.restoreMs), delivered]);
     arrival.runs = true;
@@ -333,7 +347,8 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);
     await noteRestored(this.site, arrival);
-    wipeImageFolder(arrival.record.images);
+    await arrival.whole; // the source may have to be told
+    wipeArrival(arrival.record);
     await reached('destination', 'wiped', migration);
     this.forget(migration);
     await reached('destination', 'forgotten', migration);
@@ -370,7 +385,7 @@ export class LocalDestination implements DestinationParticipant {
     }
     putBack(arrival);
     if (resident !== undefined) await this.site.residents.remove(resident);
-    wipeImageFolder(record.images);
+    wipeArrival(record);
     await reached('destination', 'removed', migration);
     this.forget(migration);
   }

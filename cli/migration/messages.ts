@@ -74,8 +74,11 @@ export const prepareDestinationRequest = z.object({
   cgroup: z.string().optional(),
   /** Its files come with it. */
   carry: z.boolean().optional(),
+  /** Some of its memory comes when it runs. */
+  later: z.boolean().optional(),
 });
-export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema) });
+/** `later`: memory may come when it runs; an older version says nothing. */
+export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema), later: z.boolean().optional() });
 export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
 export type PrepareDestinationResponse = z.infer<typeof prepareDestinationResponse>;
 
@@ -169,6 +172,8 @@ export const copyRequest = migrationRequest.extend({
       budgetMs: z.number().positive(),
       maxFreezeMs: z.number().positive(),
       bandwidthLimit: z.number().min(MIN_RATE).optional(),
+      /** What is left in the end is sent when the process runs at its destination. */
+      later: z.boolean().optional(),
     })
     .optional(),
 });

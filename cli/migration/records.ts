@@ -71,6 +71,8 @@ export interface DepartureRecord {
   readonly sysv?: Pick<SysvFindings, 'own' | 'semaphoresSeen'>;
   /** Its objects in /dev/shm that were copied, to remove here once it has left. */
   readonly sharedObjects?: readonly FileIdentity[];
+  /** Memory of it is sent when it runs elsewhere, and its copy here is kept until all has come. */
+  readonly later?: { readonly bandwidthLimit: number | undefined };
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */

@@ -30,6 +30,15 @@ export function outOfOrder(migration: string, state: string): UserError {
   });
 }
 
+export function unknownMigration(node: NodeName, migration: string): UserError {
+  return new UserError({
+    code: 'UNKNOWN_MIGRATION',
+    message: `${node.name} does not know migration ${migration}`,
+    remedy: 'start the migration again',
+    exitStatus: 6,
+  });
+}
+
 export function interrupted(): UserError {
   return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
 }

@@ -42,8 +42,9 @@ import type {
   TransferResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { laterPages } from './paging.js';
 import type { DepartureRecord } from './records.js';
-import { outOfOrder, refuse } from './refusals.js';
+import { outOfOrder, refuse, unknownMigration } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
@@ -78,7 +79,8 @@ export class LocalSource implements SourceParticipant {
       const resident = this.site.residents.find(twin);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
+      const later = laterPages(this.road, record);
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident, later });
     }
   }
 
@@ -269,9 +271,14 @@ export class LocalSource implements SourceParticipant {
 
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { sending, memory, memorySent } = this.require(migration);
+    const departure = this.require(migration);
+    const { sending, memory, memorySent, pace } = departure;
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
     const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
+    if (memory !== undefined && memory.later > 0 && !departure.reverting) {
+      this.keep(departure, { later: { bandwidthLimit: pace } });
+      departure.later = laterPages(this.road, departure.record);
+    }
     await reached('source', 'sent', migration);
     return { bytes, memory: memory?.after };
   }
@@ -291,6 +298,7 @@ export class LocalSource implements SourceParticipant {
     resident?.control.raise(record.request.epoch);
     const counts = (await resident?.control.tunnel(resident.home)) ?? NONE;
     await reached('source', 'forwarded', migration);
+    await departure.later?.acknowledged; // until then there is no other copy of what is missing there
     session?.go('post-dump');
     await reached('source', 'let-end', migration);
     await session?.end(this.site.timeouts.commitMs);
@@ -324,6 +332,7 @@ export class LocalSource implements SourceParticipant {
     sending?.giveUp(tooLate(migration));
     pages?.discard();
     departure.memory?.giveUp(tooLate(migration));
+    departure.later?.giveUp(tooLate(migration));
     departure.gate?.close();
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
@@ -392,11 +401,6 @@ export class LocalSource implements SourceParticipant {
   private require(migration: string): Departure {
     const departure = this.departures.get(migration);
     if (departure !== undefined) return departure;
-    throw new UserError({
-      code: 'UNKNOWN_MIGRATION',
-      message: `${this.node.name} does not know migration ${migration}`,
-      remedy: 'start the migration again',
-      exitStatus: 6,
-    });
+    throw unknownMigration(this.node, migration);
   }
 }

@@ -74,7 +74,8 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     ],
     eventMethods: [
       serveEvents(migrateMethod, async (request, { signal, caller, about }, emit) => {
-        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, copyAhead, resetClosing, ...files } = request;
+        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, copyAhead, postCopy, resetClosing, ...files } =
+          request;
         about.migration = newMigrationId();
         return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           migration: about.migration,
@@ -86,6 +87,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
           ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
           ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
           ...(copyAhead === undefined ? {} : { copyAhead }),
+          ...(postCopy === undefined ? {} : { postCopy }),
           ...(resetClosing === undefined ? {} : { resetClosing }),
         });
       }),

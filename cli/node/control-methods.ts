@@ -135,6 +135,7 @@ export const migrateMethod = defineEventMethod({
     freezeBudgetMs: z.number().int().positive().optional(),
     bandwidthLimit: z.number().min(MIN_RATE).optional(),
     copyAhead: z.boolean().optional(),
+    postCopy: z.boolean().optional(),
     resetClosing,
     ...files,
   }),

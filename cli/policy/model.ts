@@ -46,7 +46,7 @@ export type Condition = { readonly path: string; readonly forMs: number } & (
 );
 
 /** What the coordinator is told of a move. */
-export type How = Pick<MigrateOptions, 'maxFreezeMs' | 'bandwidthLimit' | 'copyAhead' | 'carry'>;
+export type How = Pick<MigrateOptions, 'maxFreezeMs' | 'bandwidthLimit' | 'copyAhead' | 'postCopy' | 'carry'>;
 
 export interface Policy {
   readonly name: string;

@@ -197,7 +197,8 @@ function howOf({ maxFreeze, bandwidthLimit, mode, files, carry }: WrittenPolicy[
   return {
     ...(maxFreeze === undefined ? {} : { maxFreezeMs: maxFreeze }),
     ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
-    ...(mode === 'copy-ahead' ? {} : { copyAhead: false }),
+    ...(mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+    ...(mode === 'post-copy' ? { postCopy: true } : {}),
     ...(files === 'shared' ? {} : { carry: { paths: carry } }),
   };
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // limit: 60 s
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { pagerProgram } from '../../addon/lib/index.js';
+import { LINE_SECRET_BYTES, Line, pagerProgram } from '../../addon/lib/index.js';
 import { readPagerState } from '../../cli/memory/pager.js';
 import { bareRecords, HEADER_BYTES, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -99,6 +100,8 @@ class Source {
 
 interface Scene {
   readonly place: string;
+  /** Where its pages are, while it has not moved them. */
+  at: number;
   /** What the process prints next. */
   line(): Promise<string>;
   tell(what: string): Promise<string>;
@@ -109,13 +112,25 @@ interface Scene {
 
 const scenes: Scene[] = [];
 
-/** A process of pages `[0, PAGES)`: those of `here` have come, with 'H', and `later` come when it runs. */
-async function begin(later: Range[], here: Range[] = []): Promise<Scene> {
+/**
+ * A process of pages `[0, PAGES)`: those of `here` have come, and `later` come when it runs.
+ * @param start where they were at the source. @param contentOf the pages that have come: 'H'
+ */
+async function begin(
+  later: Range[],
+  here: Range[] = [],
+  start = START,
+  contentOf = (_page: number): string => 'H',
+): Promise<Scene> {
   const place = mkdtempSync(join(folder, 'paged-'));
-  const whole = pages(0, PAGES);
+  const whole = { start, end: start + PAGES * PAGE_BYTES };
   mkdirSync(join(place, 'parent'));
   for (const name of ['inventory.img', 'parent/pages-1.img']) writeFileSync(join(place, name), '');
-  const come = here.flatMap((range) => [bareRecords('pages', [range]), Buffer.alloc(range.end - range.start, 'H')]);
+  const come = here.flatMap((range) => {
+    const numbers = Array.from({ length: (range.end - range.start) / PAGE_BYTES }, (_, index) => index);
+    const first = (range.start - start) / PAGE_BYTES;
+    return [bareRecords('pages', [range]), ...numbers.map((each) => Buffer.alloc(PAGE_BYTES, contentOf(first + each)))];
+  });
   const last = [bareRecords('mapping', [whole]), bareRecords('keep', here), bareRecords('later', later)];
   writeFileSync(
     join(place, 'memory'),
@@ -135,9 +150,10 @@ async function begin(later: Range[], here: Range[] = []): Promise<Scene> {
     child.stdin.write(`${what}\n`);
     return await line();
   };
-  const scene = { place, line, tell, input: child.stdin, pager, process: child };
+  const scene = { place, at: 0, line, tell, input: child.stdin, pager, process: child };
   scenes.push(scene);
-  assert.is(await line(), 'runs');
+  scene.at = Number(/^runs (\d+)$/.exec(await line())?.[1]);
+  assert.ok(scene.at > 0);
   return scene;
 }
 
@@ -295,6 +311,61 @@ test('a child that was made before the pager is killed finds no zeros either', a
   await second.until(() => second.done);
   second.cut();
 });
+
+/** Two ends of a line, as two daemons have them, over a connection of which Node reads nothing. */
+async function lines(): Promise<readonly [Line, Line]> {
+  const listener = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  const one = connect((listener.address() as AddressInfo).port, '127.0.0.1');
+  const [[other]] = await Promise.all([once(listener, 'connection'), once(one, 'connect')]);
+  listener.close();
+  one.pause();
+  const secret = randomBytes(LINE_SECRET_BYTES);
+  const [source, destination] = ([one, other] as Socket[]).map((socket, index) => {
+    const handle = (socket as unknown as { _handle: { fd: number; readStop(): void } })._handle;
+    handle.readStop();
+    return new Line(handle.fd, secret, index === 0 ? 'client' : 'server', 5000);
+  }) as [Line, Line];
+  await Promise.all([source.handshake(), destination.handshake()]);
+  return [source, destination];
+}
+
+for (const [pace, rate] of [
+  ['as fast as it goes', 0],
+  ['held back, but for what is waited for', 64 << 10],
+] as const) {
+  test(`a copy that stands still is where it comes from: ${pace}`, async () => {
+    const copy = await begin([], [pages(0, 500)], START, letter);
+    const at = (from: number, to: number): Range => ({
+      start: copy.at + from * PAGE_BYTES,
+      end: copy.at + to * PAGE_BYTES,
+    });
+    const { tell, place } = await begin([at(10, 500)], [], copy.at);
+    const [source, destination] = await lines();
+    const joined = destination.exchange(place);
+    const served = source.serveLater(copy.process.pid ?? 0, rate);
+    const began = performance.now();
+    assert.is(await tell('read 300 301'), letter(300));
+    assert.is(await tell('read 490 491'), letter(490));
+    assert.ok(performance.now() - began < 1000);
+    if (rate > 0) {
+      assert.ok((readPagerState(place)?.missing ?? 0) > 100);
+      destination.cut();
+      await Promise.allSettled([joined, served]);
+      const [again, there] = await lines();
+      const over = there.exchange(place);
+      assert.ok((await again.serveLater(copy.process.pid ?? 0, 0)) < 490 * PAGE_BYTES);
+      again.cut();
+      await over.catch(() => undefined);
+    } else {
+      assert.is(await served, 490 * PAGE_BYTES, 'each page once');
+      source.cut();
+      await joined.catch(() => undefined);
+    }
+    assert.equal(readPagerState(place)?.stage, 'complete');
+    assert.is(await tell('read 10 500'), letters(10, 500));
+  });
+}
 
 test('a process that has ended leaves no pager behind', async () => {
   const { place, process: child, pager } = await begin([pages(0, 300)]);
