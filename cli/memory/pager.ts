@@ -52,7 +52,7 @@ const LOOK_MS = 200;
 
 /** Starts a pager for the process that will be restored from a folder. It outlives the daemon. @throws {ExternalError} `NO_PAGER` */
 export async function startPager(folder: string): Promise<void> {
-  const child = spawn(pagerProgram(), [folder], { stdio: 'ignore', detached: true, cwd: '/' });
+  const child = spawn(pagerProgram(), [wordFor(folder)], { stdio: 'ignore', detached: true, cwd: '/' });
   let failed = false;
   child.once('error', () => {
     failed = true;
@@ -93,7 +93,12 @@ export function endPager(folder: string, state: PagerState | undefined): void {
 }
 
 function isPager(pid: number, folder: string): boolean {
-  return pid > 0 && readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === folder;
+  return pid > 0 && readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === wordFor(folder);
+}
+
+/** A run of CRIU is found, and ended, by the folder that its command line names (cli/checkpoint/criu-processes.ts): this is none. */
+function wordFor(folder: string): string {
+  return `${folder}/`;
 }
 
 /** Its end is the process's. */

@@ -9,7 +9,6 @@ import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { ArrivingMemory } from '../memory/arriving.js';
 import { startPager } from '../memory/pager.js';
-import { signRecord } from '../memory/records.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import {
@@ -205,10 +204,8 @@ export class LocalDestination implements DestinationParticipant {
 
   /** Takes memory that `peer` sends when the process runs. @throws {UserError} as {@link receive}, `PAGER_LOST` */
   async receiveLater(peer: string, migration: string, line: Line): Promise<void> {
-    const arrival = this.arrivals.get(migration);
-    if (await takeLater(arrival, peer, line)) return;
-    if (arrival !== undefined || !this.ranHere(migration)) throw notExpected(this.node, peer, migration);
-    await line.write(signRecord('done')); // it has all since long
+    const came = await takeLater(this.arrivals.get(migration), peer, line, () => this.ranHere(migration));
+    if (!came) throw notExpected(this.node, peer, migration);
   }
 
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {

@@ -23,10 +23,18 @@ export function laterPages(road: ImageRoad, { request, later, localPids }: Depar
 
 /**
  * Joins a line from the source with the pager of a process that has come from there.
- * @returns false: there is none. @throws {UserError} `PAGER_LOST`: what was missing can never come any more
+ * @param ran it came, and was whole, before. @returns false: nothing of that is known. @throws {UserError} `PAGER_LOST`: what was missing can never come any more
  */
-export async function takeLater(arrival: Arrival | undefined, peer: string, line: Line): Promise<boolean> {
-  if (arrival === undefined) return false;
+export async function takeLater(
+  arrival: Arrival | undefined,
+  peer: string,
+  line: Line,
+  ran: () => boolean,
+): Promise<boolean> {
+  if (arrival === undefined) {
+    if (ran()) await line.write(signRecord('done'));
+    return ran();
+  }
   const { request, images, outcome } = arrival.record;
   if (request.source.name !== peer || request.later !== true) return false;
   if (readPagerState(images)?.stage === 'complete') await line.write(signRecord('done'));
