@@ -24,16 +24,21 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr uint64_t kPage = 4096, kPiece = 256 << 10;
+constexpr uint64_t kPage = 4096, kPiece = 256 << 10, kAddressEnd = uint64_t{1} << 47, kMostPages = uint64_t{1} << 30;
 constexpr size_t kRoom = 64 << 10;
 constexpr std::chrono::milliseconds kLife(1000), kSilence(10'000), kMadeUp(100);
 
 // What is to be sent, and what has been: pages have numbers, in the order of the ranges.
 class Load {
  public:
-  void Add(uint64_t start, uint64_t bytes) {
+  // -> false: that is no range of pages, or none above those before, or there are more than any process has
+  bool Add(uint64_t start, uint64_t bytes) {
+    const uint64_t above = ranges_.empty() ? 0 : ranges_.back().start + ranges_.back().bytes;
+    if (start % kPage != 0 || bytes % kPage != 0 || bytes == 0 || start < above) return false;
+    if (start > kAddressEnd || bytes > kAddressEnd - start || sent_.size() + bytes / kPage > kMostPages) return false;
     ranges_.push_back({start, bytes, sent_.size()});
     sent_.resize(sent_.size() + bytes / kPage);
+    return true;
   }
 
   // The parts of a range that were not sent yet; from now on they were.
@@ -101,11 +106,16 @@ bool Hear(SecureStream* stream, std::vector<uint8_t>* rest, Load* load, Heard* h
     if (got < 0) return false;
     if (got > 0) heard->last = Clock::now();
     size_t at = 0;
+    if (!rest->empty() && !heard->done && rest->front() != 0) {  // no record: whoever serves there has the last word
+      stream->Unread(rest->data(), rest->size());
+      *trouble = {ECANCELED, "SSL_read"};
+      return false;
+    }
     for (MemoryRecord record; rest->size() - at >= sizeof record; at += sizeof record) {
       memcpy(&record, &(*rest)[at], sizeof record);
       const uint64_t start = be64toh(record.start), bytes = be64toh(record.bytes);
       const uint32_t kind = be32toh(record.kind);
-      if (kind == kRecordLater && !heard->end) load->Add(start, bytes);
+      if (kind == kRecordLater && (heard->end || !load->Add(start, bytes))) *trouble = {EPROTO, "SSL_read"};
       if (kind == kRecordNow) heard->now.emplace_back(start, bytes);
       if (kind == kRecordEnd) heard->end = true;
       if (kind == kRecordDone) heard->done = true;
@@ -194,7 +204,8 @@ bool ServeLater(SecureStream* stream, int pid, double rate, uint64_t* sent, Trou
 
 bool Exchange(SecureStream* stream, const std::string& folder, Trouble* trouble) {
   const UniqueFd pager = ConnectPager(folder, trouble);
-  std::vector<uint8_t> piece(kPiece);
+  std::vector<uint8_t> piece(kPiece), said(kRoom);
+  size_t left = 0;  // of what the pager has said, the beginning of a record
   const std::chrono::milliseconds patience(stream->patience());
   auto heard = Clock::now();
   while (trouble->error == 0) {
@@ -205,10 +216,14 @@ bool Exchange(SecureStream* stream, const std::string& folder, Trouble* trouble)
     }
     if (stream->ended()) return true;
     if (Clock::now() - heard > patience) *trouble = {ETIMEDOUT, "SSL_read"};
-    const ssize_t said = recv(pager.Get(), piece.data(), kRoom, MSG_DONTWAIT);
-    if (said == 0) return true;  // it has said all
-    if (said > 0 && !stream->Say(piece.data(), said, trouble)) return false;
-    if (said < 0) stream->Hears(static_cast<int>(kLife.count()), pager.Get());
+    const ssize_t more = recv(pager.Get(), &said[left], said.size() - left, MSG_DONTWAIT);
+    if (more == 0) return true;  // it has said all
+    left += std::max<ssize_t>(more, 0);
+    const size_t whole = left - left % sizeof(MemoryRecord);  // no half record before what the daemon says in the end
+    if (whole > 0 && !stream->Say(said.data(), whole, trouble)) return false;
+    left -= whole;
+    memmove(said.data(), &said[whole], left);
+    if (more < 0) stream->Hears(static_cast<int>(kLife.count()), pager.Get());
   }
   return false;
 }

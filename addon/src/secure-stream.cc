@@ -166,6 +166,12 @@ bool SecureStream::KeepPace(size_t bytes, Trouble* trouble) {
 }
 
 ssize_t SecureStream::Read(void* into, size_t room, bool wait, Trouble* trouble) {
+  if (!unread_.empty()) {
+    const size_t size = std::min(room, unread_.size());
+    memcpy(into, unread_.data(), size);
+    unread_.erase(unread_.begin(), unread_.begin() + static_cast<ptrdiff_t>(size));
+    return static_cast<ssize_t>(size);
+  }
   for (;;) {
     ERR_clear_error();
     errno = 0;

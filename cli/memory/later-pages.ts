@@ -20,7 +20,7 @@ export class LaterPages {
 
   /** @param pid whose memory; it stands still. @param limit most bytes per second that nobody waits for */
   constructor(send: SendMemory, pid: number, limit: number | undefined) {
-    this.acknowledged = this.sendAll(send, async (line) => void (await line.serveLater(pid, limit ?? 0)));
+    this.acknowledged = this.sendAll(send, (line) => line.serveLater(pid, limit ?? 0));
     this.acknowledged.catch(() => undefined); // it may be given up before anybody waits for it
   }
 
@@ -29,17 +29,23 @@ export class LaterPages {
     this.cut.abort(reason);
   }
 
-  private async sendAll(send: SendMemory, feed: (line: Line) => Promise<void>): Promise<void> {
+  private async sendAll(send: SendMemory, serve: (line: Line) => Promise<number>): Promise<void> {
     const { signal } = this.cut;
     for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(2 * wait, LONGEST_PAUSE_MS)) {
       try {
-        return await send(feed, signal);
+        let all = false; // an answer without the pager's own word says nothing of the pages
+        const feed = async (line: Line): Promise<void> => {
+          await serve(line);
+          all = true;
+        };
+        await send(feed, signal);
+        if (all) return;
       } catch (error) {
         signal.throwIfAborted();
         if (FINAL.has(asHomeproxyError(error).code)) return;
-        await pause(wait, undefined, { signal }).catch(() => undefined);
-        signal.throwIfAborted();
       }
+      await pause(wait, undefined, { signal }).catch(() => undefined);
+      signal.throwIfAborted();
     }
   }
 }
