@@ -324,7 +324,7 @@ export class LocalDestination implements DestinationParticipant {
     const delivered = arrival.resident?.control.deliver(arrival.resident.home); // what waits for it goes out first
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
-    arrival.whole = untilWhole(arrival);
+    arrival.whole = untilWhole(this.site, arrival);
     session?.go('pre-resume');
     await Promise.all([session?.end(this.site.timeouts.restoreMs), delivered]);
     arrival.runs = true;

@@ -2,6 +2,7 @@ import { asHomeproxyError, UserError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { Carry } from '../migration/messages.js';
 import { newMigrationId } from '../migration/migration-id.js';
+import { incompleteOf } from '../migration/paging.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -123,6 +124,7 @@ function status(daemon: Daemon): StatusReport {
     departed: twins.all().length,
     residents: site.residents.all().length,
     moving: coordinator.movingPids(),
+    incomplete: incompleteOf(site.journal.arrivals.all()),
     metrics: { ...monitoring.status },
     counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
       hook,

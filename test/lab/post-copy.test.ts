@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { type PagerState, readPagerState } from '../../cli/memory/pager.js';
+import { readProcess } from '../../cli/system/procfs.js';
 import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
@@ -76,7 +77,9 @@ for (const to of ['host1', 'home']) {
     const moving = move(to);
     await runsBefore(to);
     assert.is(errorOf(await move(to === 'home' ? 'host1' : 'home')).code, 'ALREADY_MOVING');
-    assert.ok((pagerOn(to)?.missing ?? 0) > 0);
+    const [incomplete] = (await scenario.ask(to)).status.incomplete ?? [];
+    assert.ok((incomplete?.missingBytes ?? 0) > 0);
+    assert.equal([incomplete?.pid, incomplete?.from], [pid, to === 'home' ? 'host1' : 'home']);
     await whole();
     const { memory, freezeMs } = committed(await moving);
     assert.ok((memory?.later ?? 0) > 10 << 20, JSON.stringify(memory));
@@ -120,6 +123,19 @@ test('its pager is killed meanwhile: the one beside it goes on, and all comes', 
   killQuietly(scenario.home.machinePid(before?.serving ?? 0) ?? 0, 'SIGKILL');
   await whole();
   committed(await moving);
+});
+
+test('both pagers are killed in one moment: it ends rather than to go on with zeros', async () => {
+  committed(await scenario.homeproxy('home', ['migrate', String(pid), 'host1', '--json']));
+  const moving = move('home');
+  await runsBefore('home');
+  const { serving, standingBy } = pagerOn('home') ?? { serving: 0, standingBy: 0 };
+  const pagers = [serving, standingBy].map((inside) => scenario.home.machinePid(inside) ?? 0);
+  for (const signal of ['SIGSTOP', 'SIGKILL'] as const) for (const pager of pagers) killQuietly(pager, signal);
+  const subject = scenario.home.machinePid(pid) ?? 0;
+  for (const deadline = Date.now() + 5000; ![undefined, 'Z'].includes(readProcess(subject)?.state); await sleep(10))
+    assert.ok(Date.now() < deadline, 'it lives on');
+  await moving;
 });
 
 test('nothing is left anywhere', async () => {
