@@ -2,16 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { followCopying } from './copy-progress.js';
-import {
-  accepted,
-  type Course,
-  interruptedByRestart,
-  joined,
-  startCourse,
-  summaryOf,
-  travelled,
-  wallClock,
-} from './course.js';
+import { accepted, type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
@@ -25,7 +16,7 @@ import { grown, seenAway } from './seen-away.js';
 import { portsAway } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
-import { Stopwatch } from './stopwatch.js';
+import { Stopwatch, wallClock } from './stopwatch.js';
 import type { Twin, Twins } from './twins.js';
 
 /** How the coordinator reaches the participants on any node, this one included. */

@@ -13,7 +13,7 @@ import type {
 } from './messages.js';
 import type { MigrationRecord, MigrationSummary } from './records.js';
 import { interrupted, refuse } from './refusals.js';
-import { Stopwatch } from './stopwatch.js';
+import { Stopwatch, wallClock } from './stopwatch.js';
 import type { Twin } from './twins.js';
 
 interface CourseParts {
@@ -201,9 +201,4 @@ export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): M
 
 function hundredths(ms: number): number {
   return Math.round(ms * 100) / 100;
-}
-
-/** Milliseconds since the epoch, with the resolution of the monotonic clock. */
-export function wallClock(): number {
-  return performance.timeOrigin + performance.now();
 }

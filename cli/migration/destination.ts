@@ -8,7 +8,6 @@ import { createImageFolder, reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { ArrivingMemory } from '../memory/arriving.js';
-import { startPager } from '../memory/pager.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
 import {
@@ -153,8 +152,7 @@ export class LocalDestination implements DestinationParticipant {
     if (request.carry === true)
       arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'room-made', migration);
-    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
-    if (request.later === true) await startPager(images);
+    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes, request.later);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
     const shellJob = isShellJob(request.description);
     const listenersHere = arrival.resident === undefined && leftListeners(request.description);

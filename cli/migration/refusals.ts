@@ -39,6 +39,10 @@ export function unknownMigration(node: NodeName, migration: string): UserError {
   });
 }
 
+export function stillRuns(node: NodeName, twin: string): UserError {
+  return new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${node.name}`, exitStatus: 3 });
+}
+
 export function interrupted(): UserError {
   return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
 }

@@ -6,7 +6,6 @@ import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
 import { Gate } from '../checkpoint/gate.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
-import { UserError } from '../errors.js';
 import type { CopyProgress } from '../memory/carried.js';
 import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
@@ -44,7 +43,7 @@ import type {
 import { OnceAtATime } from './once-at-a-time.js';
 import { laterPages } from './paging.js';
 import type { DepartureRecord } from './records.js';
-import { outOfOrder, refuse, unknownMigration } from './refusals.js';
+import { outOfOrder, refuse, stillRuns, unknownMigration } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
@@ -104,9 +103,7 @@ export class LocalSource implements SourceParticipant {
   async discard({ twin }: ResidentRequest): Promise<void> {
     const resident = this.site.residents.find(twin);
     if (resident === undefined) return;
-    if (resident.runs) {
-      throw new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${this.node.name}`, exitStatus: 3 });
-    }
+    if (resident.runs) throw stillRuns(this.node, twin);
     await this.site.residents.remove(resident, true);
   }
 
