@@ -371,6 +371,7 @@ void PagerMemory::DeliverTo(size_t space, uint64_t page, uint64_t pages, const u
     if (moved > 0) {
       Clear(space, first, moved / kPage);
       done += moved / kPage;
+      most = std::min(2 * most, pages);
       continue;  // and what is left is tried again
     }
     if (failed == ESRCH) {
@@ -391,7 +392,6 @@ void PagerMemory::DeliverTo(size_t space, uint64_t page, uint64_t pages, const u
       if (failed == EEXIST) Wake(space, at, kPage);
       Clear(space, first, 1);  // or it is not mapped any more
       done++;
-      if (done % 16 == 0) most = pages;
     }
   }
 }
