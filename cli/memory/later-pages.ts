@@ -44,7 +44,7 @@ export class LaterPages {
         signal.throwIfAborted();
         if (FINAL.has(asHomeproxyError(error).code)) return;
       }
-      await pause(wait, undefined, { signal }).catch(() => undefined);
+      await pause(wait, undefined, { signal, ref: false }).catch(() => undefined);
       signal.throwIfAborted();
     }
   }

@@ -7,6 +7,10 @@ import { suite } from '../suite.js';
 
 const test = suite('memory that is kept for a process until it has all');
 
+// a daemon has other things that keep it going
+const going = setInterval(() => undefined, 1000);
+test.after(() => clearInterval(going));
+
 /** Its other end says that it has all. */
 const SATISFIED = { serveLater: async () => 4096 } as unknown as Line;
 const LOST = { serveLater: () => Promise.reject(new Error('lost')) } as unknown as Line;
