@@ -4,6 +4,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,8 +12,10 @@ import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { LINE_SECRET_BYTES, Line, pagerProgram } from '../../addon/lib/index.js';
+import { Copying } from '../../cli/memory/copying.js';
 import { readPagerState } from '../../cli/memory/pager.js';
 import { bareRecords, HEADER_BYTES, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
+import { readProcess } from '../../cli/system/procfs.js';
 import { projectFile } from '../../cli/system/project.js';
 import { suite } from '../suite.js';
 
@@ -106,36 +109,36 @@ interface Scene {
   line(): Promise<string>;
   tell(what: string): Promise<string>;
   input: NodeJS.WritableStream;
-  pager: ChildProcess;
-  process: ChildProcess;
+  /** What was started as its pager; undefined for one that has always been there. */
+  pager: ChildProcess | undefined;
+  /** Of the process; 0 until it runs. */
+  pid: number;
 }
 
 const scenes: Scene[] = [];
 
 /**
  * A process of pages `[0, PAGES)`: those of `here` have come, and `later` come when it runs.
- * @param start where they were at the source. @param contentOf the pages that have come: 'H'
+ * @param start where they were at the source.
  */
-async function begin(
-  later: Range[],
-  here: Range[] = [],
-  start = START,
-  contentOf = (_page: number): string => 'H',
-): Promise<Scene> {
+async function begin(later: Range[], here: Range[] = [], start = START): Promise<Scene> {
   const place = mkdtempSync(join(folder, 'paged-'));
   const whole = { start, end: start + PAGES * PAGE_BYTES };
   mkdirSync(join(place, 'parent'));
   for (const name of ['inventory.img', 'parent/pages-1.img']) writeFileSync(join(place, name), '');
-  const come = here.flatMap((range) => {
-    const numbers = Array.from({ length: (range.end - range.start) / PAGE_BYTES }, (_, index) => index);
-    const first = (range.start - start) / PAGE_BYTES;
-    return [bareRecords('pages', [range]), ...numbers.map((each) => Buffer.alloc(PAGE_BYTES, contentOf(first + each)))];
-  });
+  const come = here.flatMap((range) => [bareRecords('pages', [range]), Buffer.alloc(range.end - range.start, 'H')]);
   const last = [bareRecords('mapping', [whole]), bareRecords('keep', here), bareRecords('later', later)];
   writeFileSync(
     join(place, 'memory'),
     Buffer.concat([bareRecords('area', [whole]), ...come, ...last, signRecord('end')]),
   );
+  const scene = await arrive(place);
+  await runs(scene);
+  return scene;
+}
+
+/** A pager, and a process that gets its memory as the FIFO or file `memory` of the folder says. */
+async function arrive(place: string): Promise<Scene> {
   const pager = spawn(pagerProgram(), [place], { stdio: ['ignore', 'ignore', 'inherit'] });
   while (!existsSync(join(place, 'pager.line'))) await pause(1);
   const env = {
@@ -143,25 +146,48 @@ async function begin(
     HOMEPROXY_MEMORY: place,
     HOMEPROXY_MEMORY_LIMIT: String(PAGES * PAGE_BYTES),
   };
-  const child = spawn(program, [place, String(PAGES * PAGE_BYTES)], { stdio: ['pipe', 'pipe', 'inherit'], env });
+  return start(place, pager, [...Object.entries(env).map(([name, value]) => `${name}=${value}`), program]);
+}
+
+/** A process as it was at first: its pages `[0, count)` have letters. */
+async function original(count: number): Promise<Scene> {
+  const place = mkdtempSync(join(folder, 'paged-'));
+  const scene = start(place, undefined, [program], String(count));
+  await runs(scene);
+  return scene;
+}
+
+/** Not our child, for it is traced: Node waits for those. */
+function start(place: string, pager: ChildProcess | undefined, command: string[], ...more: string[]): Scene {
+  const between = ['-c', 'exec 3<&0; env "$@" <&3 3<&- & exec 3<&- <&-; wait', 'sh'];
+  const child = spawn('sh', [...between, ...command, place, String(PAGES * PAGE_BYTES), ...more], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   const line = async (): Promise<string> => (await lines.next()).value ?? 'nothing more';
   const tell = async (what: string): Promise<string> => {
     child.stdin.write(`${what}\n`);
     return await line();
   };
-  const scene = { place, at: 0, line, tell, input: child.stdin, pager, process: child };
+  const scene = { place, at: 0, pid: 0, line, tell, input: child.stdin, pager };
   scenes.push(scene);
-  scene.at = Number(/^runs (\d+)$/.exec(await line())?.[1]);
-  assert.ok(scene.at > 0);
   return scene;
 }
 
+async function runs(scene: Scene): Promise<void> {
+  [scene.at = 0, scene.pid = 0] =
+    /^runs (\d+) (\d+)$/
+      .exec(await scene.line())
+      ?.slice(1)
+      .map(Number) ?? [];
+  assert.ok(scene.pid > 0);
+}
+
 test.after.each(() => {
-  for (const { place, process: child } of scenes.splice(0)) {
-    child.kill('SIGKILL');
+  for (const { place, pid: subject, input } of scenes.splice(0)) {
+    input.end();
     const { serving, standingBy } = readPagerState(place) ?? { serving: 0, standingBy: 0 };
-    for (const pid of [standingBy, serving, standingBy]) {
+    for (const pid of [subject, standingBy, serving, standingBy]) {
       try {
         if (pid > 0) process.kill(pid, 'SIGKILL');
       } catch {
@@ -195,7 +221,7 @@ test('all that comes without being asked for is put there, and then it is said a
   source.zero(410, 412);
   await source.until(() => source.done);
   source.cut();
-  assert.equal(await once(pager, 'exit'), [0, null]);
+  assert.equal(await once(pager as ChildProcess, 'exit'), [0, null]);
   assert.equal(readPagerState(place)?.stage, 'complete');
   assert.equal(source.asked, []);
   assert.is(await tell('read 0 420'), `${'.'.repeat(10)}${letters(10, 400)}${'.'.repeat(20)}`);
@@ -335,7 +361,7 @@ for (const [pace, rate] of [
   ['held back, but for what is waited for', 64 << 10],
 ] as const) {
   test(`a copy that stands still is where it comes from: ${pace}`, async () => {
-    const copy = await begin([], [pages(0, 500)], START, letter);
+    const copy = await original(500);
     const at = (from: number, to: number): Range => ({
       start: copy.at + from * PAGE_BYTES,
       end: copy.at + to * PAGE_BYTES,
@@ -343,7 +369,7 @@ for (const [pace, rate] of [
     const { tell, place } = await begin([at(10, 500)], [], copy.at);
     const [source, destination] = await lines();
     const joined = destination.exchange(place);
-    const served = source.serveLater(copy.process.pid ?? 0, rate);
+    const served = source.serveLater(copy.pid, rate);
     const began = performance.now();
     assert.is(await tell('read 300 301'), letter(300));
     assert.is(await tell('read 490 491'), letter(490));
@@ -354,7 +380,7 @@ for (const [pace, rate] of [
       await Promise.allSettled([joined, served]);
       const [again, there] = await lines();
       const over = there.exchange(place);
-      assert.ok((await again.serveLater(copy.process.pid ?? 0, 0)) < 490 * PAGE_BYTES);
+      assert.ok((await again.serveLater(copy.pid, 0)) < 490 * PAGE_BYTES);
       again.cut();
       await over.catch(() => undefined);
     } else {
@@ -367,10 +393,49 @@ for (const [pace, rate] of [
   });
 }
 
+test('what is written after the last round is not sent in the freeze, and follows', async () => {
+  const copy = await original(500);
+  const place = mkdtempSync(join(folder, 'paged-'));
+  mkdirSync(join(place, 'parent'));
+  for (const name of ['inventory.img', 'parent/pages-1.img']) writeFileSync(join(place, name), '');
+  execFileSync('mkfifo', [join(place, 'memory')]);
+  const scene = await arrive(place);
+  const [source, destination] = await lines();
+  const fifo = await open(join(place, 'memory'), 'w');
+  const relayed = destination.relay(fifo.fd);
+  const copying = await Copying.begin(copy.pid, 100, undefined, true);
+  const fed = copying.feed(source, async () => undefined);
+  await copying.ready;
+  await copy.tell('write 100 200');
+  await copy.tell('forget 150 160');
+  process.kill(copy.pid, 'SIGSTOP');
+  while (readProcess(copy.pid)?.state !== 'T') await pause(1);
+  const before = copying.sent;
+  await copying.lastLook();
+  await fed;
+  assert.is(copying.sent, before);
+  assert.is(copying.later, 90 * PAGE_BYTES);
+  await source.finish();
+  await relayed;
+  await fifo.close();
+  await runs(scene);
+  assert.is(readPagerState(place)?.missing, 90);
+  const [again, there] = await lines();
+  const joined = there.exchange(place);
+  assert.is(await again.serveLater(copy.pid, 0), 90 * PAGE_BYTES);
+  again.cut();
+  await joined.catch(() => undefined);
+  copying.stopTracking();
+  const written = Array.from({ length: 100 }, (_, index) =>
+    index >= 50 && index < 60 ? '.' : String.fromCharCode(letter(100 + index).charCodeAt(0) + 1),
+  ).join('');
+  assert.is(await scene.tell('read 0 501'), `${letters(0, 100)}${written}${letters(200, 500)}.`);
+});
+
 test('a process that has ended leaves no pager behind', async () => {
-  const { place, process: child, pager } = await begin([pages(0, 300)]);
-  child.kill('SIGKILL');
-  await once(pager, 'exit');
+  const { place, pid, pager } = await begin([pages(0, 300)]);
+  process.kill(pid, 'SIGKILL');
+  await once(pager as ChildProcess, 'exit');
   assert.equal(readPagerState(place)?.stage, 'complete');
 });
 
