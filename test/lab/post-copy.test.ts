@@ -76,10 +76,10 @@ for (const to of ['host1', 'home']) {
   test(`it runs on ${to} before its memory is there, finds all of it, and may not move meanwhile`, async () => {
     const moving = move(to);
     await runsBefore(to);
-    assert.is(errorOf(await move(to === 'home' ? 'host1' : 'home')).code, 'ALREADY_MOVING');
     const [incomplete] = (await scenario.ask(to)).status.incomplete ?? [];
     assert.ok((incomplete?.missingBytes ?? 0) > 0);
     assert.equal([incomplete?.pid, incomplete?.from], [pid, to === 'home' ? 'host1' : 'home']);
+    assert.is(errorOf(await move(to === 'home' ? 'host1' : 'home')).code, 'ALREADY_MOVING');
     await whole();
     const { memory, freezeMs } = committed(await moving);
     assert.ok((memory?.later ?? 0) > 10 << 20, JSON.stringify(memory));
