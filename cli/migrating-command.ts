@@ -107,8 +107,8 @@ export const movingFlags = {
   }),
   mode: Flags.option({
     description:
-      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once',
-    options: ['copy-ahead', 'stop-and-copy'] as const,
+      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once; post-copy: it runs at its destination before the last of its memory has come, and if the machine that it left is lost by then, so is the process',
+    options: ['copy-ahead', 'stop-and-copy', 'post-copy'] as const,
     exclusive: ['dry-run'],
   })(),
   'reset-closing': resetClosingFlag,
@@ -120,7 +120,7 @@ export interface MovingFlags extends FileFlags {
   readonly 'freeze-budget'?: number | undefined;
   readonly 'bandwidth-limit'?: number | undefined;
   readonly throttle?: number | undefined;
-  readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
+  readonly mode?: 'copy-ahead' | 'stop-and-copy' | 'post-copy' | undefined;
   readonly 'reset-closing': boolean;
 }
 
@@ -159,6 +159,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
             ...(throttle === undefined ? {} : { throttle }),
             ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+            ...(flags.mode === 'post-copy' ? { postCopy: true } : {}),
             ...resetAsked(flags),
             ...filesAsked(flags),
           },

@@ -67,6 +67,21 @@ export class Line {
     return { bytes, ended };
   }
 
+  /**
+   * At the source of a process that runs elsewhere already: sends memory of its copy here that the other end says is missing, and
+   * first what is waited for there.
+   * @param rate bytes per second of the rest, at most; 0: no limit
+   * @returns how many bytes were sent, when the other end has said that it has all. @throws {BpfError} also ESRCH, EFAULT
+   */
+  async serveLater(pid: number, rate: number): Promise<number> {
+    return await this.#native.serveLater(pid, rate);
+  }
+
+  /** Joins the other end with the pager of a folder, until either is through. @throws {BpfError} also of the calls `connect` and `send` */
+  async exchange(folder: string): Promise<void> {
+    await this.#native.exchange(folder);
+  }
+
   /** The last word, while the other end may still be sending: the rest of that is thrown away. */
   async answer(bytes: Uint8Array): Promise<void> {
     await this.#native.answer(bytes);

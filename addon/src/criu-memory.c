@@ -27,6 +27,7 @@
  *   6 END
  *   7 LIFE     nothing; the sender lives
  *   8 DENSE    pages that all come, before the first of them
+ *   9 LATER    pages that it has, ascending, and that come when it runs (criu-pager.c); after the last MAPPING
  */
 #undef _FILE_OFFSET_BITS /* it would rename the functions that are defined here */
 #define _GNU_SOURCE

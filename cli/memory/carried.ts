@@ -18,6 +18,8 @@ export const carriedMemorySchema = z.object({
         .regex(/^\P{Cc}*$/u),
     })
     .optional(),
+  /** Bytes of it that came when the process ran already. */
+  later: z.number().nonnegative().optional(),
   /** What the rounds said before the freeze: bytes per second, and milliseconds. */
   forecast: z
     .object({
@@ -103,10 +105,14 @@ export function copiedInWords({ round, bytes, total, rate, pace }: CopyProgress)
 }
 
 /** For people. */
-export function memoryInWords({ copied, reason, forecast, throttle }: CarriedMemory): string {
+export function memoryInWords({ copied, reason, forecast, throttle, later }: CarriedMemory): string {
   const seconds = ((throttle?.ms ?? 0) / 1000).toFixed(1);
   const slowed = throttle === undefined ? '' : `; slowed down to ${throttle.percent} % of its pace, for ${seconds} s`;
   if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}${slowed}`;
+  if (later !== undefined) {
+    const mib = (later / MIB).toFixed(1);
+    return `copied while it ran, ${mib} MiB of it when it ran at its destination already${slowed}`;
+  }
   if (forecast === undefined) return `copied while it ran${slowed}`;
   const { rounds, written, sent, freezeMs } = forecast;
   const rate = (bytes: number): string => `${(bytes / (1 << 20)).toFixed(1)} MiB/s`;

@@ -6,7 +6,17 @@ import { readText } from '../system/procfs.js';
 import type { CopyProgress } from './carried.js';
 import { type Aim, type Forecast, forecastOf, nextOf, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
-import { bareRecords, bytesOf, flatten, intersect, type Range, signRecord, unflatten, union } from './records.js';
+import {
+  bareRecords,
+  bytesOf,
+  flatten,
+  intersect,
+  type Range,
+  signRecord,
+  subtract,
+  unflatten,
+  union,
+} from './records.js';
 
 /** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
 interface LastLook {
@@ -20,6 +30,8 @@ interface LastLook {
 export interface CopyAim extends Aim {
   /** Gives the process so many percent of its time. @returns whether that was possible */
   readonly slowTo?: ((percent: number) => Promise<boolean>) | undefined;
+  /** What is left in the freeze is not sent then: only which pages these are. */
+  readonly later?: boolean | undefined;
 }
 
 /** So much is sent between two looks at how much that was. */
@@ -42,6 +54,8 @@ export class Copying {
   private readonly looked: Promise<LastLook>;
   private onLook: (look: LastLook) => void = () => undefined;
   private bytes = 0;
+  /** Bytes of pages that are not sent before the process runs at its destination; known when {@link feed} has ended. */
+  later = 0;
   private round = { number: 0, total: 0, before: 0, began: 0, pace: 100 };
   /** Could not be read, for example because they were protected in that moment: still to be sent. */
   private missed: Range[] = [];
@@ -100,10 +114,13 @@ export class Copying {
       }
       await line.write(bareRecords('area', look.mappings));
       const { present } = look;
-      const again = intersect(this.takeMissed(), present);
-      await this.pages(line, [...again, ...look.written], false);
+      const rest = [...intersect(this.takeMissed(), present), ...look.written];
+      const later = this.aim.later === true ? union(rest) : [];
+      if (this.aim.later !== true) await this.pages(line, rest, false);
       if (this.missed.length > 0) throw unreadable(this.pid);
-      const last = [bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')];
+      this.later = bytesOf(later);
+      const kept = bareRecords('keep', subtract(present, later));
+      const last = [bareRecords('mapping', look.mappings), kept, bareRecords('later', later), signRecord('end')];
       await line.write(Buffer.concat(last));
     } catch (error) {
       this.onFailure(error);

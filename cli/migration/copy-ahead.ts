@@ -59,7 +59,8 @@ async function copied(
   if (sent !== undefined && sent.bytes !== undefined) {
     departure.memorySent = sent.bytes;
     departure.carried = sent.memory;
-    if (limits !== undefined) requireShort(withThrottle(departure, sent.memory), limits);
+    departure.pace = limits?.bandwidthLimit;
+    if (limits !== undefined && limits.later !== true) requireShort(withThrottle(departure, sent.memory), limits);
     return { bytes: sent.bytes, memory: withThrottle(departure, sent.memory) };
   }
   await departure.throttle?.lift(); // nothing of what follows waits for what it writes
@@ -73,10 +74,10 @@ function aimOf(
   { report }: Site,
   departure: Departure,
   migration: string,
-  { budgetMs, maxFreezeMs, bandwidthLimit, throttle: leastPercent }: NonNullable<CopyRequest['limits']>,
+  { budgetMs, maxFreezeMs, bandwidthLimit, throttle: leastPercent, later }: NonNullable<CopyRequest['limits']>,
   keep: Keep,
 ): CopyAim {
-  const aim = { budgetMs, limit: bandwidthLimit };
+  const aim = { budgetMs, limit: bandwidthLimit, later };
   if (leastPercent === undefined || departure.reverting) return aim;
   const throttle = new Throttle(departure.record.freezer.path, {
     began: keep,

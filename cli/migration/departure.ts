@@ -7,6 +7,7 @@ import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
 import type { CarriedMemory } from '../memory/carried.js';
 import type { DepartingMemory } from '../memory/departing.js';
+import type { LaterPages } from '../memory/later-pages.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
 import { Ahead } from './difference.js';
@@ -36,6 +37,10 @@ export interface Departure {
   carried: CarriedMemory | undefined;
   /** What may slow it down while it is copied; undefined: nothing, and after a restart of the daemon, which ends it. */
   throttle: Throttle | undefined;
+  /** What is sent of it when the process runs elsewhere; undefined when that is nothing, or not known yet. */
+  later: LaterPages | undefined;
+  /** Most bytes per second of that; undefined: no limit. */
+  pace: number | undefined;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
@@ -61,6 +66,8 @@ export const IDLE = {
   memorySent: 0,
   carried: undefined,
   throttle: undefined,
+  later: undefined,
+  pace: undefined,
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),

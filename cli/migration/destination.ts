@@ -5,7 +5,7 @@ import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
-import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
+import { createImageFolder, reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { ArrivingMemory } from '../memory/arriving.js';
@@ -47,6 +47,7 @@ import {
   type RestoreResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { requirePager, takeLater, untilWhole, wipeArrival } from './paging.js';
 import type { ArrivalRecord } from './records.js';
 import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
@@ -135,7 +136,7 @@ export class LocalDestination implements DestinationParticipant {
       throw error;
     }
     arrival.preparing = undefined;
-    return { verdicts };
+    return { verdicts, later: request.later };
   }
 
   private async makeReady(arrival: Arrival, criu: string): Promise<void> {
@@ -152,7 +153,7 @@ export class LocalDestination implements DestinationParticipant {
     if (request.carry === true)
       arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
     await reached('destination', 'room-made', migration);
-    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
+    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes, request.later);
     const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
     const shellJob = isShellJob(request.description);
     const listenersHere = arrival.resident === undefined && leftListeners(request.description);
@@ -200,6 +201,12 @@ export class LocalDestination implements DestinationParticipant {
     await memory.take(line, session, underway('destination', 'memory-underway', migration));
   }
 
+  /** Takes memory that `peer` sends when the process runs. @throws {UserError} as {@link receive}, `PAGER_LOST` */
+  async receiveLater(peer: string, migration: string, line: Line): Promise<void> {
+    const came = await takeLater(this.arrivals.get(migration), peer, line, () => this.ranHere(migration));
+    if (!came) throw notExpected(this.node, peer, migration);
+  }
+
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {
     const arrival = this.arrivals.get(migration);
     const free = whileReceiving || arrival?.receiving === false;
@@ -236,6 +243,7 @@ export class LocalDestination implements DestinationParticipant {
       resident.control.claim({ ports, flows });
     }
     await session.reached('post-restore', this.site.timeouts.restoreMs);
+    requirePager(arrival);
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
@@ -320,6 +328,7 @@ export class LocalDestination implements DestinationParticipant {
     const delivered = arrival.resident?.control.deliver(arrival.resident.home); // what waits for it goes out first
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
+    arrival.whole = untilWhole(this.site, arrival);
     session?.go('pre-resume');
     await Promise.all([session?.resumed(this.site.timeouts.restoreMs), delivered]);
     arrival.runs = true;
@@ -340,7 +349,8 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);
     await noteRestored(this.site, arrival);
-    wipeImageFolder(arrival.record.images);
+    await arrival.whole; // the source may have to be told
+    wipeArrival(arrival.record);
     await reached('destination', 'wiped', migration);
     this.forget(migration);
     await reached('destination', 'forgotten', migration);
@@ -377,7 +387,7 @@ export class LocalDestination implements DestinationParticipant {
     }
     putBack(arrival);
     if (resident !== undefined) await this.site.residents.remove(resident);
-    wipeImageFolder(record.images);
+    wipeArrival(record);
     await reached('destination', 'removed', migration);
     this.forget(migration);
   }

@@ -75,8 +75,11 @@ export const prepareDestinationRequest = z.object({
   cgroup: z.string().optional(),
   /** Its files come with it. */
   carry: z.boolean().optional(),
+  /** Some of its memory comes when it runs. */
+  later: z.boolean().optional(),
 });
-export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema) });
+/** `later`: memory may come when it runs; an older version says nothing. */
+export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema), later: z.boolean().optional() });
 export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
 export type PrepareDestinationResponse = z.infer<typeof prepareDestinationResponse>;
 
@@ -172,6 +175,8 @@ export const copyRequest = migrationRequest.extend({
       bandwidthLimit: z.number().min(MIN_RATE).optional(),
       /** It may be slowed down, to so many percent of its pace. Absent: it may not. */
       throttle: z.number().int().min(MIN_PACE).max(99).optional(),
+      /** What is left in the end is sent when the process runs at its destination. */
+      later: z.boolean().optional(),
     })
     .optional(),
 });

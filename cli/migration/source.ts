@@ -7,7 +7,6 @@ import { Gate } from '../checkpoint/gate.js';
 import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { Throttle } from '../checkpoint/throttle.js';
-import { UserError } from '../errors.js';
 import type { CopyProgress } from '../memory/carried.js';
 import { DepartingMemory } from '../memory/departing.js';
 import { destroyPod, podAlive } from '../pod/pod.js';
@@ -43,8 +42,9 @@ import type {
   TransferResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { laterPages } from './paging.js';
 import type { DepartureRecord } from './records.js';
-import { outOfOrder, refuse } from './refusals.js';
+import { outOfOrder, refuse, stillRuns, unknownMigration } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
 import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
@@ -80,7 +80,8 @@ export class LocalSource implements SourceParticipant {
       if (record.throttle !== undefined) Throttle.adopt(record.freezer.path, record.throttle);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
+      const later = laterPages(this.road, record);
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident, later });
     }
   }
 
@@ -104,9 +105,7 @@ export class LocalSource implements SourceParticipant {
   async discard({ twin }: ResidentRequest): Promise<void> {
     const resident = this.site.residents.find(twin);
     if (resident === undefined) return;
-    if (resident.runs) {
-      throw new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${this.node.name}`, exitStatus: 3 });
-    }
+    if (resident.runs) throw stillRuns(this.node, twin);
     await this.site.residents.remove(resident, true);
   }
 
@@ -274,9 +273,13 @@ export class LocalSource implements SourceParticipant {
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
     const departure = this.require(migration);
-    const { sending, memory, memorySent, carried } = departure;
+    const { sending, memory, memorySent, carried, pace } = departure;
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
     const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
+    if (memory !== undefined && memory.later > 0 && !departure.reverting) {
+      this.keep(departure, { later: { bandwidthLimit: pace } });
+      departure.later = laterPages(this.road, departure.record);
+    }
     await reached('source', 'sent', migration);
     const went = memory?.after ?? carried;
     return { bytes, memory: went && withThrottle(departure, went) };
@@ -297,6 +300,7 @@ export class LocalSource implements SourceParticipant {
     resident?.control.raise(record.request.epoch);
     const counts = (await resident?.control.tunnel(resident.home)) ?? NONE;
     await reached('source', 'forwarded', migration);
+    await departure.later?.acknowledged; // until then there is no other copy of what is missing there
     session?.go('post-dump');
     await reached('source', 'let-end', migration);
     await session?.end(this.site.timeouts.commitMs);
@@ -331,6 +335,7 @@ export class LocalSource implements SourceParticipant {
     pages?.discard();
     departure.memory?.giveUp(tooLate(migration));
     await departure.throttle?.lift();
+    departure.later?.giveUp(tooLate(migration));
     departure.gate?.close();
     session?.stop();
     const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
@@ -390,11 +395,6 @@ export class LocalSource implements SourceParticipant {
   private require(migration: string): Departure {
     const departure = this.departures.get(migration);
     if (departure !== undefined) return departure;
-    throw new UserError({
-      code: 'UNKNOWN_MIGRATION',
-      message: `${this.node.name} does not know migration ${migration}`,
-      remedy: 'start the migration again',
-      exitStatus: 6,
-    });
+    throw unknownMigration(this.node, migration);
   }
 }

@@ -2,6 +2,7 @@ import { asHomeproxyError, UserError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { Carry } from '../migration/messages.js';
 import { newMigrationId } from '../migration/migration-id.js';
+import { incompleteOf } from '../migration/paging.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -74,8 +75,18 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     ],
     eventMethods: [
       serveEvents(migrateMethod, async (request, { signal, caller, about }, emit) => {
-        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, throttle, copyAhead, resetClosing, ...files } =
-          request;
+        const {
+          pid,
+          to,
+          maxFreezeMs,
+          freezeBudgetMs,
+          bandwidthLimit,
+          throttle,
+          copyAhead,
+          postCopy,
+          resetClosing,
+          ...files
+        } = request;
         about.migration = newMigrationId();
         return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           migration: about.migration,
@@ -88,6 +99,7 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
           ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
           ...(throttle === undefined ? {} : { throttle }),
           ...(copyAhead === undefined ? {} : { copyAhead }),
+          ...(postCopy === undefined ? {} : { postCopy }),
           ...(resetClosing === undefined ? {} : { resetClosing }),
         });
       }),
@@ -123,6 +135,7 @@ function status(daemon: Daemon): StatusReport {
     departed: twins.all().length,
     residents: site.residents.all().length,
     moving: coordinator.movingPids(),
+    incomplete: incompleteOf(site.journal.arrivals.all()),
     metrics: { ...monitoring.status },
     counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
       hook,

@@ -59,6 +59,10 @@ export const statusReport = z.object({
   departed: z.number().int(),
   residents: z.number().int(),
   moving: z.array(z.number().int()),
+  /** Processes that run here, some of whose memory is elsewhere yet; absent: a daemon of an older version. */
+  incomplete: z
+    .array(z.object({ pid: z.number().int(), comm: z.string(), from: z.string(), missingBytes: z.number() }))
+    .optional(),
   /** Whether Prometheus can read us; absent: a daemon of an older version. */
   metrics: z
     .object({ state: z.enum(['off', 'served', 'failed']), url: z.string().optional(), error: z.string().optional() })
@@ -137,6 +141,7 @@ export const migrateMethod = defineEventMethod({
     bandwidthLimit: z.number().min(MIN_RATE).optional(),
     throttle: z.number().int().min(MIN_PACE).max(99).optional(),
     copyAhead: z.boolean().optional(),
+    postCopy: z.boolean().optional(),
     resetClosing,
     ...files,
   }),

@@ -201,7 +201,8 @@ function howOf({ maxFreeze, bandwidthLimit, throttle, mode, files, carry }: Writ
     ...(maxFreeze === undefined ? {} : { maxFreezeMs: maxFreeze }),
     ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
     ...(throttle === undefined ? {} : { throttle }),
-    ...(mode === 'copy-ahead' ? {} : { copyAhead: false }),
+    ...(mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+    ...(mode === 'post-copy' ? { postCopy: true } : {}),
     ...(files === 'shared' ? {} : { carry: { paths: carry } }),
   };
 }

@@ -261,11 +261,13 @@ const policy = z.strictObject({
             'slowed down while it is copied, to this part of its pace at the least: from 10% to 99%. Default: never, and it stays.',
         ),
       mode: z
-        .enum(['copy-ahead', 'stop-and-copy'], 'must be copy-ahead or stop-and-copy')
+        .enum(['copy-ahead', 'stop-and-copy', 'post-copy'], 'must be copy-ahead, stop-and-copy or post-copy')
         .default('copy-ahead')
         .describe(
           'copy-ahead: memory is copied while the process runs, what it changes meanwhile again. stop-and-copy: nothing before ' +
-            'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. Default copy-ahead.',
+            'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. post-copy: it runs at its ' +
+            'destination before the last of its memory has come; if the machine that it left is lost by then, so is the process. ' +
+            'Default copy-ahead.',
         ),
       files: z
         .enum(['shared', 'carry'], 'must be shared or carry')

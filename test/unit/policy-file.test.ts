@@ -60,6 +60,7 @@ test('how they move is what the coordinator is told', () => {
   });
   assert.equal(how('{maxFreeze: 500ms, throttle: 25%}'), { maxFreezeMs: 500, throttle: 25 });
   assert.equal(how('{mode: copy-ahead, files: shared}'), {});
+  assert.equal(how('{mode: post-copy}'), { postCopy: true });
   assert.equal(how('{files: carry}'), { carry: { paths: [] } });
 });
 
@@ -174,7 +175,7 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'files and modes that there are not',
     policy('when: {draining: true}', 'how: {mode: live, files: copy, carry: [srv]}'),
     [
-      'p.yaml:5:17: policies[0].how.mode: must be copy-ahead or stop-and-copy',
+      'p.yaml:5:17: policies[0].how.mode: must be copy-ahead, stop-and-copy or post-copy',
       'p.yaml:5:30: policies[0].how.files: must be shared or carry',
       'p.yaml:5:44: policies[0].how.carry[0]: must be an absolute path',
     ],

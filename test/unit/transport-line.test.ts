@@ -151,6 +151,19 @@ test('a sender that fails, gives up or takes too long ends its line at both ends
   );
 });
 
+test('whoever serves memory to a process hears why it is not wanted', async (world) => {
+  const lines = [
+    serveLine(upload, async () => {
+      throw new UserError({ code: 'PAGER_LOST', message: 'it is gone '.repeat(20), exitStatus: 6 });
+    }),
+  ];
+  const { port } = await server(world.host1, { lines });
+  const error = await failure(
+    client(world.home, port).line(upload, 'a', async (line) => void (await line.serveLater(process.pid, 0))),
+  );
+  assert.is(error.code, 'PAGER_LOST');
+});
+
 test('a sender that pauses for too long is cut off', async (world) => {
   const { port } = await server(world.host1, { lines: [taking()], receiveTimeoutMs: 100 });
   const error = await failure(

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+
+#include "failure.h"
+#include "secure-stream.h"
+
+namespace homeproxy {
+
+// At the source: sends what the other end says is missing, and first what is waited for there, until it has all.
+// @param rate bytes per second of what nobody waits for, at most; 0: no limit
+bool ServeLater(SecureStream* stream, int pid, double rate, uint64_t* sent, Trouble* trouble);
+
+// At the destination: joins a line with the pager of a folder (pager.cc), until either is through.
+bool Exchange(SecureStream* stream, const std::string& folder, Trouble* trouble);
+
+}  // namespace homeproxy

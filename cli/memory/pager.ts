@@ -1,0 +1,111 @@
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { pagerProgram } from '../../addon/lib/index.js';
+import { ExternalError } from '../errors.js';
+import { readText } from '../system/procfs.js';
+
+/** What a pager (`addon/src/pager.cc`) says of itself. */
+export interface PagerState {
+  /** `waiting`: no process was handed over to it. `complete`: nothing is missing any more. */
+  readonly stage: 'waiting' | 'serving' | 'complete';
+  /** Pid of the process that serves, and of the one that would go on in its place. */
+  readonly serving: number;
+  readonly standingBy: number;
+  /** Pages that were to come when the process began to run, and those that are missing now. */
+  readonly later: number;
+  readonly missing: number;
+  /** How often a thread has waited for a page. */
+  readonly faults: number;
+}
+
+export const PAGER_STATE = 'pager.state';
+const STAGES = ['waiting', 'serving', 'complete'] as const;
+const NUMBERS = 6;
+const NUMBER_BYTES = 8;
+
+/** @returns undefined when no pager was started in that folder. */
+export function readPagerState(folder: string): PagerState | undefined {
+  let numbers: Buffer;
+  try {
+    numbers = readFileSync(join(folder, PAGER_STATE));
+  } catch {
+    return undefined;
+  }
+  if (numbers.length < NUMBERS * NUMBER_BYTES) return undefined;
+  const number = (index: number): number => Number(numbers.readBigUInt64LE(index * NUMBER_BYTES));
+  const stage = STAGES[number(0)] ?? 'waiting';
+  const [serving, standingBy, later, missing, faults] = [1, 2, 3, 4, 5].map(number) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
+  return { stage, serving, standingBy, later, missing, faults };
+}
+
+const LINE = 'pager.line';
+const START_MS = 2000;
+const LOOK_MS = 200;
+
+/** Starts a pager for the process that will be restored from a folder. It outlives the daemon. @throws {ExternalError} `NO_PAGER` */
+export async function startPager(folder: string): Promise<void> {
+  const child = spawn(pagerProgram(), [wordFor(folder)], { stdio: 'ignore', detached: true, cwd: '/' });
+  let failed = false;
+  child.once('error', () => {
+    failed = true;
+  });
+  child.unref();
+  spareFromOutOfMemory(child.pid);
+  for (const deadline = performance.now() + START_MS; !existsSync(join(folder, LINE)); await pause(1)) {
+    if (!failed && child.exitCode === null && performance.now() < deadline) continue;
+    throw new ExternalError({ code: 'NO_PAGER', message: 'the pager did not start', command: pagerProgram() });
+  }
+}
+
+/** Whether the process of a folder can still get what it is missing, sooner or later. */
+export function pagerLives(folder: string): boolean {
+  const state = readPagerState(folder);
+  return state !== undefined && [state.serving, state.standingBy].some((pid) => isPager(pid, folder));
+}
+
+/**
+ * Waits until nothing is missing any more.
+ * @returns false when its pager is gone and something is: the process would find zeros there.
+ */
+export async function allHasCome(folder: string): Promise<boolean> {
+  for (;;) {
+    const lives = pagerLives(folder);
+    const stage = readPagerState(folder)?.stage;
+    if (stage !== 'serving') return true; // complete, or it never was handed anything
+    if (!lives) return false;
+    await pause(LOOK_MS, undefined, { ref: false });
+  }
+}
+
+/** Ends a pager whose process is no more. @param state from before its folder was removed, by which it knows that it may end */
+export function endPager(folder: string, state: PagerState | undefined): void {
+  for (const pid of [state?.serving, state?.standingBy]) {
+    if (pid !== undefined && isPager(pid, folder)) process.kill(pid, 'SIGTERM');
+  }
+}
+
+function isPager(pid: number, folder: string): boolean {
+  return pid > 0 && readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === wordFor(folder);
+}
+
+/** A run of CRIU is found, and ended, by the folder that its command line names (cli/checkpoint/criu-processes.ts): this is none. */
+function wordFor(folder: string): string {
+  return `${folder}/`;
+}
+
+/** Its end is the process's. */
+function spareFromOutOfMemory(pid: number | undefined): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, '-1000');
+  } catch {
+    // without CAP_SYS_RESOURCE, or it has ended: it is as likely as any other then
+  }
+}
