@@ -33,6 +33,7 @@
 #define _GNU_SOURCE
 #include "criu-memory.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -55,7 +56,8 @@ __attribute__((constructor)) static void prepare(void)
 		strcpy(folder, named);
 	if (limit)
 		room = strtoull(limit, NULL, 10) / PAGE;
-	unsetenv("LD_PRELOAD"); /* the scripts that CRIU starts need nothing of it */
+	if (dlsym(RTLD_DEFAULT, "criu_get_image_dir")) /* as criu-hooks.c, whoever comes first */
+		unsetenv("LD_PRELOAD");
 }
 
 int open_beside(const char *name, int flags)
