@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Lab } from '../../cli/lab/lab.js';
 import { Cgroup } from '../../cli/system/cgroup.js';
-import { copiesOf } from './copies.js';
+import { copiesOf } from '../lab/copies.js';
 
 /**
  * Whether the cgroup of a process is frozen at any time in so many milliseconds, as that of one that is slowed down is.
