@@ -56,9 +56,7 @@ static bool say(uint64_t kind, uint64_t start, uint64_t bytes, uint64_t at, int 
 
 static bool begin(void)
 {
-	struct uffdio_api api = {.api = UFFD_API,
-				 .features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
-					     UFFD_FEATURE_EVENT_UNMAP};
+	struct uffdio_api api = {.api = UFFD_API, .features = kPagerEvents};
 
 	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	return uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0 && reach_pager();

@@ -2,6 +2,7 @@
 /* The head of what is said about a process's memory between two nodes (criu-memory.c), and with a pager (pager.cc). */
 #pragma once
 
+#include <linux/userfaultfd.h>
 #include <stdint.h>
 
 enum memory_record_kind {
@@ -26,4 +27,9 @@ struct HandoverRecord {
   uint64_t kind;  // kRecordMapping, kRecordLater or kRecordEnd
   uint64_t start, bytes;
   uint64_t at;  // of a mapping: where it lies now
+};
+
+// What a pager has to hear of a process: of what it does with memory that has not come. The kernel asks for CAP_SYS_PTRACE for it.
+enum pager_events {
+  kPagerEvents = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP
 };

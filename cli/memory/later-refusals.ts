@@ -1,5 +1,8 @@
 import { UserError } from '../errors.js';
+import type { Verdict } from '../process/description.js';
+import { refused } from '../process/verdicts.js';
 import { readText } from '../system/procfs.js';
+import { whyNoPager } from './pager.js';
 
 /** Flags of a mapping (proc_pid_smaps(5)) with which its pages cannot come later, and why. */
 const AGAINST: Readonly<Record<string, string>> = {
@@ -21,4 +24,18 @@ export function refusePostCopy(pid: number): void {
       exitStatus: 3,
     });
   }
+}
+
+/** What speaks against a process here some of whose memory follows it. */
+export async function pagerVerdicts(): Promise<Verdict[]> {
+  const why = await whyNoPager();
+  if (why === undefined) return [];
+  return [
+    refused(
+      'NO_USERFAULTFD',
+      'memory',
+      `the destination cannot hold a process back from memory that has not come (${why})`,
+      'move it without --mode post-copy, or use a kernel with CONFIG_USERFAULTFD there',
+    ),
+  ];
 }

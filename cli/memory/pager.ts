@@ -3,16 +3,18 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pagerProgram } from '../../addon/lib/index.js';
-import { ExternalError } from '../errors.js';
+import { asHomeproxyError, ExternalError } from '../errors.js';
+import { run } from '../system/command.js';
 import { readText } from '../system/procfs.js';
 
 /** What a pager (`addon/src/pager.cc`) says of itself. */
 export interface PagerState {
   /** `waiting`: no process was handed over to it. `complete`: nothing is missing any more. */
   readonly stage: 'waiting' | 'serving' | 'complete';
-  /** Pid of the process that serves, and of the one that would go on in its place. */
+  /** Pid of the process that serves, of the one that would go on in its place, and of the one that would make both anew. */
   readonly serving: number;
   readonly standingBy: number;
+  readonly keeping: number;
   /** Pages that were to come when the process began to run, and those that are missing now. */
   readonly later: number;
   readonly missing: number;
@@ -22,7 +24,7 @@ export interface PagerState {
 
 export const PAGER_STATE = 'pager.state';
 const STAGES = ['waiting', 'serving', 'complete'] as const;
-const NUMBERS = 6;
+const NUMBERS = 7;
 const NUMBER_BYTES = 8;
 
 /** @returns undefined when no pager was started in that folder. */
@@ -35,15 +37,31 @@ export function readPagerState(folder: string): PagerState | undefined {
   }
   if (numbers.length < NUMBERS * NUMBER_BYTES) return undefined;
   const number = (index: number): number => Number(numbers.readBigUInt64LE(index * NUMBER_BYTES));
-  const stage = STAGES[number(0)] ?? 'waiting';
-  const [serving, standingBy, later, missing, faults] = [1, 2, 3, 4, 5].map(number) as [
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
-  return { stage, serving, standingBy, later, missing, faults };
+  return {
+    stage: STAGES[number(0)] ?? 'waiting',
+    serving: number(1),
+    standingBy: number(2),
+    keeping: number(3),
+    later: number(4),
+    missing: number(5),
+    faults: number(6),
+  };
+}
+
+/** The processes of a pager; those that there are. */
+export function pagerPids({ serving, standingBy, keeping }: PagerState): number[] {
+  return [serving, standingBy, keeping].filter((pid) => pid > 0);
+}
+
+/** What this kernel has against a pager, in words; undefined: nothing. */
+export async function whyNoPager(): Promise<string | undefined> {
+  try {
+    await run(pagerProgram(), ['--check']);
+    return undefined;
+  } catch (error) {
+    const { message, log } = asHomeproxyError(error).toDocument();
+    return log?.at(-1) ?? message;
+  }
 }
 
 const LINE = 'pager.line';
@@ -68,7 +86,7 @@ export async function startPager(folder: string): Promise<void> {
 /** Whether the process of a folder can still get what it is missing, sooner or later. */
 export function pagerLives(folder: string): boolean {
   const state = readPagerState(folder);
-  return state !== undefined && [state.serving, state.standingBy].some((pid) => isPager(pid, folder));
+  return state !== undefined && pagerPids(state).some((pid) => isPager(pid, folder));
 }
 
 /**
@@ -87,13 +105,13 @@ export async function allHasCome(folder: string): Promise<boolean> {
 
 /** Ends a pager whose process is no more. @param state from before its folder was removed, by which it knows that it may end */
 export function endPager(folder: string, state: PagerState | undefined): void {
-  for (const pid of [state?.serving, state?.standingBy]) {
-    if (pid !== undefined && isPager(pid, folder)) process.kill(pid, 'SIGTERM');
+  for (const pid of state === undefined ? [] : pagerPids(state)) {
+    if (isPager(pid, folder)) process.kill(pid, 'SIGTERM');
   }
 }
 
 function isPager(pid: number, folder: string): boolean {
-  return pid > 0 && readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === wordFor(folder);
+  return readText(`/proc/${pid}/cmdline`)?.split('\0')[1] === wordFor(folder);
 }
 
 /** A run of CRIU is found, and ended, by the folder that its command line names (cli/checkpoint/criu-processes.ts): this is none. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // limit: 60 s
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { LINE_SECRET_BYTES, Line, pagerProgram } from '../../addon/lib/index.js';
 import { Copying } from '../../cli/memory/copying.js';
-import { readPagerState } from '../../cli/memory/pager.js';
+import { pagerPids, readPagerState, whyNoPager } from '../../cli/memory/pager.js';
 import { bareRecords, HEADER_BYTES, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
 import { readProcess } from '../../cli/system/procfs.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -183,17 +183,28 @@ async function runs(scene: Scene): Promise<void> {
   assert.ok(scene.pid > 0);
 }
 
-test.after.each(() => {
-  for (const { place, pid: subject, input } of scenes.splice(0)) {
-    input.end();
-    const { serving, standingBy } = readPagerState(place) ?? { serving: 0, standingBy: 0 };
-    for (const pid of [subject, standingBy, serving, standingBy]) {
+/** In one moment: none of them does anything between the end of the first and its own. */
+function killTogether(...pids: number[]): void {
+  for (const signal of ['SIGSTOP', 'SIGKILL'] as const) {
+    for (const pid of pids) {
       try {
-        if (pid > 0) process.kill(pid, 'SIGKILL');
+        if (pid > 0) process.kill(pid, signal);
       } catch {
         // it has ended
       }
     }
+  }
+}
+
+function pagersOf(place: string): number[] {
+  const state = readPagerState(place);
+  return state === undefined ? [] : pagerPids(state);
+}
+
+test.after.each(() => {
+  for (const { place, pid: subject, input } of scenes.splice(0)) {
+    input.end();
+    killTogether(subject, ...pagersOf(place));
     rmSync(place, { recursive: true });
   }
 });
@@ -292,8 +303,19 @@ test('a link that is lost holds the process, and the next one goes on', async ()
   second.cut();
 });
 
-for (const which of ['serving', 'standingBy'] as const) {
-  test(`the process finds no zeros when the pager that is ${which} is killed, again and again`, async () => {
+/** Whoever of the three is left makes the others anew. */
+const VICTIMS = [
+  ['serving'],
+  ['standingBy'],
+  ['keeping'],
+  ['serving', 'standingBy'],
+  ['serving', 'keeping'],
+  ['standingBy', 'keeping'],
+] as const;
+
+for (const victims of VICTIMS) {
+  const who = victims.join(' and ');
+  test(`the process finds no zeros when who is ${who} is killed in one moment, again and again`, async () => {
     const { tell, place, input, line } = await begin([pages(0, 600)]);
     let source = await Source.connect(place, false);
     for (let round = 0; round < 5; round++) {
@@ -302,12 +324,13 @@ for (const which of ['serving', 'standingBy'] as const) {
       await source.until(() => source.asked.some((page) => page <= from + 90 && page + 16 > from + 90));
       source.send(from, from + 10);
       const before = readPagerState(place);
-      process.kill(before?.[which] ?? 0, 'SIGKILL');
+      killTogether(...victims.map((victim) => before?.[victim] ?? 0));
       await source.until(() => {
         const now = readPagerState(place);
-        return now !== undefined && now[which] !== before?.[which] && now.serving > 0 && now.standingBy > 0;
+        const anew = victims.every((victim) => now?.[victim] !== before?.[victim]);
+        return anew && new Set(pagersOf(place)).size === 3;
       });
-      if (which === 'serving') source = await Source.connect(place, false);
+      if (victims.some((victim) => victim === 'serving')) source = await Source.connect(place, false);
       await source.until(() => source.asked.some((page) => page <= from + 90 && page + 16 > from + 90));
       source.send(from + 80, from + 100);
       assert.is(await line(), letter(from + 90));
@@ -434,9 +457,29 @@ test('what is written after the last round is not sent in the freeze, and follow
 
 test('a process that has ended leaves no pager behind', async () => {
   const { place, pid, pager } = await begin([pages(0, 300)]);
+  const pagers = pagersOf(place);
   process.kill(pid, 'SIGKILL');
   await once(pager as ChildProcess, 'exit');
   assert.equal(readPagerState(place)?.stage, 'complete');
+  assert.is(pagers.length, 3);
+  const live = (each: number): boolean => ![undefined, 'Z'].includes(readProcess(each)?.state);
+  for (const deadline = performance.now() + 5000; pagers.some(live); await pause(5))
+    assert.ok(performance.now() < deadline, pagers.filter(live).join());
+});
+
+test('who kills by the name of the pager does not kill all of it', async () => {
+  const { place } = await begin([pages(0, 300)]);
+  const names = pagersOf(place).map((pid) => readProcess(pid)?.comm);
+  assert.equal(names, ['pager', 'pager', 'memory-keeper']);
+});
+
+test('a kernel that does not let a process be held back is known before one comes', async () => {
+  assert.is(await whyNoPager(), undefined);
+  const { status, stderr } = spawnSync('setpriv', ['--bounding-set=-sys_ptrace', pagerProgram(), '--check'], {
+    encoding: 'utf8',
+  });
+  assert.is(status, 3);
+  assert.match(stderr, /^(userfaultfd|UFFDIO_API): Operation not permitted$/m); // by vm.unprivileged_userfaultfd
 });
 
 test('pages of no mapping are refused: the line ends, the process waits', async () => {
