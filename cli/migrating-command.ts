@@ -101,13 +101,13 @@ export const movingFlags = {
   }),
   throttle: leastPace({
     description:
-      'a process that writes its memory faster than it can be copied, and would stand still for longer than --max-freeze, is slowed down while it is copied, to this part of its pace at the least (default: never, and it stays)',
+      'a process that writes its memory faster than it can be copied, and would stand still for longer than --max-freeze, is slowed down while it is copied, to this part of its pace at the least; what is left then follows with --mode post-copy (default: never, and it stays)',
     helpValue: '25%',
     exclusive: ['dry-run'],
   }),
   mode: Flags.option({
     description:
-      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once; post-copy: it runs at its destination before the last of its memory has come, and if the machine that it left is lost by then, so is the process',
+      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once; post-copy: it runs at its destination before the last of its memory has come, and if the machine that it left is lost by then, so is the process; with --throttle it is slowed down first, so that less follows',
     options: ['copy-ahead', 'stop-and-copy', 'post-copy'] as const,
     exclusive: ['dry-run'],
   })(),
@@ -142,7 +142,7 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     const { 'max-freeze': maxFreezeMs, 'freeze-budget': freezeBudgetMs } = flags;
     const { 'bandwidth-limit': bandwidthLimit, throttle } = flags;
     if (throttle !== undefined && flags.mode === 'stop-and-copy') {
-      const message = '--throttle needs --mode copy-ahead: in the freeze there is nothing to slow down';
+      const message = '--throttle says nothing with --mode stop-and-copy: in the freeze there is nothing to slow down';
       throw new UserError({ code: 'USAGE', message, exitStatus: 2 });
     }
     let running: { readonly phase: string; readonly atMs: number } | undefined;

@@ -77,6 +77,12 @@ export class Line {
     return await this.#native.serveLater(pid, rate);
   }
 
+  /** How far {@link serveLater} is, in bytes: what the other end has said is missing there, and what was sent of that. */
+  get later(): { readonly missing: number; readonly sent: number } {
+    const [missing, sent] = this.#native.later();
+    return { missing, sent };
+  }
+
   /** Joins the other end with the pager of a folder, until either is through. @throws {BpfError} also of the calls `connect` and `send` */
   async exchange(folder: string): Promise<void> {
     await this.#native.exchange(folder);

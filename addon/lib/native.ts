@@ -53,6 +53,7 @@ export interface NativeLine {
   readAll(limit: number): Promise<Buffer>;
   relay(fd: number, limit: number): Promise<[bytes: number, ended: boolean]>;
   serveLater(pid: number, rate: number): Promise<number>;
+  later(): [missing: number, sent: number];
   exchange(folder: string): Promise<void>;
   answer(bytes: Uint8Array): Promise<void>;
   setPace(rate: number): void;

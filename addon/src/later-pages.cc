@@ -41,6 +41,8 @@ class Load {
     return true;
   }
 
+  uint64_t pages() const { return sent_.size(); }
+
   // The parts of a range that were not sent yet; from now on they were.
   void Take(uint64_t start, uint64_t bytes, std::vector<uint64_t>* parts) {
     auto range = std::upper_bound(ranges_.begin(), ranges_.end(), start,
@@ -166,18 +168,20 @@ UniqueFd ConnectPager(const std::string& path, Trouble* trouble) {
 
 }  // namespace
 
-bool ServeLater(SecureStream* stream, int pid, double rate, uint64_t* sent, Trouble* trouble) {
+bool ServeLater(SecureStream* stream, int pid, double rate, LaterProgress* progress, Trouble* trouble) {
   using std::chrono::duration_cast, std::chrono::milliseconds, std::chrono::nanoseconds;
   std::vector<uint8_t> rest;
   Load load;
   Heard heard;
   bool more = true;
+  uint64_t sent = 0;
   auto next = Clock::now(), spoke = next;  // when the next may be sent that nobody waits for
   stream->KeepShort(kPiece);
   for (milliseconds wait(0);;) {
     stream->Hears(static_cast<int>(wait.count()));
     if (!Hear(stream, &rest, &load, &heard, trouble)) return false;
     if (heard.done) return true;
+    progress->missing = load.pages() * kPage;
     const auto now = Clock::now();
     std::vector<uint64_t> parts;
     const bool asked = heard.end && !heard.now.empty();
@@ -188,10 +192,12 @@ bool ServeLater(SecureStream* stream, int pid, double rate, uint64_t* sent, Trou
       more = load.Next(&parts);
     }
     if (!parts.empty()) {
-      const uint64_t before = *sent;
-      if (!SendAll(stream, pid, parts, sent, trouble)) return false;
+      const uint64_t before = sent;
+      const bool good = SendAll(stream, pid, parts, &sent, trouble);
+      progress->sent = sent;
+      if (!good) return false;
       spoke = Clock::now();
-      const auto took = nanoseconds(rate > 0 ? static_cast<int64_t>(static_cast<double>(*sent - before) / rate * 1e9) : 0);
+      const auto took = nanoseconds(rate > 0 ? static_cast<int64_t>(static_cast<double>(sent - before) / rate * 1e9) : 0);
       next = std::max(next, now - kMadeUp) + took;
     } else if (now - spoke > kLife) {
       if (!SayLife(stream, trouble)) return false;

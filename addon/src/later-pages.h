@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include <atomic>
 #include <string>
 
 #include "failure.h"
@@ -10,9 +11,14 @@
 
 namespace homeproxy {
 
+// In bytes: what the other end has said is missing, and what was sent of it.
+struct LaterProgress {
+  std::atomic<uint64_t> missing{0}, sent{0};
+};
+
 // At the source: sends what the other end says is missing, and first what is waited for there, until it has all.
 // @param rate bytes per second of what nobody waits for, at most; 0: no limit
-bool ServeLater(SecureStream* stream, int pid, double rate, uint64_t* sent, Trouble* trouble);
+bool ServeLater(SecureStream* stream, int pid, double rate, LaterProgress* progress, Trouble* trouble);
 
 // At the destination: joins a line with the pager of a folder (pager.cc), until either is through.
 bool Exchange(SecureStream* stream, const std::string& folder, Trouble* trouble);

@@ -63,7 +63,7 @@ class Line : public Napi::ObjectWrap<Line> {
                        {InstanceMethod<&Line::Handshake>("handshake"), InstanceMethod<&Line::Write>("write"),
                         InstanceMethod<&Line::Pages>("pages"), InstanceMethod<&Line::Finish>("finish"),
                         InstanceMethod<&Line::ReadAll>("readAll"), InstanceMethod<&Line::Relay>("relay"),
-                        InstanceMethod<&Line::ServeLater>("serveLater"), InstanceMethod<&Line::Exchange>("exchange"),
+                        InstanceMethod<&Line::ServeLater>("serveLater"), InstanceMethod<&Line::Later>("later"), InstanceMethod<&Line::Exchange>("exchange"),
                         InstanceMethod<&Line::Answer>("answer"), InstanceMethod<&Line::SetPace>("setPace"),
                         InstanceMethod<&Line::Cut>("cut")});
   }
@@ -181,11 +181,20 @@ class Line : public Napi::ObjectWrap<Line> {
   Napi::Value ServeLater(const Napi::CallbackInfo& info) {
     const int pid = IntOf(info[0]);
     const double rate = info[1].As<Napi::Number>().DoubleValue();
-    auto sent = std::make_shared<uint64_t>(0);
     return Run(
         info.Env(),
-        [=](SecureStream* stream, Trouble* trouble) { homeproxy::ServeLater(stream, pid, rate, sent.get(), trouble); },
-        [sent](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(*sent)); });
+        [=, later = later_](SecureStream* stream, Trouble* trouble) {
+          homeproxy::ServeLater(stream, pid, rate, later.get(), trouble);
+        },
+        [later = later_](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(later->sent)); });
+  }
+
+  // -> [bytes that the other end has said are missing, bytes that were sent of them]
+  Napi::Value Later(const Napi::CallbackInfo& info) {
+    auto both = Napi::Array::New(info.Env(), 2);
+    both.Set(0u, Napi::Number::New(info.Env(), static_cast<double>(later_->missing)));
+    both.Set(1u, Napi::Number::New(info.Env(), static_cast<double>(later_->sent)));
+    return both;
   }
 
   // (folder): joins the other end and the pager there, until either is through
@@ -219,6 +228,7 @@ class Line : public Napi::ObjectWrap<Line> {
   }
 
   std::shared_ptr<SecureStream> stream_;
+  std::shared_ptr<LaterProgress> later_ = std::make_shared<LaterProgress>();
   std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);
 };
 

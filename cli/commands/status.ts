@@ -22,6 +22,10 @@ export default class Status extends ConfiguredCommand {
       this.log(
         `  ${comm} (${pid} at home) runs here; ${(missingBytes / 2 ** 20).toFixed(1)} MiB of its memory are on ${from} yet`,
       );
+    for (const { pid, comm, to, missingBytes, trouble } of report.kept ?? [])
+      this.log(
+        `  ${comm} (${pid} at home) runs on ${to}; ${(missingBytes / 2 ** 20).toFixed(1)} MiB of its memory are kept here${trouble === undefined ? '' : `, and cannot be sent: ${trouble}`}`,
+      );
     for (const line of metricsLines(report)) this.log(line);
     const counted = report.counters.filter(({ packets }) => packets > 0);
     for (const { hook, reason, packets, bytes } of counted) {

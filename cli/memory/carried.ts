@@ -52,6 +52,8 @@ export const copyProgress = z.object({
   rate: z.number().nonnegative(),
   /** Percent of its time that the process has; absent: it is not slowed down. */
   pace: z.number().min(0).max(100).optional(),
+  /** It runs at its destination, and what is copied is the rest. */
+  later: z.boolean().optional(),
 });
 export type CopyProgress = z.infer<typeof copyProgress>;
 
@@ -97,11 +99,12 @@ function oneLine(words: string): string {
 const MIB = 1 << 20;
 
 /** How far the copying is, for people who wait. */
-export function copiedInWords({ round, bytes, total, rate, pace }: CopyProgress): string {
+export function copiedInWords({ round, bytes, total, rate, pace, later }: CopyProgress): string {
   const rest = rate === 0 ? '' : `, ${((total - Math.min(bytes, total)) / rate).toFixed(1)} s left`;
   const speed = `${(rate / MIB).toFixed(1)} MiB/s${rest}`;
   const slowed = pace === undefined ? '' : `, slowed down to ${pace} %`;
-  return `memory, round ${round}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}${slowed}`;
+  const what = later === true ? 'memory that follows' : `memory, round ${round}`;
+  return `${what}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}${slowed}`;
 }
 
 /** For people. */

@@ -301,13 +301,17 @@ export class Coordinator {
     await reached('coordinator', 'destination-committed', migration);
 
     watch.begin('replay');
+    const ended = this.insist(() => source.commit({ migration }));
+    if (course.memory?.later !== undefined)
+      void followCopying(source, migration, ended, (progress) => watch.tell(progress));
     const [home, away] = await Promise.all([
       (returned ? twin.control.pass() : twin.control.tunnel(destination.node)).finally(() => {
         course.forwardedAt = wallClock();
         return reached('coordinator', 'forwarded', migration);
       }),
-      this.insist(() => source.commit({ migration })),
+      ended,
     ]);
+    course.bytesMoved += away.laterBytes ?? 0;
     await reached('coordinator', 'source-committed', migration);
 
     watch.begin('finish');

@@ -10,11 +10,13 @@ import type { DepartingMemory } from '../memory/departing.js';
 import type { LaterPages } from '../memory/later-pages.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
+import type { BindingControl } from './binding-control.js';
 import { Ahead } from './difference.js';
 import type { ParkCounts } from './messages.js';
 import type { DepartureRecord } from './records.js';
 import type { Resident } from './residents.js';
 import type { Sending } from './sending.js';
+import type { Site } from './site.js';
 
 /** A process of this node that is leaving. */
 export interface Departure {
@@ -76,6 +78,11 @@ export const IDLE = {
   preparing: undefined,
 };
 export const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
+
+/** Over the binding of a process of this node, or of one that lives here for another home. */
+export function controlOf({ twins }: Pick<Site, 'twins'>, { record, resident }: Departure): BindingControl | undefined {
+  return resident?.control ?? twins.byId(record.request.twin)?.control;
+}
 
 /** A CRIU that was killed has let the process go, its sockets in repair mode: nobody may read an error from them meanwhile. */
 export function holdAfterKill({ freezer, localPids }: DepartureRecord): void {

@@ -1,15 +1,13 @@
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Line } from '../../addon/lib/index.js';
-import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
+import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
-import { createImageFolder, reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
-import { ArrivingMemory } from '../memory/arriving.js';
-import { isShellJob } from '../process/session-verdicts.js';
+import { pagerVerdicts } from '../memory/later-refusals.js';
 import { Cgroup } from '../system/cgroup.js';
 import {
   type Arrival,
@@ -20,18 +18,16 @@ import {
   NEW_ARRIVAL,
   notExpected,
   refuseStale,
-  roomOf,
-  surroundingsOf,
 } from './arrival.js';
+import { makeReady } from './arrival-ready.js';
 import { restoreOptions } from './carried-options.js';
-import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
+import { closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
 import { askRestored, noteRestored } from './connection-notes.js';
 import { requireCredible, requireOwnPlaces } from './credible.js';
 import { fateOf } from './decision.js';
 import { holdingOf } from './holding.js';
-import { HomeListeners, leftListeners } from './home-listeners.js';
+import { HomeListeners } from './home-listeners.js';
 import { decodeImages, keepAhead } from './image-stream.js';
-import { makeRoom } from './make-room.js';
 import {
   type AssessRequest,
   type AssessResponse,
@@ -107,6 +103,7 @@ export class LocalDestination implements DestinationParticipant {
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
     const { migration } = request;
+    const paging = request.later === true ? await pagerVerdicts() : [];
     if (this.arrivals.has(migration)) throw outOfOrder(migration, 'is prepared already');
     if (this.aborted.has(migration)) throw gaveUp(migration);
     const criu = findCriu(this.site.criuPath);
@@ -115,7 +112,7 @@ export class LocalDestination implements DestinationParticipant {
     if (!returning) refuseStale(this.site, request);
     const welcome = returning ? [] : this.site.guests.verdicts(request.home.name, request.description);
     const room = { returning, draining: this.site.journal.draining, carried: request.carry === true };
-    const verdicts = [...welcome, ...roomVerdicts(request.description, room)];
+    const verdicts = [...welcome, ...roomVerdicts(request.description, room), ...paging];
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
       request,
@@ -127,7 +124,7 @@ export class LocalDestination implements DestinationParticipant {
     };
     const arrival: Arrival = { ...NEW_ARRIVAL, record };
     this.keep(arrival, {});
-    arrival.preparing = this.makeReady(arrival, criu);
+    arrival.preparing = makeReady(this.site, arrival, criu, (change) => this.keep(arrival, change));
     try {
       await arrival.preparing;
     } catch (error) {
@@ -137,38 +134,6 @@ export class LocalDestination implements DestinationParticipant {
     }
     arrival.preparing = undefined;
     return { verdicts, later: request.later };
-  }
-
-  private async makeReady(arrival: Arrival, criu: string): Promise<void> {
-    const { request, images, nursery } = arrival.record;
-    const { migration } = request;
-    await reached('destination', 'noted', migration);
-    createImageFolder(images);
-    await reached('destination', 'folder-made', migration);
-    if (request.home.name === this.node.name) new Cgroup(nursery.path).create();
-    else {
-      arrival.resident = await makeRoom(this.site, request);
-      this.keep(arrival, { nursery: { path: arrival.resident.pod.cgroup, origins: [] } });
-    }
-    if (request.carry === true)
-      arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
-    await reached('destination', 'room-made', migration);
-    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes, request.later);
-    const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
-    const shellJob = isShellJob(request.description);
-    const listenersHere = arrival.resident === undefined && leftListeners(request.description);
-    const session = await startRestore({
-      criu,
-      images,
-      shellJob,
-      listenersHere,
-      ...surroundingsOf(arrival),
-      ...memory,
-    });
-    arrival.session = session;
-    if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
-    await reached('destination', 'criu-started', migration);
-    this.keep(arrival, { criu: session.run.process });
   }
 
   /**
@@ -350,6 +315,7 @@ export class LocalDestination implements DestinationParticipant {
     closeDoorOf(this.site, arrival);
     await noteRestored(this.site, arrival);
     await arrival.whole; // the source may have to be told
+    if (arrival.record.request.later === true) await reached('destination', 'memory-complete', migration);
     wipeArrival(arrival.record);
     await reached('destination', 'wiped', migration);
     this.forget(migration);

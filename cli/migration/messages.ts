@@ -190,6 +190,8 @@ export const parkCountsSchema = z.object({
   parked: z.number().int(),
   replayed: z.number().int(),
   dropped: z.number().int(),
+  /** Bytes of memory that were sent when the process ran at its destination already; absent: none. */
+  laterBytes: z.number().int().nonnegative().optional(),
 });
 export type ParkCounts = z.infer<typeof parkCountsSchema>;
 

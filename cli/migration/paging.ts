@@ -5,21 +5,60 @@ import { LaterPages } from '../memory/later-pages.js';
 import { allHasCome, endPager, pagerLives, readPagerState } from '../memory/pager.js';
 import { PAGE_BYTES, signRecord } from '../memory/records.js';
 import { Cgroup } from '../system/cgroup.js';
-import { readTree } from '../system/procfs.js';
+import { readProcess, readTree } from '../system/procfs.js';
 import type { Arrival } from './arrival.js';
+import type { Departure } from './departure.js';
 import type { ArrivalRecord, DepartureRecord } from './records.js';
 import type { ImageRoad } from './sending.js';
 import type { Site } from './site.js';
+import { reached } from './steps.js';
 
 /** Sends what a departed process is still to have. @returns undefined when that is nothing */
-export function laterPages(road: ImageRoad, { request, later, localPids }: DepartureRecord): LaterPages | undefined {
+export function laterPages(
+  { report }: Pick<Site, 'report'>,
+  road: ImageRoad,
+  { request, later, localPids, freezer }: DepartureRecord,
+): LaterPages | undefined {
   if (later === undefined) return undefined;
-  const { destination, migration } = request;
+  const { destination, migration, pid: homePid } = request;
+  const [pid = 0] = localPids;
+  const cgroup = new Cgroup(freezer.path);
   return new LaterPages(
     (feed, signal) => road.sendLater(destination, migration, feed, signal),
-    localPids[0] ?? 0,
-    later.bandwidthLimit,
+    {
+      pid,
+      bytes: later.bytes,
+      limit: later.bandwidthLimit,
+      there: () => cgroup.exists && cgroup.processes().includes(pid), // the number may be another's, after a restart of the machine
+    },
+    ({ code, message }) =>
+      report(
+        { migration, pid: homePid, to: destination.name, code },
+        `memory that a departed process lacks is kept here, for it could not be sent: ${message}`,
+      ),
   );
+}
+
+/** A copy that is kept here, frozen, because the process that runs elsewhere lacks some of its memory yet. */
+export interface Kept {
+  readonly pid: number;
+  readonly comm: string;
+  /** The node where it runs. */
+  readonly to: string;
+  /** As far as that is known here. */
+  readonly missingBytes: number;
+  /** Why nothing is sent now, in words. */
+  readonly trouble?: string;
+}
+
+export function keptOf(departures: Iterable<Pick<Departure, 'record' | 'later'>>): Kept[] {
+  return [...departures].flatMap(({ record: { request, localPids }, later }) => {
+    if (later === undefined || later.missing === 0) return [];
+    const { pid, destination } = request;
+    const comm = readProcess(localPids[0] ?? 0)?.comm ?? '?';
+    const trouble = later.trouble === undefined ? {} : { trouble: later.trouble.message };
+    return [{ pid, comm, to: destination.name, missingBytes: later.missing, ...trouble }];
+  });
 }
 
 /**
@@ -40,7 +79,10 @@ export async function takeLater(
   if (request.source.name !== peer || request.later !== true) return false;
   if (readPagerState(images)?.stage === 'complete') await line.write(signRecord('done'));
   else if (outcome === 'lost' || !pagerLives(images)) throw pagerLost(images);
-  else await line.exchange(images);
+  else {
+    await reached('destination', 'memory-joined', request.migration);
+    await line.exchange(images);
+  }
   return true;
 }
 

@@ -122,7 +122,7 @@ function carryOf({ files, carry }: { files?: string | undefined; carry?: string[
 }
 
 function status(daemon: Daemon): StatusReport {
-  const { site, twins, coordinator, monitoring } = daemon;
+  const { site, twins, coordinator, source, monitoring } = daemon;
   const { datapath } = site.forwarding;
   return {
     node: site.node.name,
@@ -136,6 +136,7 @@ function status(daemon: Daemon): StatusReport {
     residents: site.residents.all().length,
     moving: coordinator.movingPids(),
     incomplete: incompleteOf(site.journal.arrivals.all()),
+    kept: source.kept(),
     metrics: { ...monitoring.status },
     counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
       hook,

@@ -63,6 +63,18 @@ export const statusReport = z.object({
   incomplete: z
     .array(z.object({ pid: z.number().int(), comm: z.string(), from: z.string(), missingBytes: z.number() }))
     .optional(),
+  /** Copies that are kept here, frozen, because processes that left lack some of their memory; absent: a daemon of an older version. */
+  kept: z
+    .array(
+      z.object({
+        pid: z.number().int(),
+        comm: z.string(),
+        to: z.string(),
+        missingBytes: z.number(),
+        trouble: z.string().optional(),
+      }),
+    )
+    .optional(),
   /** Whether Prometheus can read us; absent: a daemon of an older version. */
   metrics: z
     .object({ state: z.enum(['off', 'served', 'failed']), url: z.string().optional(), error: z.string().optional() })

@@ -60,6 +60,7 @@ export class Daemon {
     readonly site: Site,
     readonly twins: Twins,
     readonly coordinator: Coordinator,
+    readonly source: LocalSource,
     readonly clients: ReadonlyMap<string, PeerClient>,
     readonly monitoring: Monitoring,
     readonly policies: Policies,
@@ -172,11 +173,22 @@ export class Daemon {
       monitoring.observe(end);
       policies.runner?.ended(end);
     });
-    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, () => {
-      endNotes();
-      endLines();
-      live.close();
-    });
+    const daemon = new Daemon(
+      config,
+      site,
+      twins,
+      coordinator,
+      source,
+      clients,
+      monitoring,
+      policies,
+      forwarding,
+      () => {
+        endNotes();
+        endLines();
+        live.close();
+      },
+    );
     const transportLogger = logger.child({ part: 'transport' });
     const { methods, uploads, lines } = participantHandlers({
       source,

@@ -95,7 +95,10 @@ function checkWhole({ policies }: WrittenFile, nodes: readonly KnownNode[] | und
       complain([...at, 'how', 'carry'], 'needs `files: carry` beside it');
     }
     if (policy.how.throttle !== undefined && policy.how.mode === 'stop-and-copy') {
-      complain([...at, 'how', 'throttle'], 'needs `mode: copy-ahead`: in the freeze there is nothing to slow down');
+      complain(
+        [...at, 'how', 'throttle'],
+        'says nothing with `mode: stop-and-copy`: in the freeze there is nothing to slow down',
+      );
     }
   });
   if (disks.size > MAX_DISK_PATHS) complain(['policies'], `name more than ${MAX_DISK_PATHS} different paths`);

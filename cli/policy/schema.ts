@@ -258,7 +258,8 @@ const policy = z.strictObject({
         .optional()
         .describe(
           'A process that writes its memory faster than it can be copied, and would stand still for longer than `maxFreeze`, is ' +
-            'slowed down while it is copied, to this part of its pace at the least: from 10% to 99%. Default: never, and it stays.',
+            'slowed down while it is copied, to this part of its pace at the least: from 10% to 99%. With `mode: post-copy` what is ' +
+            'left then follows. Default: never, and it stays.',
         ),
       mode: z
         .enum(['copy-ahead', 'stop-and-copy', 'post-copy'], 'must be copy-ahead, stop-and-copy or post-copy')
@@ -267,7 +268,7 @@ const policy = z.strictObject({
           'copy-ahead: memory is copied while the process runs, what it changes meanwhile again. stop-and-copy: nothing before ' +
             'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. post-copy: it runs at its ' +
             'destination before the last of its memory has come; if the machine that it left is lost by then, so is the process. ' +
-            'Default copy-ahead.',
+            'With `throttle` it is slowed down first, so that less follows. Default copy-ahead.',
         ),
       files: z
         .enum(['shared', 'carry'], 'must be shared or carry')

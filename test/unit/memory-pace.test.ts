@@ -186,4 +186,16 @@ test('how far it is slowed down is said while it is copied, and afterwards for h
   assert.not.match(memoryInWords({ copied: 'ahead' }), /slowed/);
 });
 
+test('and so it is where memory follows it, besides how much that is', () => {
+  const throttle = { percent: 25, ms: 3140 };
+  assert.is(
+    memoryInWords({ copied: 'ahead', throttle, later: 3 * MB }),
+    'copied while it ran, 3.0 MiB of it when it ran at its destination already; slowed down to 25 % of its pace, for 3.1 s',
+  );
+  assert.is(
+    copiedInWords({ round: 0, bytes: MB, total: 3 * MB, rate: MB, later: true }),
+    'memory that follows: 1 of 3 MiB, 1.0 MiB/s, 2.0 s left',
+  );
+});
+
 test.run();

@@ -193,7 +193,9 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
   [
     'a slower pace, and nothing that is copied meanwhile',
     policy('when: {draining: true}', 'how: {mode: stop-and-copy, throttle: 25%}'),
-    ['p.yaml:5:42: policies[0].how.throttle: needs `mode: copy-ahead`: in the freeze there is nothing to slow down'],
+    [
+      'p.yaml:5:42: policies[0].how.throttle: says nothing with `mode: stop-and-copy`: in the freeze there is nothing to slow down',
+    ],
   ],
   ['an empty list', policy('when: {any: []}'), ['p.yaml:4:17: policies[0].when.any: must list at least one condition']],
   [
