@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { pagerProgram } from '../../addon/lib/index.js';
+import { pagerProgram, pidfdOpen, pollReadable } from '../../addon/lib/index.js';
 import { asHomeproxyError, ExternalError } from '../errors.js';
 import { run } from '../system/command.js';
 import { readText } from '../system/procfs.js';
@@ -96,11 +96,30 @@ export function pagerLives(folder: string): boolean {
 export async function allHasCome(folder: string): Promise<boolean> {
   for (;;) {
     const lives = pagerLives(folder);
-    const stage = readPagerState(folder)?.stage;
-    if (stage !== 'serving') return true; // complete, or it never was handed anything
+    const state = readPagerState(folder);
+    if (state?.stage !== 'serving') return true; // complete, or it never was handed anything
     if (!lives) return false;
-    await pause(LOOK_MS, undefined, { ref: false });
+    await endOf(state.keeping, LOOK_MS);
   }
+}
+
+/** Waits for the end of a process, for so long at most. */
+async function endOf(pid: number, limitMs: number): Promise<void> {
+  const ended = new AbortController();
+  let close = (): void => undefined;
+  try {
+    const pidfd = pidfdOpen(pid);
+    const watch = pollReadable(pidfd, () => ended.abort());
+    watch.unref();
+    close = () => {
+      watch.close();
+      closeSync(pidfd);
+    };
+  } catch {
+    // it has ended already
+  }
+  await pause(limitMs, undefined, { ref: false, signal: ended.signal }).catch(() => undefined);
+  close();
 }
 
 /** Ends a pager whose process is no more. @param state from before its folder was removed, by which it knows that it may end */

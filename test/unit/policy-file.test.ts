@@ -61,6 +61,7 @@ test('how they move is what the coordinator is told', () => {
   assert.equal(how('{maxFreeze: 500ms, throttle: 25%}'), { maxFreezeMs: 500, throttle: 25 });
   assert.equal(how('{mode: copy-ahead, files: shared}'), {});
   assert.equal(how('{mode: post-copy}'), { postCopy: true });
+  assert.equal(how('{mode: post-copy, throttle: 25%}'), { postCopy: true, throttle: 25 });
   assert.equal(how('{files: carry}'), { carry: { paths: [] } });
 });
 
