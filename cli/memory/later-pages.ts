@@ -28,8 +28,9 @@ export interface StandingCopy {
 export class LaterPages {
   /** Fulfilled when nothing of the copy is wanted any more, or it is gone; rejected with the reason of {@link giveUp}. */
   readonly acknowledged: Promise<void>;
-  /** Why nothing is sent now; undefined: it is, or nothing is left to send. */
-  trouble: HomeproxyError | undefined;
+  private last: HomeproxyError | undefined;
+  /** Its code, if somebody was told. */
+  private reported: string | undefined;
   private readonly cut = new AbortController();
   private readonly began = performance.now();
   private line: Pick<Line, 'later'> | undefined;
@@ -37,7 +38,7 @@ export class LaterPages {
   private before = 0;
   private left: number;
 
-  /** @param report told when the trouble is another than before */
+  /** @param report told of a trouble that stays */
   constructor(
     private readonly send: SendMemory,
     private readonly copy: StandingCopy,
@@ -51,6 +52,16 @@ export class LaterPages {
   /** The copy here is the process. */
   giveUp(reason: Error): void {
     this.cut.abort(reason);
+  }
+
+  /** Why nothing is sent now; undefined: it is, or nothing is left to send. */
+  get trouble(): HomeproxyError | undefined {
+    return this.heard || this.left === 0 ? undefined : this.last;
+  }
+
+  /** The other end of the line has said what is missing there. */
+  private get heard(): boolean {
+    return (this.line?.later.missing ?? 0) > 0;
   }
 
   /** Bytes that were sent. */
@@ -69,7 +80,13 @@ export class LaterPages {
     const { missing } = this;
     const total = Math.max(this.copy.bytes, missing);
     const seconds = (performance.now() - this.began) / 1000;
-    return { round: 0, bytes: total - missing, total, rate: Math.round(this.sent / seconds), later: true };
+    return {
+      round: 0,
+      bytes: total - missing,
+      total,
+      rate: seconds > 0 ? Math.round(this.sent / seconds) : 0,
+      later: true,
+    };
   }
 
   private async sendAll(): Promise<void> {
@@ -86,7 +103,6 @@ export class LaterPages {
     let all = false; // an answer without the pager's own word says nothing of the pages
     const feed = async (line: Line): Promise<void> => {
       this.line = line;
-      this.trouble = undefined;
       await line.serveLater(this.copy.pid, this.copy.limit ?? 0);
       all = true;
     };
@@ -96,8 +112,10 @@ export class LaterPages {
     } catch (error) {
       signal.throwIfAborted();
       const trouble = asHomeproxyError(error);
-      if (trouble.code !== this.trouble?.code) this.report(trouble);
-      this.trouble = trouble;
+      const again = !this.heard && trouble.code === this.last?.code; // once is no news: a line was lost, or the move is put back
+      if (again && this.reported !== trouble.code) this.report(trouble);
+      this.reported = again ? trouble.code : undefined;
+      this.last = trouble;
       return FINAL.has(trouble.code);
     } finally {
       this.left = all ? 0 : this.missing;

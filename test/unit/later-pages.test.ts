@@ -56,10 +56,13 @@ test('the destination has ended the process, because its pager was lost: that is
 
 test('a destination that knows nothing of it does not end the copy: that is said once, and goes on', async () => {
   const said: string[] = [];
-  const unknown: SendMemory = () => Promise.reject(unwanted('NOT_EXPECTED'));
+  const unknown: SendMemory = async (feed) => {
+    await feed(line(0, 0, true)).catch(() => undefined); // it answers instead of listening
+    throw unwanted('NOT_EXPECTED');
+  };
   const { send } = ways(unknown, unknown, unknown, (feed) => feed(SATISFIED));
   const pages = new LaterPages(send, COPY, ({ code }) => said.push(code));
-  await new Promise((resolve) => setTimeout(resolve, 60));
+  await new Promise((resolve) => setTimeout(resolve, 100));
   assert.is(pages.trouble?.code, 'NOT_EXPECTED');
   assert.is(pages.missing, COPY.bytes);
   await pages.acknowledged;
