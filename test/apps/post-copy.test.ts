@@ -261,6 +261,7 @@ test('the source is gone for good: that is said on every node, and the process c
   await moving;
   for (const node of ['home', 'host1']) await scenario.settled(node);
   assert.equal(copiesOf(scenario.lab, NAME), []);
+  await client.close();
 });
 
 test('all of its pager is killed in one moment: it ends rather than to go on with zeros', async () => {
