@@ -13,6 +13,8 @@ import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { LINE_SECRET_BYTES, Line, pagerProgram } from '../../addon/lib/index.js';
 import { Copying } from '../../cli/memory/copying.js';
+import type { SendMemory } from '../../cli/memory/departing.js';
+import { LaterPages } from '../../cli/memory/later-pages.js';
 import { pagerPids, readPagerState, whyNoPager } from '../../cli/memory/pager.js';
 import { bareRecords, HEADER_BYTES, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
 import { readProcess } from '../../cli/system/procfs.js';
@@ -453,6 +455,38 @@ test('what is written after the last round is not sent in the freeze, and follow
     index >= 50 && index < 60 ? '.' : String.fromCharCode(letter(100 + index).charCodeAt(0) + 1),
   ).join('');
   assert.is(await scene.tell('read 0 501'), `${letters(0, 100)}${written}${letters(200, 500)}.`);
+});
+
+test('over lines that are lost all of it comes, and how far it is is known', async () => {
+  const copy = await original(500);
+  const whole = { start: copy.at, end: copy.at + 500 * PAGE_BYTES };
+  const { tell, place } = await begin([whole], [], copy.at);
+  let tried = 0;
+  const way: SendMemory = async (feed) => {
+    const [source, destination] = await lines();
+    const joined = destination.exchange(place).catch(() => undefined);
+    if (++tried < 3) setTimeout(() => destination.cut(), 60); // at that pace, in the midst of it
+    await feed(source).finally(() => source.cut());
+    await joined;
+  };
+  const copied = { pid: copy.pid, bytes: 500 * PAGE_BYTES, limit: 8 << 20, there: () => true };
+  const pages = new LaterPages(way, copied);
+  const seen: number[] = [];
+  const watching = setInterval(() => seen.push(pages.progress.bytes / PAGE_BYTES), 20);
+  await pages.acknowledged.finally(() => clearInterval(watching));
+  assert.is(tried, 3);
+  assert.is(pages.missing, 0);
+  assert.ok(pages.sent >= 500 * PAGE_BYTES, `${pages.sent}`); // what was on its way when a line was cut is sent again
+  assert.ok(
+    seen.some((far) => far > 0 && far < 500),
+    seen.join(),
+  );
+  assert.equal(
+    seen,
+    [...seen].sort((one, other) => one - other),
+  );
+  assert.is(readPagerState(place)?.stage, 'complete');
+  assert.is(await tell('read 0 500'), letters(0, 500));
 });
 
 test('a process that has ended leaves no pager behind', async () => {
