@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kPage = 4096, kPiece = 256 << 10, kAddressEnd = uint64_t{1} << 47, kMostPages = uint64_t{1} << 30;
 constexpr size_t kRoom = 64 << 10;
-constexpr std::chrono::milliseconds kLife(1000), kSilence(10'000), kMadeUp(100);
+constexpr std::chrono::milliseconds kLife(1000), kMadeUp(100);
 
 // What is to be sent, and what has been: pages have numbers, in the order of the ranges.
 class Load {
@@ -100,6 +100,7 @@ struct Heard {
 
 // Reads all that the other end has said.
 bool Hear(SecureStream* stream, std::vector<uint8_t>* rest, Load* load, Heard* heard, Trouble* trouble) {
+  const std::chrono::milliseconds silence(stream->patience());
   for (ssize_t got = 1; got > 0;) {
     const size_t before = rest->size();
     rest->resize(before + kRoom);
@@ -126,7 +127,7 @@ bool Hear(SecureStream* stream, std::vector<uint8_t>* rest, Load* load, Heard* h
   }
   if (heard->done) return true;
   if (stream->ended()) *trouble = {ECONNRESET, "SSL_read"};
-  if (Clock::now() - heard->last > kSilence) *trouble = {ETIMEDOUT, "SSL_read"};
+  if (Clock::now() - heard->last > silence) *trouble = {ETIMEDOUT, "SSL_read"};
   return trouble->error == 0;
 }
 
@@ -168,7 +169,7 @@ UniqueFd ConnectPager(const std::string& path, Trouble* trouble) {
 
 }  // namespace
 
-bool ServeLater(SecureStream* stream, int pid, double rate, LaterProgress* progress, Trouble* trouble) {
+bool ServeLater(SecureStream* stream, int pid, double rate, int silence, LaterProgress* progress, Trouble* trouble) {
   using std::chrono::duration_cast, std::chrono::milliseconds, std::chrono::nanoseconds;
   std::vector<uint8_t> rest;
   Load load;
@@ -177,6 +178,7 @@ bool ServeLater(SecureStream* stream, int pid, double rate, LaterProgress* progr
   uint64_t sent = 0;
   auto next = Clock::now(), spoke = next;  // when the next may be sent that nobody waits for
   stream->KeepShort(kPiece);
+  stream->SetPatience(silence);
   for (milliseconds wait(0);;) {
     stream->Hears(static_cast<int>(wait.count()));
     if (!Hear(stream, &rest, &load, &heard, trouble)) return false;
@@ -204,7 +206,7 @@ bool ServeLater(SecureStream* stream, int pid, double rate, LaterProgress* progr
       spoke = now;
     }
     const auto early = duration_cast<milliseconds>(next - Clock::now());
-    wait = heard.end && more ? std::clamp(early, milliseconds(0), kLife) : kLife;
+    wait = heard.end && more ? std::clamp(early, milliseconds(0), kLife) : std::min(kLife, milliseconds(silence));
   }
 }
 

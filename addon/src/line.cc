@@ -177,14 +177,15 @@ class Line : public Napi::ObjectWrap<Line> {
         });
   }
 
-  // (pid, bytes per second or 0) -> bytes that were sent until the other end had all
+  // (pid, bytes per second or 0, longest silence in ms) -> bytes that were sent until the other end had all
   Napi::Value ServeLater(const Napi::CallbackInfo& info) {
     const int pid = IntOf(info[0]);
     const double rate = info[1].As<Napi::Number>().DoubleValue();
+    const int silence = IntOf(info[2]);
     return Run(
         info.Env(),
         [=, later = later_](SecureStream* stream, Trouble* trouble) {
-          homeproxy::ServeLater(stream, pid, rate, later.get(), trouble);
+          homeproxy::ServeLater(stream, pid, rate, silence, later.get(), trouble);
         },
         [later = later_](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(later->sent)); });
   }

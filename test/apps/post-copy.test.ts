@@ -229,7 +229,7 @@ test('the link is lost for longer than anybody waits for a sign of life: it stan
   await runsBefore('home');
   await setLink('down');
   const answer = client.ask('whole?', 40_000);
-  await sleep(12_000); // later-pages.cc: kSilence
+  await sleep(12_000); // addon/lib/line.ts: LATER_SILENCE_MS
   const kept = pagerOn('home');
   assert.ok((kept?.missing ?? 0) > 0);
   const [there] = (await scenario.ask('host1')).status.kept ?? [];
@@ -260,7 +260,7 @@ test('the source is gone for good: that is said on every node, and the process c
   await scenario.lab.startDaemon('host1');
   await moving;
   for (const node of ['home', 'host1']) await scenario.settled(node);
-  assert.equal(copiesOf(scenario.lab, NAME), []);
+  await until('it is there yet', () => copiesOf(scenario.lab, NAME).length === 0);
   await client.close();
 });
 
@@ -296,7 +296,7 @@ test('its host has lost its journal: its home keeps the frozen copy and says so,
   killQuietly(copy?.machinePid ?? 0, 'SIGKILL');
   await moving;
   assert.equal((await scenario.settled('home')).kept, []);
-  assert.ok(!copiesOf(scenario.lab, NAME).some(({ node }) => node === 'home'));
+  await until('it is there yet', () => !copiesOf(scenario.lab, NAME).some(({ node }) => node === 'home'));
 });
 
 test.run();
