@@ -9,7 +9,7 @@ import { migrateMethod } from '../../cli/node/control-methods.js';
 import { streamControl } from '../../cli/node/control-transport.js';
 import { readProcess } from '../../cli/system/procfs.js';
 import { projectFile } from '../../cli/system/project.js';
-import { installProgram, startServer } from '../lab/c-program.js';
+import { installFrom, installProgram, startServer } from '../lab/c-program.js';
 import { copiesOf } from '../lab/copies.js';
 import { downAll } from '../lab/lab-fixture.js';
 import { LineClient } from '../lab/line-client.js';
@@ -116,9 +116,10 @@ async function setLink(state: 'up' | 'down'): Promise<void> {
 
 test('a destination whose kernel cannot hold a process back refuses it before anything is made', async () => {
   const { lab } = scenario;
+  const wrapper = await installFrom('apps', 'no-userfaultfd', lab.node('host1'));
   await lab.stopDaemon('host1');
   const up = [process.execPath, projectFile('cli/bin/run.js'), 'up'];
-  const without = await lab.node('host1').detach(['setpriv', '--bounding-set=-sys_ptrace', ...up]);
+  const without = await lab.node('host1').detach([wrapper, ...up]);
   try {
     await until('it is up', async () => (await scenario.hosts('home')).every(({ reachable }) => reachable));
     const { code, message, exitStatus } = errorOf(await move('host1'));

@@ -139,6 +139,7 @@ test('what slows it down hangs, with the process stopped, when the daemon is kil
   lab.stopAt('home', 'source:memory-slowed' satisfies StepName);
   const moving = move('host1', SLOWING).catch((error: unknown) => error);
   await until(() => lab.arrived('home'));
+  await until(() => throttling().length === 1);
   const [hanging = 0] = throttling();
   await until(async () => {
     killQuietly(hanging, 'SIGCONT');
