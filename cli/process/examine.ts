@@ -8,8 +8,7 @@ import { mappedFileFindings, openFileFindings } from './file-verdicts.js';
 import { foreignMemoryVerdicts } from './foreign-memory.js';
 import { endedMeanwhile, type InspectOptions, inspectProcess, requireThere } from './inspect.js';
 import { type MappedFile, readMappedFiles, statOf } from './memory-map.js';
-import type { Moving, NeededFile, Needs } from './needs.js';
-import { opensForWriting } from './open-mode.js';
+import { type Moving, type NeededFile, type Needs, SETTLED_MS } from './needs.js';
 import { relationVerdicts } from './session-verdicts.js';
 import { sharedDescriptorVerdicts } from './shared-descriptors.js';
 import { identityOf, type SharedObject, sharedMemoryFindings } from './shared-memory.js';
@@ -22,10 +21,8 @@ import { type TaskFindings, taskFindings } from './task-verdicts.js';
 import { unixVerdicts } from './unix-verdicts.js';
 import { count, ok } from './verdicts.js';
 
-/** A mapped file that holds no code and is larger than this is compared by its size alone. */
+/** An open file that is larger than this, or a mapped one without code, is compared by its size alone. */
 const MAX_HASHED_DATA_BYTES = 64 << 20;
-/** An open file that was written so lately is being written: two looks at it would differ. */
-const SETTLED_MS = 10_000;
 
 export interface Examination {
   readonly description: ProcessDescription;
@@ -66,7 +63,7 @@ async function examine(pid: number, options: InspectOptions): Promise<Examinatio
   const unixInodes = new Set(unixSockets.map(({ inode }) => inode).filter((inode) => holders.has(inode)));
   const files = unique([
     ...(await hashed(inMemory.needed, mapped.files)),
-    ...(await readOnly(opened.needed, descriptors)),
+    ...(await compared(opened.needed, descriptors)),
     ...unix.files,
     ...folders(localPids),
   ]);
@@ -189,11 +186,10 @@ async function hashed(needed: readonly NeededFile[], mapped: readonly MappedFile
 }
 
 /**
- * The content of what they have open for reading alone, where that can be compared: what they write, what somebody else is writing and
- * what is large is compared by size and mode, as CRIU does.
+ * The content of what they have open, written or not, where that can be compared: of a file that is being written two looks would
+ * differ, and a large one would take too long. The destination says which those are.
  */
-async function readOnly(needed: readonly NeededFile[], descriptors: readonly TreeDescriptor[]): Promise<NeededFile[]> {
-  const written = new Set(descriptors.filter(({ pid, fd }) => opensForWriting(pid, fd)).map(({ target }) => target));
+async function compared(needed: readonly NeededFile[], descriptors: readonly TreeDescriptor[]): Promise<NeededFile[]> {
   const holder = new Map(descriptors.map(({ pid, target }) => [target, pid]));
   return Promise.all(
     needed.map(async (file) => {
@@ -201,15 +197,16 @@ async function readOnly(needed: readonly NeededFile[], descriptors: readonly Tre
       if (use !== 'open') return file;
       const source = `/proc/${holder.get(path)}/root${path}`;
       const changedAtMs = statOf(source)?.mtimeMs;
-      if (changedAtMs !== undefined && Date.now() - changedAtMs < SETTLED_MS) return { ...file, changedAtMs };
-      if (written.has(path) || bytes > MAX_HASHED_DATA_BYTES || changedAtMs === undefined) return file;
-      return { ...file, ...(await hashOf(source)) };
+      if (changedAtMs === undefined) return file;
+      if (Date.now() - changedAtMs < SETTLED_MS) return { ...file, changedAtMs };
+      const { sha256 } = bytes > MAX_HASHED_DATA_BYTES ? {} : await hashOf(source);
+      return sha256 === undefined ? file : { ...file, changedAtMs, sha256 };
     }),
   );
 }
 
 /** Nothing when it is gone from there, or the process has ended: the destination compares what is known. */
-async function hashOf(path: string): Promise<{ sha256?: string }> {
+async function hashOf(path: string): Promise<{ readonly sha256?: string }> {
   try {
     return { sha256: await fileHashes.sha256(path) };
   } catch {

@@ -1,5 +1,8 @@
 import { z } from 'zod';
 
+/** A file whose content changed more lately than so many milliseconds is being written: two looks at it would differ. */
+export const SETTLED_MS = 10_000;
+
 /** A path that a process needs where it goes. */
 export const neededFileSchema = z.object({
   path: z
@@ -9,7 +12,7 @@ export const neededFileSchema = z.object({
   use: z.enum([
     /** It has it in its memory, code above all: the very same content. */
     'mapped',
-    /** It has it open: CRIU compares mode and size. */
+    /** It has it open: CRIU compares mode and size, we its content where it stands still. */
     'open',
     /** A FIFO or a device that it has open. */
     'special',
@@ -25,7 +28,7 @@ export const neededFileSchema = z.object({
   /** Permissions and kind, as in `st_mode`. */
   mode: z.number().int().optional(),
   sha256: z.string().optional(),
-  /** Of an open file that changed in the last seconds, and may go on to: when it did, in milliseconds since 1970. */
+  /** Of an open file that is being written, or whose content is told: when that changed last, in milliseconds since 1970. */
   changedAtMs: z.number().optional(),
 });
 export type NeededFile = z.infer<typeof neededFileSchema>;

@@ -55,10 +55,7 @@ test('nothing against a program of this very machine, and what was compared is s
     verdicts.map(({ code }) => code),
     ['SAME_FILES', 'CPU', 'MEMORY'],
   );
-  assert.match(
-    verdicts[0]?.reason ?? '',
-    /^\d+ files that it has mapped, or open for reading, are the same here, byte for byte/,
-  );
+  assert.match(verdicts[0]?.reason ?? '', /^\d+ files that it has mapped or open are the same here, byte for byte/);
 });
 
 test('a mapped file that is missing, has another size, other permissions or another content', async () => {
@@ -78,24 +75,44 @@ test('a mapped file that is missing, has another size, other permissions or anot
   assert.equal(words(await fitFile(needed)), ['will-change UNVERIFIED_FILES']);
 });
 
-test('an open file is compared as CRIU does, by its size and permissions; a folder must be one', async () => {
+test('an open file is compared by its content, and as CRIU does by its size and permissions; a folder must be one', async () => {
   const path = `${folder}/data`;
   writeFileSync(path, 'data', { mode: 0o600 });
   const { mode } = statSync(path);
-  assert.equal(await fitFile({ path, use: 'open', bytes: 4, mode }), []);
-  assert.equal(words(await fitFile({ path, use: 'open', bytes: 5, mode })), ['refused FILE_DIFFERS']);
+  const sha256 = await new FileHashes().sha256(path);
+  assert.equal(await fitFile({ path, use: 'open', bytes: 4, mode, sha256 }), []);
+  assert.equal(words(await fitFile({ path, use: 'open', bytes: 4, mode })), ['will-change UNVERIFIED_FILES']);
+  assert.equal(words(await fitFile({ path, use: 'open', bytes: 5, mode, sha256 })), ['refused FILE_DIFFERS']);
   assert.equal(words(await fitFile({ path, use: 'special', mode: 0o20666 })), ['refused FILE_DIFFERS']);
   assert.equal(await fitFile({ path: folder, use: 'folder' }), []);
   assert.equal(words(await fitFile({ path, use: 'folder' })), ['refused FILE_MISSING']);
 });
 
-test('an open file that is being written may have grown here, if it is the one of both hosts', async () => {
-  const path = `${folder}/log`;
+test('an open file that is being written may have grown here, if it is the one of both hosts: that is said', async () => {
+  const path = `${folder}/growing`;
   writeFileSync(path, 'one line\n');
   const { mode, mtimeMs } = statSync(path);
   const needed = { path, use: 'open' as const, bytes: 4, mode };
-  assert.equal(await fitFile({ ...needed, changedAtMs: mtimeMs - 1000 }), []);
+  const byItsSize = ['will-change UNVERIFIED_FILES'];
+  assert.equal(words(await fitFile({ ...needed, changedAtMs: mtimeMs - 1000 })), byItsSize);
   assert.equal(words(await fitFile({ ...needed, changedAtMs: mtimeMs + 1000 })), ['refused FILE_DIFFERS']);
+  const sha256 = await new FileHashes().sha256(path);
+  assert.equal(await fitFile({ ...needed, bytes: 9, sha256, changedAtMs: mtimeMs - 60_000 }), []);
+});
+
+test('an open file whose content was compared may only differ here when it was written since, and a moment ago', async () => {
+  const path = `${folder}/settled`;
+  writeFileSync(path, 'here', { mode: 0o644 });
+  const { mode, mtimeMs } = statSync(path);
+  const needed = { path, use: 'open' as const, bytes: 4, mode, sha256: '0'.repeat(64) };
+  const grown = { ...needed, bytes: 3 };
+  for (const file of [needed, grown]) {
+    assert.equal(words(await fitFile({ ...file, changedAtMs: mtimeMs - 60_000 })), ['will-change UNVERIFIED_FILES']);
+    assert.equal(words(await fitFile({ ...file, changedAtMs: mtimeMs })), ['refused FILE_DIFFERS']);
+  }
+  const longAgo = new Date(mtimeMs - 3_600_000);
+  utimesSync(path, longAgo, longAgo);
+  assert.equal(words(await fitFile({ ...needed, changedAtMs: mtimeMs - 7_200_000 })), ['refused FILE_DIFFERS']);
 });
 
 test('a copy of a deleted file needs a folder that can be written; a socket of a service needs the service', async () => {
