@@ -13,6 +13,8 @@
 #include <atomic>
 #include <string>
 
+#include "fill.h"
+
 namespace homeproxy {
 
 namespace {
@@ -357,17 +359,9 @@ void PagerMemory::DeliverTo(size_t space, uint64_t page, uint64_t pages, const u
     const uint64_t limit = std::min({pages - done, most, region->page + region->pages - first});
     while (run < limit && Bit(space, first + run)) run++;
     const uint64_t at = region->at + (first - region->page) * kPage;
-    int64_t moved;
+    const uint8_t* from = content == nullptr ? nullptr : content + done * kPage;
     int failed = 0;
-    if (content == nullptr) {
-      uffdio_zeropage zero = {{at, run * kPage}, 0, 0};
-      if (ioctl(Descriptor(space), UFFDIO_ZEROPAGE, &zero) != 0) failed = errno;
-      moved = zero.zeropage;
-    } else {
-      uffdio_copy copy = {at, reinterpret_cast<uint64_t>(content + done * kPage), run * kPage, 0, 0};
-      if (ioctl(Descriptor(space), UFFDIO_COPY, &copy) != 0) failed = errno;
-      moved = copy.copy;
-    }
+    const int64_t moved = Fill(Descriptor(space), at, run * kPage, from, &failed);
     if (moved > 0) {
       Clear(space, first, moved / kPage);
       done += moved / kPage;

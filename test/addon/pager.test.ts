@@ -270,6 +270,22 @@ test('memory that is moved before it came comes to where it is now', async () =>
   source.cut();
 });
 
+test('memory that is moved again and again while it comes loses none of it', async () => {
+  const { place, input, line } = await begin([pages(500, 600)], [pages(0, 500)]); // the more, the longer a move takes
+  const source = await Source.connect(place);
+  input.write('wander 0 600\n');
+  for (let page = 500; page < 600; page++) {
+    if (page % 10 === 0) source.zero(page, page + 1);
+    else source.send(page, page + 1);
+    await pause(1);
+  }
+  await source.until(() => source.done);
+  input.write('read 500 600\n');
+  assert.is(await line(), ''); // it stays where it is
+  assert.is(await line(), letters(500, 600).replace(/.(.{9})/g, '.$1'));
+  source.cut();
+});
+
 test('a child finds what its parent would, also after its parent has written or given it back', async () => {
   const { tell, place, input, line } = await begin([pages(0, 300)]);
   const source = await Source.connect(place, false);
