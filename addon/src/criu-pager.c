@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -62,7 +63,27 @@ static bool begin(void)
 	return uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0 && reach_pager();
 }
 
-bool announce_mapping(const struct range *mapping, void *at)
+/*
+ * What is there is never missing: a copy's huge pages, or what khugepaged has made of those beside it, would be zeros where pages
+ * come later. Not after the registration, for then this would wait for the pager.
+ */
+static bool make_holes(const struct range *mapping, char *at, const struct range *later, unsigned int count)
+{
+	static unsigned int next; /* mappings come in their order */
+
+	while (next < count && later[next].end <= mapping->start)
+		next++;
+	for (unsigned int i = next; i < count && later[i].start < mapping->end; i++) {
+		const uint64_t start = later[i].start > mapping->start ? later[i].start : mapping->start;
+		const uint64_t end = later[i].end < mapping->end ? later[i].end : mapping->end;
+
+		if (madvise(at + (start - mapping->start), end - start, MADV_DONTNEED) != 0)
+			return false;
+	}
+	return true;
+}
+
+bool announce_mapping(const struct range *mapping, void *at, const struct range *later, unsigned int count)
 {
 	const uint64_t length = mapping->end - mapping->start;
 	struct uffdio_register asked = {.range = {(uintptr_t)at, length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
@@ -70,7 +91,7 @@ bool announce_mapping(const struct range *mapping, void *at)
 
 	if (first && !begin())
 		return false;
-	return ioctl(uffd, UFFDIO_REGISTER, &asked) == 0 &&
+	return make_holes(mapping, at, later, count) && ioctl(uffd, UFFDIO_REGISTER, &asked) == 0 &&
 	       say(kRecordMapping, mapping->start, length, (uintptr_t)at, first ? uffd : -1);
 }
 

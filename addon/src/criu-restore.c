@@ -371,7 +371,7 @@ static bool put_mapping(unsigned int which, void *to)
 {
 	if (!move_mapping(&mappings[which], to))
 		return false;
-	return later_count == 0 || (announce_mapping(&mappings[which], to) &&
+	return later_count == 0 || (announce_mapping(&mappings[which], to, later, later_count) &&
 				    (which + 1 < mapping_count || leave_to_pager(later, later_count)));
 }
 

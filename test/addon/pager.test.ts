@@ -123,7 +123,7 @@ const scenes: Scene[] = [];
  * A process of pages `[0, PAGES)`: those of `here` have come, and `later` come when it runs.
  * @param start where they were at the source.
  */
-async function begin(later: Range[], here: Range[] = [], start = START): Promise<Scene> {
+async function begin(later: Range[], here: Range[] = [], start = START, ...how: string[]): Promise<Scene> {
   const place = mkdtempSync(join(folder, 'paged-'));
   const whole = { start, end: start + PAGES * PAGE_BYTES };
   mkdirSync(join(place, 'parent'));
@@ -134,13 +134,13 @@ async function begin(later: Range[], here: Range[] = [], start = START): Promise
     join(place, 'memory'),
     Buffer.concat([bareRecords('area', [whole]), ...come, ...last, signRecord('end')]),
   );
-  const scene = await arrive(place);
+  const scene = await arrive(place, ...how);
   await runs(scene);
   return scene;
 }
 
 /** A pager, and a process that gets its memory as the FIFO or file `memory` of the folder says. */
-async function arrive(place: string): Promise<Scene> {
+async function arrive(place: string, ...how: string[]): Promise<Scene> {
   const pager = spawn(pagerProgram(), [place], { stdio: ['ignore', 'ignore', 'inherit'] });
   while (!existsSync(join(place, 'pager.line'))) await pause(1);
   const env = {
@@ -148,7 +148,7 @@ async function arrive(place: string): Promise<Scene> {
     HOMEPROXY_MEMORY: place,
     HOMEPROXY_MEMORY_LIMIT: String(PAGES * PAGE_BYTES),
   };
-  return start(place, pager, [...Object.entries(env).map(([name, value]) => `${name}=${value}`), program]);
+  return start(place, pager, [...Object.entries(env).map(([name, value]) => `${name}=${value}`), program], ...how);
 }
 
 /** A process as it was at first: its pages `[0, count)` have letters. */
@@ -250,6 +250,16 @@ test('what the process gives back, unmaps or maps anew is zero, and is not put t
   await source.until(() => source.done);
   const expected = `${letters(0, 20)}${'.'.repeat(20)}${letters(40, 60)}${'.'.repeat(10)}${letters(70, 300)}`;
   assert.is(await tell('read 0 300'), expected);
+  source.cut();
+});
+
+test('what is copied into huge pages leaves room for what comes later', async () => {
+  const { tell, place } = await begin([pages(100, 200)], [pages(0, 100), pages(200, 300)], START, 'copied');
+  const source = await Source.connect(place);
+  assert.is(await tell('read 98 102'), `HH${letters(100, 102)}`);
+  source.send(100, 200);
+  await source.until(() => source.done);
+  assert.is(await tell('read 100 202'), `${letters(100, 200)}HH`);
   source.cut();
 });
 
