@@ -300,6 +300,7 @@ void PagerMemory::OnFork(size_t space, int uffd) {
   shared_->space[place].uffd = uffd;
   if (place == spaces()) shared_->spaces = place + 1;
   Count(place);
+  forked_ = true;
 }
 
 void PagerMemory::OnRemap(size_t space, uint64_t from, uint64_t to, uint64_t bytes) {
@@ -337,11 +338,14 @@ void PagerMemory::OnRemap(size_t space, uint64_t from, uint64_t to, uint64_t byt
 }
 
 void PagerMemory::Deliver(uint64_t page, uint64_t pages, const uint8_t* content, std::vector<uint64_t>* wanted) {
-  for (size_t space = 0; space < spaces(); space++) {  // one that begins meanwhile has what its parent had
-    if (Descriptor(space) == kNone) continue;
-    DeliverTo(space, page, pages, content, wanted);
-    if (Descriptor(space) != kNone) CloseIfWhole(space);
-  }
+  do {
+    forked_ = false;  // one that begins meanwhile has what its parent had, and perhaps a place that we are past
+    for (size_t space = 0; space < spaces(); space++) {
+      if (Descriptor(space) == kNone) continue;
+      DeliverTo(space, page, pages, content, wanted);
+      if (Descriptor(space) != kNone) CloseIfWhole(space);
+    }
+  } while (forked_);
 }
 
 void PagerMemory::DeliverTo(size_t space, uint64_t page, uint64_t pages, const uint8_t* content,

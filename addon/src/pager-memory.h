@@ -88,6 +88,7 @@ class PagerMemory {
   Shared* shared_ = nullptr;
   size_t space_bytes_ = 0;
   std::vector<uint64_t> left_;  // by space: how many pages are missing there
+  bool forked_ = false;
 };
 
 }  // namespace homeproxy
