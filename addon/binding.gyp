@@ -10,8 +10,10 @@
         'src/descriptor.cc',
         'src/failure.cc',
         'src/grace-period.cc',
+        'src/later-pages.cc',
         'src/line.cc',
         'src/map.cc',
+        'src/memory-sender.cc',
         'src/mounts.cc',
         'src/netlink.cc',
         'src/network.cc',
@@ -62,9 +64,18 @@
       # Loaded into CRIU, which may be one with a C library of its own: nothing but that may be needed.
       'target_name': 'criu-memory',
       'type': 'loadable_module',
-      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-restore.c'],
+      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-pager.c', 'src/criu-restore.c'],
       'cflags': ['-fvisibility=hidden', '-Wall', '-Wextra'],
       'ldflags': ['-Wl,--as-needed'],
+    },
+    {
+      # A program of its own: it outlives the daemon.
+      'target_name': 'pager',
+      'type': 'executable',
+      'sources': ['src/pager.cc', 'src/pager-line.cc', 'src/pager-memory.cc'],
+      'cflags!': ['-fno-exceptions'],
+      'cflags_cc!': ['-fno-exceptions', '-std=gnu++17', '-std=gnu++20'],
+      'cflags_cc': ['-std=c++20', '-fexceptions', '-Wall', '-Wextra', '-Wno-missing-field-initializers'],
     },
   ],
 }

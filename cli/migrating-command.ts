@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Args, Flags } from '@oclif/core';
 import { ConfiguredCommand } from './base-command.js';
+import { PACE_WORDS, pace } from './config/pace.js';
 import { RATE_WORDS, rate } from './config/rate.js';
 import { UserError } from './errors.js';
 import { copiedInWords, memoryInWords } from './memory/carried.js';
@@ -67,6 +68,14 @@ const bandwidth = Flags.custom<number>({
   },
 });
 
+const leastPace = Flags.custom<number>({
+  parse: async (input) => {
+    const parsed = pace().safeParse(input);
+    if (parsed.success) return parsed.data;
+    throw new UserError({ code: 'USAGE', message: `--throttle ${PACE_WORDS}, not "${input}"`, exitStatus: 2 });
+  },
+});
+
 /** The flags of every command that moves a process. */
 export const movingFlags = {
   'dry-run': Flags.boolean({ description: 'say every verdict of both ends; touch nothing', default: false }),
@@ -90,10 +99,16 @@ export const movingFlags = {
     helpValue: '50M',
     exclusive: ['dry-run'],
   }),
+  throttle: leastPace({
+    description:
+      'a process that writes its memory faster than it can be copied, and would stand still for longer than --max-freeze, is slowed down while it is copied, to this part of its pace at the least; what is left then follows with --mode post-copy (default: never, and it stays)',
+    helpValue: '25%',
+    exclusive: ['dry-run'],
+  }),
   mode: Flags.option({
     description:
-      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once',
-    options: ['copy-ahead', 'stop-and-copy'] as const,
+      'copy-ahead: memory is copied while the process runs (default); stop-and-copy: all of it in the freeze, each byte once; post-copy: it runs at its destination before the last of its memory has come, and if the machine that it left is lost by then, so is the process; with --throttle it is slowed down first, so that less follows',
+    options: ['copy-ahead', 'stop-and-copy', 'post-copy'] as const,
     exclusive: ['dry-run'],
   })(),
   'reset-closing': resetClosingFlag,
@@ -104,7 +119,8 @@ export interface MovingFlags extends FileFlags {
   readonly 'max-freeze': number | undefined;
   readonly 'freeze-budget'?: number | undefined;
   readonly 'bandwidth-limit'?: number | undefined;
-  readonly mode?: 'copy-ahead' | 'stop-and-copy' | undefined;
+  readonly throttle?: number | undefined;
+  readonly mode?: 'copy-ahead' | 'stop-and-copy' | 'post-copy' | undefined;
   readonly 'reset-closing': boolean;
 }
 
@@ -124,7 +140,11 @@ export abstract class MigratingCommand extends ConfiguredCommand {
     const socket = join(config.paths.run, 'control.sock');
     if (flags['dry-run']) return this.assess(socket, pid, to, flags);
     const { 'max-freeze': maxFreezeMs, 'freeze-budget': freezeBudgetMs } = flags;
-    const bandwidthLimit = flags['bandwidth-limit'];
+    const { 'bandwidth-limit': bandwidthLimit, throttle } = flags;
+    if (throttle !== undefined && flags.mode === 'stop-and-copy') {
+      const message = '--throttle says nothing with --mode stop-and-copy: in the freeze there is nothing to slow down';
+      throw new UserError({ code: 'USAGE', message, exitStatus: 2 });
+    }
     let running: { readonly phase: string; readonly atMs: number } | undefined;
     const summary = await this.interruptible(async (signal) => {
       try {
@@ -137,7 +157,9 @@ export abstract class MigratingCommand extends ConfiguredCommand {
             ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
             ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
             ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
+            ...(throttle === undefined ? {} : { throttle }),
             ...(flags.mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+            ...(flags.mode === 'post-copy' ? { postCopy: true } : {}),
             ...resetAsked(flags),
             ...filesAsked(flags),
           },

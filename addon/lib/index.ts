@@ -55,5 +55,5 @@ export {
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
-export { criuMemoryLibrary, scanLast, scanWritten, trackWrites } from './tracker.js';
+export { criuMemoryLibrary, pagerProgram, scanLast, scanWritten, trackWrites } from './tracker.js';
 export type * from './types.js';

@@ -4,6 +4,9 @@ import { type NativeLine, native } from './native.js';
 /** Bytes of the secret that the ends of a {@link Line} share: as many as the hash of its suite has. */
 export const LINE_SECRET_BYTES = 48;
 
+/** A process's later memory is sent over another line when its other end is silent for longer; it says something every second. */
+const LATER_SILENCE_MS = 10_000;
+
 /**
  * TLS 1.3 with a pre-shared key over a connection that is there already, in threads of its own: what goes over it takes no turn in
  * JavaScript. One call at a time. Every call throws {BpfError}: ECONNRESET or EPIPE when the other end is gone, ETIMEDOUT when it
@@ -65,6 +68,27 @@ export class Line {
   ): Promise<{ readonly bytes: number; readonly ended: boolean }> {
     const [bytes, ended] = await this.#native.relay(fd, limit);
     return { bytes, ended };
+  }
+
+  /**
+   * At the source of a process that runs elsewhere already: sends memory of its copy here that the other end says is missing, and
+   * first what is waited for there.
+   * @param rate bytes per second of the rest, at most; 0: no limit. @param silenceMs ETIMEDOUT when it says nothing for longer, or takes nothing
+   * @returns how many bytes were sent, when the other end has said that it has all. @throws {BpfError} also ESRCH, EFAULT
+   */
+  async serveLater(pid: number, rate: number, silenceMs = LATER_SILENCE_MS): Promise<number> {
+    return await this.#native.serveLater(pid, rate, silenceMs);
+  }
+
+  /** How far {@link serveLater} is, in bytes: what the other end has said is missing there, and what was sent of that. */
+  get later(): { readonly missing: number; readonly sent: number } {
+    const [missing, sent] = this.#native.later();
+    return { missing, sent };
+  }
+
+  /** Joins the other end with the pager of a folder, until either is through. @throws {BpfError} also of the calls `connect` and `send` */
+  async exchange(folder: string): Promise<void> {
+    await this.#native.exchange(folder);
   }
 
   /** The last word, while the other end may still be sending: the rest of that is thrown away. */

@@ -61,7 +61,7 @@ export function openBeneath(folder: number, path: string, flags: number, mode = 
   return native.openBeneath(folder, path, flags, mode);
 }
 
-/** The library that answers for the shell where CRIU runs without one. */
+/** The library that does in CRIU what a script would at its hooks. */
 export function criuHooksLibrary(): string {
   return fileURLToPath(new URL('../../../addon/build/Release/criu_hooks.node', import.meta.url));
 }

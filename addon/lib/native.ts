@@ -52,6 +52,9 @@ export interface NativeLine {
   finish(): Promise<void>;
   readAll(limit: number): Promise<Buffer>;
   relay(fd: number, limit: number): Promise<[bytes: number, ended: boolean]>;
+  serveLater(pid: number, rate: number, silenceMs: number): Promise<number>;
+  later(): [missing: number, sent: number];
+  exchange(folder: string): Promise<void>;
   answer(bytes: Uint8Array): Promise<void>;
   setPace(rate: number): void;
   cut(): void;

@@ -39,3 +39,8 @@ export async function scanLast(
 export function criuMemoryLibrary(): string {
   return fileURLToPath(new URL('../../../addon/build/Release/criu-memory.node', import.meta.url));
 }
+
+/** The program that brings the memory that a restored process does not have yet (src/pager.cc). */
+export function pagerProgram(): string {
+  return fileURLToPath(new URL('../../../addon/build/Release/pager', import.meta.url));
+}

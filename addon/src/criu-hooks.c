@@ -1,18 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Loaded before CRIU's libraries where CRIU runs in a root that has neither our action script nor a shell. CRIU forks and calls
- * execvp(3) for the script (cr_system, criu/util.c); here that call does itself what config/criu-action.sh does, word for word.
+ * Loaded into CRIU (LD_PRELOAD): what CRIU would run a script for, at its hooks, it does itself.
+ *
+ * At each hook CRIU sets CRTOOLS_SCRIPT_ACTION, forks, executes the script in the child and waits for its status (run_shell_scripts,
+ * criu/action-scripts.c; cr_system, criu/util.c). Five times in a freeze that is a copy of CRIU's page tables, which hold all memory
+ * that has come ahead, and a shell; and in a pod with a root of its own there is no shell. Here fork() does the hook's work in CRIU,
+ * and answers with a child that shares CRIU's memory and does nothing but end with the status.
+ *
+ * The work: the hook is named in a file beside the images, which the daemon watches, and the daemon's word is waited for in a FIFO
+ * there: `go <hook>`, or `stop`. Status 1 at post-dump or post-restore is a veto (CRIU resumes the process, or gives the restore
+ * up); at pre-resume CRIU ignores it: there the copy is certain to run, and only waits until it may be heard. At post-resume it
+ * runs, and nothing is waited for.
+ *
+ * When the daemon dies nobody may decide in its place: opening the FIFO again waits until a restarted daemon, which knows from its
+ * journal what was promised, writes its word. Without the FIFO there is nobody left to ask.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+/* Of the images. CRIU names it by a descriptor of its own (/proc/<pid>/fd/<n>), which it has closed at its last hook. */
+static char folder[PATH_MAX];
 
 static int waits_at(const char *hook)
 {
@@ -46,12 +65,12 @@ static int read_line(int fd, char *line, size_t room)
 	return 0;
 }
 
-static int announce(const char *images, const char *hook)
+static int announce(const char *hook)
 {
-	char path[PATH_MAX], line[64];
+	char path[PATH_MAX + 16], line[64];
 	int fd, length;
 
-	snprintf(path, sizeof(path), "%s/hooks.log", images);
+	snprintf(path, sizeof(path), "%s/hooks.log", folder);
 	fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -1;
@@ -61,17 +80,21 @@ static int announce(const char *images, const char *hook)
 	return length;
 }
 
-/* The script's exit status: 0 lets CRIU go on, 1 is a veto. */
+/* The status: 0 lets CRIU go on, 1 is a veto. */
 static int ask(const char *hook, const char *images)
 {
-	char path[PATH_MAX], line[128], go[64];
+	char path[PATH_MAX + 16], line[128], go[64];
 	struct stat fifo;
 
+	if (!folder[0] && readlink(images, folder, sizeof(folder) - 1) < 0)
+		return 1;
+	if (strcmp(hook, "post-resume") == 0)
+		return announce(hook) != 0;
 	if (!waits_at(hook))
 		return 0;
-	if (announce(images, hook) != 0)
+	if (announce(hook) != 0)
 		return 1;
-	snprintf(path, sizeof(path), "%s/verdict", images);
+	snprintf(path, sizeof(path), "%s/verdict", folder);
 	snprintf(go, sizeof(go), "go %s", hook);
 	while (stat(path, &fifo) == 0 && S_ISFIFO(fifo.st_mode)) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -94,12 +117,26 @@ static int ask(const char *hook, const char *images)
 	return 1;
 }
 
-__attribute__((visibility("default"))) int execvp(const char *file, char *const argv[])
+/* What starts CRIU, a script at criu.path for example, hands this on; a program that CRIU starts needs nothing of it. */
+__attribute__((constructor)) static void prepare(void)
 {
-	const char *hook = getenv("CRTOOLS_SCRIPT_ACTION"), *images = getenv("CRTOOLS_IMAGE_DIR");
-	int (*next)(const char *, char *const[]) = (int (*)(const char *, char *const[]))dlsym(RTLD_NEXT, "execvp");
+	if (dlsym(RTLD_DEFAULT, "criu_get_image_dir")) /* what CRIU has for its plugins */
+		unsetenv("LD_PRELOAD");
+}
 
-	if (hook && images)
-		_exit(ask(hook, images));
-	return next(file, argv); /* a program that CRIU wants: it is as absent as the root has it */
+static int end(void *status)
+{
+	syscall(SYS_exit_group, (int)(intptr_t)status); /* not exit(3): the memory is CRIU's */
+	return 0;
+}
+
+__attribute__((visibility("default"))) pid_t fork(void)
+{
+	static _Alignas(16) char stack[4096];
+	const char *hook = getenv("CRTOOLS_SCRIPT_ACTION"), *images = getenv("CRTOOLS_IMAGE_DIR");
+	pid_t (*next)(void) = (pid_t(*)(void))dlsym(RTLD_NEXT, "fork");
+
+	if (!hook || !images)
+		return next();
+	return clone(end, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, (void *)(intptr_t)ask(hook, images));
 }

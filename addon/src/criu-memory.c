@@ -27,11 +27,13 @@
  *   6 END
  *   7 LIFE     nothing; the sender lives
  *   8 DENSE    pages that all come, before the first of them
+ *   9 LATER    pages that it has, ascending, and that come when it runs (criu-pager.c); after the last MAPPING
  */
 #undef _FILE_OFFSET_BITS /* it would rename the functions that are defined here */
 #define _GNU_SOURCE
 #include "criu-memory.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -54,7 +56,8 @@ __attribute__((constructor)) static void prepare(void)
 		strcpy(folder, named);
 	if (limit)
 		room = strtoull(limit, NULL, 10) / PAGE;
-	unsetenv("LD_PRELOAD"); /* the scripts that CRIU starts need nothing of it */
+	if (dlsym(RTLD_DEFAULT, "criu_get_image_dir")) /* as criu-hooks.c, whoever comes first */
+		unsetenv("LD_PRELOAD");
 }
 
 int open_beside(const char *name, int flags)

@@ -30,3 +30,9 @@ bool know_listeners(void);
 
 /* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */
 bool take_memory(uint64_t room);
+
+/* In the restored process, for each mapping in their order, where that has been moved: what is missing there will be asked for. */
+bool announce_mapping(const struct range *mapping, void *at, const struct range *later, unsigned int count);
+
+/* Then: what is missing. -> false: nobody stands by who brings it */
+bool leave_to_pager(const struct range *later, unsigned int count);

@@ -23,7 +23,7 @@
 #define HUGE_PAGE (1ul << 21)
 #define COLLAPSE 25 /* MADV_COLLAPSE, linux/mman.h of 6.1 */
 
-enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE, DENSE };
+enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE, DENSE, LATER };
 
 struct record {
 	uint32_t kind, zero;
@@ -58,8 +58,8 @@ static struct range mappings[MAX_MAPPINGS];
 static unsigned int mapping_count;
 static struct area areas[MAX_AREAS];
 static unsigned int area_count;
-static struct range *kept;
-static unsigned int kept_count;
+static struct range *kept, *later;
+static unsigned int kept_count, later_count;
 static struct premap *premaps;
 static unsigned int premap_count, premap_room;
 
@@ -201,6 +201,15 @@ static bool forget_others(void)
 	return next == kept_count;
 }
 
+static bool append(struct range **list, unsigned int *count, uint64_t start, uint64_t end)
+{
+	if ((!*list && !(*list = malloc(MAX_KEPT * sizeof **list))) || *count == MAX_KEPT || (*count > 0 && (*list)[*count - 1].end > start))
+		return false;
+	(*list)[*count].start = start;
+	(*list)[(*count)++].end = end;
+	return true;
+}
+
 static bool take_record(int fd, const struct record *record)
 {
 	const uint64_t start = be64toh(record->start), bytes = be64toh(record->bytes), end = start + bytes;
@@ -225,7 +234,7 @@ static bool take_record(int fd, const struct record *record)
 	case ZERO:
 		return forget(start, end);
 	case MAPPING:
-		if (mapping_count == MAX_MAPPINGS || kept_count > 0)
+		if (mapping_count == MAX_MAPPINGS || kept_count > 0 || later_count > 0)
 			return false;
 		if (mapping_count > 0 && mappings[mapping_count - 1].end > start)
 			return false;
@@ -233,15 +242,9 @@ static bool take_record(int fd, const struct record *record)
 		mappings[mapping_count++].end = end;
 		return make_area(start, end);
 	case KEEP:
-		if (!kept)
-			kept = malloc(MAX_KEPT * sizeof *kept);
-		if (!kept || kept_count == MAX_KEPT)
-			return false;
-		if (kept_count > 0 && kept[kept_count - 1].end > start)
-			return false;
-		kept[kept_count].start = start;
-		kept[kept_count++].end = end;
-		return true;
+		return append(&kept, &kept_count, start, end);
+	case LATER:
+		return append(&later, &later_count, start, end);
 	}
 	return false;
 }
@@ -364,6 +367,14 @@ static bool is_parents_pages(int fd)
 	       memcmp(target + length - (sizeof name - 1), name, sizeof name - 1) == 0;
 }
 
+static bool put_mapping(unsigned int which, void *to)
+{
+	if (!move_mapping(&mappings[which], to))
+		return false;
+	return later_count == 0 || (announce_mapping(&mappings[which], to, later, later_count) &&
+				    (which + 1 < mapping_count || leave_to_pager(later, later_count)));
+}
+
 /* The parent's images name the first page of each mapping, in their order, and nothing else. */
 EXPORT ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t offset)
 {
@@ -375,7 +386,7 @@ EXPORT ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t off
 		for (size_t at = 0; at < pieces[i].iov_len; at += PAGE, done += PAGE) {
 			const uint64_t which = (offset + done) / PAGE;
 
-			if (which >= mapping_count || !move_mapping(&mappings[which], (char *)pieces[i].iov_base + at)) {
+			if (which >= mapping_count || !put_mapping(which, (char *)pieces[i].iov_base + at)) {
 				errno = EIO;
 				return -1;
 			}

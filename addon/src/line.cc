@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "line.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,113 +13,17 @@
 
 #include "arguments.h"
 #include "failure.h"
+#include "later-pages.h"
+#include "memory-sender.h"
 #include "secure-stream.h"
 #include "task.h"
 
 namespace homeproxy {
 namespace {
 
-constexpr size_t kPage = 4096, kPiece = 256 << 10;  // a piece and its copy stay in a processor's cache
-constexpr size_t kSmall = 64 << 10, kMaxPieces = 256;
-constexpr uint32_t kPages = 2, kZero = 3;  // criu-restore.c
+constexpr size_t kPiece = 256 << 10;  // a piece and its copy stay in a processor's cache
+constexpr size_t kSmall = 64 << 10;
 constexpr int kDrainMs = 2000;
-
-struct Record {
-  uint32_t kind, zero;
-  uint64_t start, bytes;
-};
-
-bool IsZero(const uint8_t* page) {
-  uint64_t first;
-  memcpy(&first, page, sizeof first);
-  return first == 0 && memcmp(page, page + sizeof first, kPage - sizeof first) == 0;
-}
-
-// Records of memory on their way; small ones go together.
-class Sender {
- public:
-  Sender(SecureStream* stream, Trouble* trouble) : stream_(stream), trouble_(trouble) { staged_.reserve(kPiece); }
-
-  // Records for pages that have been read. @param fresh nothing was ever sent of them: zero pages need no word
-  bool Send(uint64_t start, const uint8_t* content, size_t bytes, bool fresh) {
-    for (size_t at = 0; at < bytes;) {
-      const bool zero = IsZero(content + at);
-      size_t end = at + kPage;
-      while (end < bytes && IsZero(content + end) == zero) end += kPage;
-      if (!zero || !fresh) {
-        const Record record = {htobe32(zero ? kZero : kPages), 0, htobe64(start + at), htobe64(end - at)};
-        if (!Put(&record, sizeof record)) return false;
-        if (!zero && !Put(content + at, end - at)) return false;
-      }
-      at = end;
-    }
-    return true;
-  }
-
-  bool Flush() {
-    if (staged_.empty()) return true;
-    const bool good = stream_->Write(staged_.data(), staged_.size(), trouble_);
-    staged_.clear();
-    return good;
-  }
-
- private:
-  bool Put(const void* data, size_t bytes) {
-    const auto* from = static_cast<const uint8_t*>(data);
-    if (bytes > kSmall) return Flush() && stream_->Write(from, bytes, trouble_);
-    if (staged_.size() + bytes > kPiece && !Flush()) return false;
-    staged_.insert(staged_.end(), from, from + bytes);
-    return true;
-  }
-
-  SecureStream* const stream_;
-  Trouble* const trouble_;
-  std::vector<uint8_t> staged_;
-};
-
-// Reads ranges of a process's memory, many small ones at once, and sends them. `missed`: what is not there any more.
-bool SendPages(SecureStream* stream, int pid, const std::vector<uint64_t>& ranges, bool fresh, uint64_t* sent,
-               std::vector<uint64_t>* missed, Trouble* trouble) {
-  std::vector<uint8_t> buffer(kPiece);
-  Sender sender(stream, trouble);
-  std::vector<iovec> remote;
-  for (size_t next = 0, inside = 0; next + 1 < ranges.size();) {
-    remote.clear();
-    size_t wanted = 0;
-    while (next + 1 < ranges.size() && wanted < kPiece && remote.size() < kMaxPieces) {
-      const uint64_t start = ranges[next] + inside, left = ranges[next + 1] - start;
-      const size_t bytes = std::min<uint64_t>(left, kPiece - wanted);
-      remote.push_back({reinterpret_cast<void*>(start), bytes});
-      wanted += bytes;
-      inside = bytes == left ? 0 : inside + bytes;
-      if (bytes == left) next += 2;
-    }
-    for (size_t done = 0; done < remote.size();) {
-      const iovec local = {buffer.data(), wanted};
-      const ssize_t got = process_vm_readv(pid, &local, 1, &remote[done], remote.size() - done, 0);
-      if (got < 0 && errno != EFAULT) {
-        *trouble = {errno, "process_vm_readv"};
-        return false;
-      }
-      size_t left = std::max<ssize_t>(got, 0), at = 0;
-      for (; done < remote.size(); done++) {
-        const auto start = reinterpret_cast<uint64_t>(remote[done].iov_base);
-        const size_t whole = std::min(left, remote[done].iov_len) / kPage * kPage;
-        if (!sender.Send(start, &buffer[at], whole, fresh)) return false;
-        *sent += whole;
-        left -= std::min(left, remote[done].iov_len);
-        at += remote[done].iov_len;
-        if (whole == remote[done].iov_len) continue;
-        missed->push_back(start + whole);
-        missed->push_back(start + remote[done].iov_len);
-        wanted -= std::min(wanted, at);
-        done++;
-        break;
-      }
-    }
-  }
-  return sender.Flush();
-}
 
 bool WriteAll(int fd, const uint8_t* data, size_t size, Trouble* trouble) {
   for (size_t at = 0; at < size;) {
@@ -161,6 +63,7 @@ class Line : public Napi::ObjectWrap<Line> {
                        {InstanceMethod<&Line::Handshake>("handshake"), InstanceMethod<&Line::Write>("write"),
                         InstanceMethod<&Line::Pages>("pages"), InstanceMethod<&Line::Finish>("finish"),
                         InstanceMethod<&Line::ReadAll>("readAll"), InstanceMethod<&Line::Relay>("relay"),
+                        InstanceMethod<&Line::ServeLater>("serveLater"), InstanceMethod<&Line::Later>("later"), InstanceMethod<&Line::Exchange>("exchange"),
                         InstanceMethod<&Line::Answer>("answer"), InstanceMethod<&Line::SetPace>("setPace"),
                         InstanceMethod<&Line::Cut>("cut")});
   }
@@ -223,7 +126,7 @@ class Line : public Napi::ObjectWrap<Line> {
         info.Env(),
         [=](SecureStream* stream, Trouble* trouble) {
           stream->Hold(true);
-          SendPages(stream, pid, ranges, fresh, sent.get(), missed.get(), trouble);
+          SendPages(stream, pid, ranges, {.fresh = fresh}, sent.get(), missed.get(), trouble);
           stream->Hold(false);
         },
         [=](Napi::Env env) {
@@ -274,6 +177,35 @@ class Line : public Napi::ObjectWrap<Line> {
         });
   }
 
+  // (pid, bytes per second or 0, longest silence in ms) -> bytes that were sent until the other end had all
+  Napi::Value ServeLater(const Napi::CallbackInfo& info) {
+    const int pid = IntOf(info[0]);
+    const double rate = info[1].As<Napi::Number>().DoubleValue();
+    const int silence = IntOf(info[2]);
+    return Run(
+        info.Env(),
+        [=, later = later_](SecureStream* stream, Trouble* trouble) {
+          homeproxy::ServeLater(stream, pid, rate, silence, later.get(), trouble);
+        },
+        [later = later_](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(later->sent)); });
+  }
+
+  // -> [bytes that the other end has said are missing, bytes that were sent of them]
+  Napi::Value Later(const Napi::CallbackInfo& info) {
+    auto both = Napi::Array::New(info.Env(), 2);
+    both.Set(0u, Napi::Number::New(info.Env(), static_cast<double>(later_->missing)));
+    both.Set(1u, Napi::Number::New(info.Env(), static_cast<double>(later_->sent)));
+    return both;
+  }
+
+  // (folder): joins the other end and the pager there, until either is through
+  Napi::Value Exchange(const Napi::CallbackInfo& info) {
+    return Run(
+        info.Env(),
+        [folder = TextOf(info[0])](SecureStream* stream, Trouble* trouble) { homeproxy::Exchange(stream, folder, trouble); },
+        Nothing);
+  }
+
   // (bytes): the last that is said; what the other end still sends is thrown away
   Napi::Value Answer(const Napi::CallbackInfo& info) {
     return Run(
@@ -297,6 +229,7 @@ class Line : public Napi::ObjectWrap<Line> {
   }
 
   std::shared_ptr<SecureStream> stream_;
+  std::shared_ptr<LaterProgress> later_ = std::make_shared<LaterProgress>();
   std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);
 };
 

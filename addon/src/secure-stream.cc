@@ -166,6 +166,12 @@ bool SecureStream::KeepPace(size_t bytes, Trouble* trouble) {
 }
 
 ssize_t SecureStream::Read(void* into, size_t room, bool wait, Trouble* trouble) {
+  if (!unread_.empty()) {
+    const size_t size = std::min(room, unread_.size());
+    memcpy(into, unread_.data(), size);
+    unread_.erase(unread_.begin(), unread_.begin() + static_cast<ptrdiff_t>(size));
+    return static_cast<ssize_t>(size);
+  }
   for (;;) {
     ERR_clear_error();
     errno = 0;
@@ -179,6 +185,16 @@ ssize_t SecureStream::Read(void* into, size_t room, bool wait, Trouble* trouble)
     if (!wait && why == SSL_ERROR_WANT_READ) return 0;
     if (!Wait(done, "SSL_read", false, trouble)) return -1;
   }
+}
+
+bool SecureStream::Hears(int ms, int other) {
+  if (cut_) return true;
+  pollfd heard[] = {{fd_.Get(), POLLIN, 0}, {other, POLLIN, 0}};
+  return poll(heard, 2, ms) > 0 && heard[0].revents != 0;
+}
+
+void SecureStream::KeepShort(int bytes) {
+  setsockopt(fd_.Get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
 }
 
 bool SecureStream::Finish(Trouble* trouble) {

@@ -42,7 +42,15 @@ class SecureStream {
   bool Say(const void* data, size_t size, Trouble* trouble) { return Put(data, size, false, trouble); }
   // -> bytes, at least one; 0: the other end is through, or `wait` is false and nothing is there; -1: trouble
   ssize_t Read(void* into, size_t room, bool wait, Trouble* trouble);
-  bool ended() const { return ended_; }
+  bool ended() const { return ended_ && unread_.empty(); }
+  // Gives back what was read: it is read again.
+  void Unread(const uint8_t* data, size_t size) { unread_.insert(unread_.end(), data, data + size); }
+  // After Read() without waiting has found nothing: whether something comes within so many milliseconds; it also ends when
+  // something comes from `other`.
+  bool Hears(int ms, int other = -1);
+  // Lets nothing more than this wait in the kernel: what is written then is not behind much.
+  void KeepShort(int bytes);
+  int patience() const { return patience_; }
   // Says that nothing more will be written.
   bool Finish(Trouble* trouble);
   // Throws away what still comes, until the other end closes: a reset would destroy what was written last on its way.
@@ -62,6 +70,7 @@ class SecureStream {
   SSL* ssl_ = nullptr;
   std::atomic<bool> cut_ = false;
   bool ended_ = false;
+  std::vector<uint8_t> unread_;
   int patience_ = -1;
   double rate_ = 0;
   std::chrono::steady_clock::time_point next_;

@@ -1,7 +1,7 @@
-import { closeSync, existsSync, statSync } from 'node:fs';
+import { closeSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
-import { cloneMount, criuHooksLibrary, inMountNamespace, type MountStep } from '../../addon/lib/index.js';
-import { ExternalError, UserError } from '../errors.js';
+import { cloneMount, inMountNamespace, type MountStep } from '../../addon/lib/index.js';
+import { ExternalError } from '../errors.js';
 import { run } from '../system/command.js';
 
 /** Where a pod with a root of its own has CRIU and a folder of images, for as long as CRIU runs there. */
@@ -40,17 +40,12 @@ export function parseLoaded(text: string): string[] {
 
 /**
  * Lets CRIU into a pod that has a root of its own, read-only, with the images of one run.
- * @param preloads further libraries that are loaded into CRIU.
+ * @param preloads libraries that are loaded into CRIU.
  * @returns the command line with which CRIU starts there, that which makes a session for it, and where it has the images.
- * @throws {UserError} `ADDON_INCOMPLETE`. {ExternalError} `NO_LOADER`.
+ * @throws {ExternalError} `NO_LOADER`.
  */
-export async function openDoor(
-  init: number,
-  criu: string,
-  images: string,
-  preloads: readonly string[] = [],
-): Promise<Door> {
-  const files = [...(await librariesOf(criu)), criu, hooks(), ...preloads, SETSID];
+export async function openDoor(init: number, criu: string, images: string, preloads: readonly string[]): Promise<Door> {
+  const files = [...(await librariesOf(criu)), criu, ...preloads, SETSID];
   const loader = files.find((path) => LOADER.test(basename(path)));
   if (loader === undefined) {
     throw new ExternalError({ code: 'NO_LOADER', message: 'CRIU names no loader', command: criu, log: files });
@@ -79,7 +74,7 @@ export async function openDoor(
   const inside = (path: string): string => `${DOOR}/${basename(path)}`;
   const load = [inside(loader), '--library-path', DOOR];
   return {
-    command: [...load, '--preload', [hooks(), ...preloads].map(inside).join(':'), inside(criu)],
+    command: [...load, '--preload', preloads.map(inside).join(':'), inside(criu)],
     leader: [...load, inside(SETSID), '--wait'],
     images: IMAGES,
   };
@@ -91,15 +86,4 @@ export function closeDoor(init: number): void {
     { do: 'detach', path: DOOR },
     { do: 'rmdir', path: DOOR },
   ]);
-}
-
-function hooks(): string {
-  const path = criuHooksLibrary();
-  if (existsSync(path)) return path;
-  throw new UserError({
-    code: 'ADDON_INCOMPLETE',
-    message: `${path} is not built: CRIU cannot run in a root that has no shell`,
-    remedy: 'run `npm run build:addon`, or install the package again',
-    exitStatus: 7,
-  });
 }

@@ -2,7 +2,7 @@ import { listProcesses, type ProcessStamp, readProcess, readText, stampAlive, st
 
 /**
  * The processes of one run of CRIU, which the folder of its images names: CRIU, what entered the pod for it, its half restored
- * children, and the scripts of its hooks.
+ * children.
  */
 export function criuProcesses(images: string): number[] {
   return listProcesses().filter((pid) => pid !== process.pid && belongs(pid, images));
@@ -43,8 +43,5 @@ function signal(pid: number): void {
 }
 
 function belongs(pid: number, images: string): boolean {
-  const words = (readText(`/proc/${pid}/cmdline`) ?? '').split('\0');
-  if (words.includes(images)) return true;
-  if (!words.some((word) => word.endsWith('/criu-action.sh'))) return false;
-  return (readText(`/proc/${pid}/environ`) ?? '').split('\0').includes(`CRTOOLS_IMAGE_DIR=${images}`);
+  return (readText(`/proc/${pid}/cmdline`) ?? '').split('\0').includes(images);
 }

@@ -8,11 +8,14 @@ import { type ProcessStamp, readText, stampAlive } from '../system/procfs.js';
 import { criuOf, endCriuOf } from './criu-processes.js';
 import { HookLog } from './hook-log.js';
 
-/** Hooks at which CRIU waits for our word (`config/criu-action.sh`). */
+/** Hooks at which CRIU waits for our word (`addon/src/criu-hooks.c`). */
 export type Hook = 'pre-dump' | 'post-dump' | 'post-restore' | 'pre-resume';
 
+/** Where CRIU waits for nobody: what it has restored runs. */
+const RUNS = 'post-resume';
+
 /** Where CRIU stands besides in a dump: all tasks are seized, and none is touched yet (`gate.ts`). */
-export type Place = Hook | 'gate';
+export type Place = Hook | 'gate' | typeof RUNS;
 
 /** The image that CRIU reads first. */
 export const INVENTORY = 'inventory.img';
@@ -91,6 +94,11 @@ export class CriuSession {
     if (outcome === 'late') throw this.slow(hook, limitMs ?? 0);
   }
 
+  /** Waits until what was restored runs, or CRIU has ended: what CRIU does after that concerns nobody but {@link end}. */
+  async resumed(limitMs: number): Promise<void> {
+    await this.reached(RUNS, limitMs).catch(() => undefined);
+  }
+
   /** Whether CRIU has come to a hook or to the gate, now or before. */
   passed(hook: Place): boolean {
     return this.hooks?.seen(hook) ?? false;
@@ -142,7 +150,7 @@ export class CriuSession {
     const status = await Promise.race([this.exited, late]);
     end.abort();
     if (status === 'late') await this.kill();
-    else if (status === null) endCriuOf(this.run.images); // a hook's script survives a CRIU that was killed
+    else if (status === null) endCriuOf(this.run.images); // what entered the pod for it, or CRIU itself there, may survive
     return status === 'late' ? null : status;
   }
 

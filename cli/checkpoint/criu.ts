@@ -1,12 +1,11 @@
 import { spawn } from 'node:child_process';
-import { accessSync, constants, statSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { criuMemoryLibrary } from '../../addon/lib/index.js';
+import { criuHooksLibrary, criuMemoryLibrary } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
 import { stampProcess } from '../system/procfs.js';
-import { projectFile } from '../system/project.js';
 import { openDoor } from './criu-door.js';
 import { CriuSession, HOOK_LOG, INVENTORY, VERDICT } from './criu-session.js';
 
@@ -138,23 +137,25 @@ async function makeFifo(path: string): Promise<void> {
   await run('mkfifo', ['-m', '0600', path]);
 }
 
-/** Starts CRIU; it is told where to write its log and which script to run at its hooks. */
+/**
+ * Starts CRIU; it is told where to write its log. For a script at its hooks it needs some path, and never runs it
+ * (`addon/src/criu-hooks.c`): a run is found again by the folder of its images, which its command line must name.
+ * @throws {UserError} `ADDON_INCOMPLETE`
+ */
 async function start(
   verb: 'dump' | 'restore',
   options: (DumpOptions | RestoreOptions) & { readonly memoryLimit?: number },
   args: readonly string[],
 ): Promise<CriuSession> {
   const { criu, images, podInit, ownRoot, shellJob, memoryLimit } = options;
-  const memory = memoryLimit === undefined ? [] : [criuMemoryLibrary()];
-  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images, memory) : undefined;
-  // Behind a door nothing runs the script; but a run is found again by the folder of its images, which its command line must name.
-  const script = door === undefined ? projectFile('config/criu-action.sh') : images;
+  const libraries = [hooksLibrary(), ...(memoryLimit === undefined ? [] : [criuMemoryLibrary()])];
+  const door = ownRoot === true && podInit !== undefined ? await openDoor(podInit, criu, images, libraries) : undefined;
   const job = shellJob === true ? ['--shell-job'] : [];
   writeFileSync(join(images, HOOK_LOG), '', { mode: 0o600 });
-  const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', script];
+  const files = ['-D', door?.images ?? images, '-o', `${verb}.log`, '--action-script', images];
   const leader = verb === 'restore' && shellJob === true ? (door?.leader ?? ['setsid', '--wait']) : [];
   const apart = 'outsideIpc' in options && options.outsideIpc === true ? ['unshare', '--ipc', '--'] : [];
-  const program = [...leader, ...apart, ...(door?.command ?? [...preload(memory), criu])];
+  const program = [...leader, ...apart, ...(door?.command ?? ['env', `LD_PRELOAD=${libraries.join(':')}`, criu])];
   const argv = surround([...program, verb, ...files, ...COMMON, ...job, ...args], options);
   const told =
     memoryLimit === undefined
@@ -183,9 +184,15 @@ function spareFromOutOfMemory(pid: number | undefined): void {
   }
 }
 
-/** Loads libraries into CRIU, and into nothing that starts it. */
-function preload(libraries: readonly string[]): string[] {
-  return libraries.length === 0 ? [] : ['env', `LD_PRELOAD=${libraries.join(':')}`];
+function hooksLibrary(): string {
+  const path = criuHooksLibrary();
+  if (existsSync(path)) return path;
+  throw new UserError({
+    code: 'ADDON_INCOMPLETE',
+    message: `${path} is not built: CRIU has nobody to ask at its hooks`,
+    remedy: 'run `npm run build:addon`, or install the package again',
+    exitStatus: 7,
+  });
 }
 
 /**

@@ -1,7 +1,7 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { readText } from '../system/procfs.js';
 
-/** The file to which CRIU's action script appends each hook: it outlives both of us, and inotify tells us of each line. */
+/** The file to which CRIU appends each hook that it comes to: it outlives both of us, and inotify tells us of each line. */
 export class HookLog {
   private readonly watcher: FSWatcher;
   private readonly waiting: { readonly hook: string; readonly resolve: () => void }[] = [];

@@ -18,6 +18,14 @@ export default class Status extends ConfiguredCommand {
     this.log(
       `  ${report.departed} away, ${report.residents} here for another home, ${report.moving.length} moving, ${report.bindings} bindings`,
     );
+    for (const { pid, comm, from, missingBytes } of report.incomplete ?? [])
+      this.log(
+        `  ${comm} (${pid} at home) runs here; ${(missingBytes / 2 ** 20).toFixed(1)} MiB of its memory are on ${from} yet`,
+      );
+    for (const { pid, comm, to, missingBytes, trouble } of report.kept ?? [])
+      this.log(
+        `  ${comm} (${pid} at home) runs on ${to}; ${(missingBytes / 2 ** 20).toFixed(1)} MiB of its memory are kept here${trouble === undefined ? '' : `, and cannot be sent: ${trouble}`}`,
+      );
     for (const line of metricsLines(report)) this.log(line);
     const counted = report.counters.filter(({ packets }) => packets > 0);
     for (const { hook, reason, packets, bytes } of counted) {

@@ -4,6 +4,7 @@ import { BugError } from '../errors.js';
 import { MIN_MEMORY_BYTES } from './departing.js';
 import { Inlet } from './inlet.js';
 import { makeParent } from './page-map.js';
+import { startPager } from './pager.js';
 
 /** The large memory of a process that comes: it goes straight into the CRIU that will restore it. */
 export class ArrivingMemory {
@@ -14,9 +15,14 @@ export class ArrivingMemory {
 
   private constructor(private readonly inlet: Inlet) {}
 
-  /** Before CRIU's restore is started. @returns undefined when no memory will come in this way. */
-  static async prepare(folder: string, residentBytes: number): Promise<ArrivingMemory | undefined> {
-    return residentBytes < MIN_MEMORY_BYTES ? undefined : new ArrivingMemory(await Inlet.create(folder));
+  /**
+   * Before CRIU's restore is started. @param later some of it comes when the process runs
+   * @returns undefined when no memory will come in this way.
+   */
+  static async prepare(folder: string, residentBytes: number, later = false): Promise<ArrivingMemory | undefined> {
+    if (residentBytes < MIN_MEMORY_BYTES) return undefined;
+    if (later) await startPager(folder);
+    return new ArrivingMemory(await Inlet.create(folder));
   }
 
   /** Takes the records as they come. @param moved told once how much has. @throws {UserError} `MEMORY_REFUSED` */

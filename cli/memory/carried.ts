@@ -1,6 +1,8 @@
 import { z } from 'zod';
 
 const MAX_WORDS = 500;
+/** No copying takes a day. */
+const MAX_MS = 86_400_000;
 
 /** How the memory of a process went with it. */
 export const carriedMemorySchema = z.object({
@@ -16,6 +18,8 @@ export const carriedMemorySchema = z.object({
         .regex(/^\P{Cc}*$/u),
     })
     .optional(),
+  /** Bytes of it that came when the process ran already. */
+  later: z.number().nonnegative().optional(),
   /** What the rounds said before the freeze: bytes per second, and milliseconds. */
   forecast: z
     .object({
@@ -25,6 +29,15 @@ export const carriedMemorySchema = z.object({
       freezeMs: z.number().nonnegative(),
       /** That was more than the rounds worked for. */
       beyond: z.boolean(),
+    })
+    .optional(),
+  /** It was slowed down so that the rounds could end; absent: it was not. */
+  throttle: z
+    .object({
+      /** Of its time that it had in the end. */
+      percent: z.number().int().min(0).max(100),
+      /** From the first step until it stood still, or was given its time back. */
+      ms: z.number().nonnegative().max(MAX_MS),
     })
     .optional(),
 });
@@ -37,6 +50,10 @@ export const copyProgress = z.object({
   bytes: z.number().nonnegative(),
   total: z.number().nonnegative(),
   rate: z.number().nonnegative(),
+  /** Percent of its time that the process has; absent: it is not slowed down. */
+  pace: z.number().min(0).max(100).optional(),
+  /** It runs at its destination, and what is copied is the rest. */
+  later: z.boolean().optional(),
 });
 export type CopyProgress = z.infer<typeof copyProgress>;
 
@@ -82,18 +99,26 @@ function oneLine(words: string): string {
 const MIB = 1 << 20;
 
 /** How far the copying is, for people who wait. */
-export function copiedInWords({ round, bytes, total, rate }: CopyProgress): string {
+export function copiedInWords({ round, bytes, total, rate, pace, later }: CopyProgress): string {
   const rest = rate === 0 ? '' : `, ${((total - Math.min(bytes, total)) / rate).toFixed(1)} s left`;
   const speed = `${(rate / MIB).toFixed(1)} MiB/s${rest}`;
-  return `memory, round ${round}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}`;
+  const slowed = pace === undefined ? '' : `, slowed down to ${pace} %`;
+  const what = later === true ? 'memory that follows' : `memory, round ${round}`;
+  return `${what}: ${Math.round(bytes / MIB)} of ${Math.round(total / MIB)} MiB, ${speed}${slowed}`;
 }
 
 /** For people. */
-export function memoryInWords({ copied, reason, forecast }: CarriedMemory): string {
-  if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}`;
-  if (forecast === undefined) return 'copied while it ran';
+export function memoryInWords({ copied, reason, forecast, throttle, later }: CarriedMemory): string {
+  const seconds = ((throttle?.ms ?? 0) / 1000).toFixed(1);
+  const slowed = throttle === undefined ? '' : `; slowed down to ${throttle.percent} % of its pace, for ${seconds} s`;
+  if (copied === 'in-freeze') return `copied in the freeze: ${reason?.words ?? 'no reason is known'}${slowed}`;
+  if (later !== undefined) {
+    const mib = (later / MIB).toFixed(1);
+    return `copied while it ran, ${mib} MiB of it when it ran at its destination already${slowed}`;
+  }
+  if (forecast === undefined) return `copied while it ran${slowed}`;
   const { rounds, written, sent, freezeMs } = forecast;
   const rate = (bytes: number): string => `${(bytes / (1 << 20)).toFixed(1)} MiB/s`;
   const speeds = `it wrote ${rate(written)}, ${rate(sent)} were sent`;
-  return `copied while it ran, in ${rounds} rounds (${speeds}; a freeze of ${freezeMs} ms was expected)`;
+  return `copied while it ran, in ${rounds} rounds (${speeds}; a freeze of ${freezeMs} ms was expected)${slowed}`;
 }

@@ -4,9 +4,19 @@ import { type Line, scanLast, scanWritten, trackWrites } from '../../addon/lib/i
 import { ExternalError } from '../errors.js';
 import { readText } from '../system/procfs.js';
 import type { CopyProgress } from './carried.js';
-import { type Forecast, forecastOf, oneMore, type Round } from './forecast.js';
+import { type Aim, type Forecast, forecastOf, nextOf, type Round } from './forecast.js';
 import { ownMappings } from './mappings.js';
-import { bareRecords, bytesOf, flatten, intersect, type Range, signRecord, unflatten, union } from './records.js';
+import {
+  bareRecords,
+  bytesOf,
+  flatten,
+  intersect,
+  type Range,
+  signRecord,
+  subtract,
+  unflatten,
+  union,
+} from './records.js';
 
 /** The process as it stands still: the mappings that we carry, and what was written in them since the last round. */
 interface LastLook {
@@ -16,12 +26,19 @@ interface LastLook {
   readonly present: readonly Range[];
 }
 
+/** What the rounds work for, and how the process is slowed down for it. */
+export interface CopyAim extends Aim {
+  /** Gives the process so many percent of its time. @returns whether that was possible */
+  readonly slowTo?: ((percent: number) => Promise<boolean>) | undefined;
+  /** What is left in the freeze is not sent then: only which pages these are. */
+  readonly later?: boolean | undefined;
+}
+
 /** So much is sent between two looks at how much that was. */
 const CHUNK_BYTES = 16 << 20;
 /** The other end is told ahead of so much that will come whole. */
 const DENSE_BYTES = 64 << 20;
 const HUGE_PAGE_BYTES = 2 << 20;
-const MAX_ROUNDS = 12;
 /** An upload in which nothing comes for longer is cut. */
 const SIGN_OF_LIFE_MS = 1000;
 
@@ -37,15 +54,16 @@ export class Copying {
   private readonly looked: Promise<LastLook>;
   private onLook: (look: LastLook) => void = () => undefined;
   private bytes = 0;
-  private round = { number: 0, total: 0, before: 0, began: 0 };
+  /** Bytes of pages that are not sent before the process runs at its destination; known when {@link feed} has ended. */
+  later = 0;
+  private round = { number: 0, total: 0, before: 0, began: 0, pace: 100 };
   /** Could not be read, for example because they were protected in that moment: still to be sent. */
   private missed: Range[] = [];
   private tracker: number | undefined;
 
   private constructor(
     private readonly pid: number,
-    private readonly budgetMs: number,
-    private readonly limit: number | undefined,
+    private readonly aim: CopyAim,
     tracker: number,
   ) {
     this.tracker = tracker;
@@ -60,19 +78,19 @@ export class Copying {
   }
 
   /**
-   * @param budgetMs what the freeze should not take longer than. @param limit most bytes per second; undefined: as fast as it goes
    * @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it.
    */
-  static async begin(pid: number, budgetMs: number, limit?: number): Promise<Copying> {
-    return new Copying(pid, budgetMs, limit, await trackWrites(pid));
+  static async begin(pid: number, aim: CopyAim): Promise<Copying> {
+    return new Copying(pid, aim, await trackWrites(pid));
   }
 
   /** How far the round that goes on is. */
   get progress(): CopyProgress {
-    const { number, total, before, began } = this.round;
+    const { number, total, before, began, pace } = this.round;
     const bytes = this.bytes - before;
     const seconds = (performance.now() - began) / 1000;
-    return { round: number, bytes, total, rate: seconds > 0 ? Math.round(bytes / seconds) : 0 };
+    const rate = seconds > 0 ? Math.round(bytes / seconds) : 0;
+    return { round: number, bytes, total, rate, ...(pace < 100 ? { pace } : {}) };
   }
 
   /** Bytes of pages that were given out so far. */
@@ -86,7 +104,7 @@ export class Copying {
    */
   async feed(line: Line, moved: (bytes: number) => Promise<void>): Promise<void> {
     try {
-      if (this.limit !== undefined) line.setPace(this.limit);
+      if (this.aim.limit !== undefined) line.setPace(this.aim.limit);
       this.onReady(await this.rounds(line, moved));
       let look: LastLook | undefined;
       for (;;) {
@@ -96,10 +114,13 @@ export class Copying {
       }
       await line.write(bareRecords('area', look.mappings));
       const { present } = look;
-      const again = intersect(this.takeMissed(), present);
-      await this.pages(line, [...again, ...look.written], false);
+      const rest = [...intersect(this.takeMissed(), present), ...look.written];
+      const later = this.aim.later === true ? union(rest) : [];
+      if (this.aim.later !== true) await this.pages(line, rest, false);
       if (this.missed.length > 0) throw unreadable(this.pid);
-      const last = [bareRecords('mapping', look.mappings), bareRecords('keep', present), signRecord('end')];
+      this.later = bytesOf(later);
+      const kept = bareRecords('keep', subtract(present, later));
+      const last = [bareRecords('mapping', look.mappings), kept, bareRecords('later', later), signRecord('end')];
       await line.write(Buffer.concat(last));
     } catch (error) {
       this.onFailure(error);
@@ -137,7 +158,12 @@ export class Copying {
   private async rounds(line: Line, moved: (bytes: number) => Promise<void>): Promise<Forecast> {
     const done: Round[] = [];
     let lookedAt: number | undefined;
-    do {
+    let pace = 100;
+    for (let next = nextOf(done, this.aim); next !== 'end'; next = nextOf(done, this.aim)) {
+      if (next !== 'round') {
+        if ((await this.aim.slowTo?.(next)) !== true) break;
+        pace = next;
+      }
       const mappings = this.mappings();
       const now = performance.now();
       const sinceMs = lookedAt === undefined ? undefined : now - lookedAt;
@@ -147,12 +173,12 @@ export class Copying {
       const bytes = bytesOf(written);
       await line.write(bareRecords('area', mappings));
       const began = performance.now();
-      this.round = { number: done.length + 1, total: bytes, before: this.bytes, began };
+      this.round = { number: done.length + 1, total: bytes, before: this.bytes, began, pace };
       if (done.length > 0) await this.pages(line, written, false);
       else await this.freshPages(line, written, moved);
-      done.push({ bytes, ms: performance.now() - began, sinceMs });
-    } while (done.length < MAX_ROUNDS && oneMore(done, this.budgetMs, this.limit));
-    return forecastOf(done, this.budgetMs, this.limit);
+      done.push({ bytes, ms: performance.now() - began, sinceMs, pace });
+    }
+    return forecastOf(done, this.aim.budgetMs, this.aim.limit);
   }
 
   /** Of what was never sent the other end is told before, so that it can make room in large pieces. */

@@ -1,7 +1,8 @@
 import type { Line } from '../../addon/lib/index.js';
 import { readText, readTree } from '../system/procfs.js';
 import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
-import { Copying } from './copying.js';
+import { type CopyAim, Copying } from './copying.js';
+import { refusePostCopy } from './later-refusals.js';
 import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
 
@@ -39,6 +40,7 @@ export class DepartingMemory {
   private underway: Copying | undefined;
   private delivered: Promise<void> | undefined;
   private mappings: readonly Range[] = [];
+  private forecast: Pick<CarriedMemory, 'forecast'> | undefined;
   private readonly cut = new AbortController();
   /** What the last look found otherwise. */
   after: CarriedMemory | undefined;
@@ -52,18 +54,19 @@ export class DepartingMemory {
 
   /**
    * Copies while the process runs, until what is left is small.
-   * @param moved told, before more is sent, how many bytes were. @param limits what the freeze should not take longer than, and
-   * how many bytes per second may be sent
+   * @param moved told, before more is sent, how many bytes were. @param aim where nobody says more, a freeze of {@link BUDGET_MS}
+   * @throws {UserError} `NOT_POST_COPY`
    */
   async sendAhead(
     pid: number,
     send: SendMemory,
     moved: (bytes: number) => Promise<void>,
-    { budgetMs = BUDGET_MS, bandwidthLimit }: { budgetMs?: number; bandwidthLimit?: number | undefined } = {},
+    aim: CopyAim = { budgetMs: BUDGET_MS },
   ): Promise<SentAhead> {
+    if (aim.later === true) refusePostCopy(pid);
     let copying: Copying;
     try {
-      copying = await Copying.begin(pid, budgetMs, bandwidthLimit);
+      copying = await Copying.begin(pid, aim);
       this.underway = copying;
     } catch (error) {
       this.cut.signal.throwIfAborted();
@@ -76,6 +79,7 @@ export class DepartingMemory {
       const forecast = await Promise.race([copying.ready, failed]);
       this.copying = copying;
       this.delivered = delivered;
+      this.forecast = { forecast };
       return { bytes: copying.sent, memory: { copied: 'ahead', forecast } };
     } catch (error) {
       copying.stopTracking();
@@ -103,10 +107,19 @@ export class DepartingMemory {
     pointToParent(folder, this.mappings);
   }
 
-  /** Ends when the destination has all of it. @returns bytes that were sent since {@link sendAhead} */
+  /**
+   * Ends when the destination has all of it, but for what is sent {@link later}.
+   * @returns bytes that were sent since {@link sendAhead}
+   */
   async sent(before: number): Promise<number> {
     await this.delivered;
+    if (this.later > 0) this.after = { ...(this.forecast ?? {}), copied: 'ahead', later: this.later };
     return Math.max((this.copying?.sent ?? 0) - before, 0);
+  }
+
+  /** Bytes that the process is to have when it runs already; known after {@link sent}. */
+  get later(): number {
+    return this.copying?.later ?? 0;
   }
 
   /** How far the copying is; undefined before it begins. */

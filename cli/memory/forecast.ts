@@ -5,6 +5,18 @@ export interface Round {
   readonly ms: number;
   /** In which they were written: since the look before; undefined for the first round, which is all that there is. */
   readonly sinceMs: number | undefined;
+  /** Percent of its time that the process had while they were sent; absent: all of it. */
+  readonly pace?: number;
+}
+
+/** What the rounds work for, and within which bounds. */
+export interface Aim {
+  /** What the freeze should not take longer than, in milliseconds. */
+  readonly budgetMs: number;
+  /** Most bytes per second that are sent. */
+  readonly limit?: number | undefined;
+  /** The process may be slowed down, so that it stands still no longer than so many milliseconds. */
+  readonly slowing?: { readonly leastPercent: number; readonly withinMs: number } | undefined;
 }
 
 /** What the rounds so far say of the freeze. */
@@ -65,4 +77,36 @@ export function oneMore(rounds: readonly Round[], budgetMs: number, limit?: numb
   if (last.ms <= GOOD_ENOUGH_MS) return false;
   const worthIt = forecastOf(rounds, budgetMs, limit).beyond ? WORTH_IT_BEYOND : WORTH_IT;
   return last.bytes <= (before?.bytes ?? 0) * worthIt;
+}
+
+/** At the same pace of the process. */
+const MAX_ROUNDS = 12;
+/** What is foreseen leaves so much of what is allowed: a machine that is busy needs more than that. */
+const MARGIN = 0.75;
+/** At this part of the pace at which it writes as much as is sent, each round leaves half as much as the one before. */
+const CONVERGING = 0.5;
+/** A process that writes the same pages again and again leaves as many of them when it is only a little slower. */
+const SMALLEST_STEP = 0.7;
+/** What was measured at one pace says little of a very different one. */
+const LARGEST_STEP = 0.25;
+
+/**
+ * What comes after these rounds: one more, or an end, or a slower process, and then one more.
+ * @returns a number: the percent of its time that the process should have from now on. Where there is no way to what is wanted, it
+ * is not slowed down, and where the slowest that is allowed was not enough, the rounds end.
+ */
+export function nextOf(rounds: readonly Round[], { budgetMs, limit, slowing }: Aim): 'round' | 'end' | number {
+  const pace = rounds.at(-1)?.pace ?? 100;
+  const atPace = rounds.filter((round) => (round.pace ?? 100) === pace);
+  const wantedMs = (slowing?.withinMs ?? 0) * MARGIN;
+  // what the first round at a new pace sends was still written at the former one
+  if (pace < 100 && atPace.length < 2) return 'round';
+  const worksFor = pace < 100 ? Math.max(budgetMs, wantedMs) : budgetMs; // it is slowed down for no more than it has to be
+  if (atPace.length < MAX_ROUNDS && oneMore(atPace, worksFor, limit)) return 'round';
+  if (slowing === undefined || pace <= slowing.leastPercent || wantedMs <= BASE_MS) return 'end';
+  const { written, sent, beyond } = forecastOf(rounds, wantedMs, limit);
+  if (!beyond || sent === 0) return 'end';
+  const converging = (pace * CONVERGING * sent) / written;
+  const step = Math.min(Math.max(converging, pace * LARGEST_STEP), pace * SMALLEST_STEP);
+  return Math.max(Math.floor(step), slowing.leastPercent);
 }

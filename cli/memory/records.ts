@@ -11,7 +11,18 @@ export interface Range {
   readonly end: number;
 }
 
-const KINDS = { area: 1, pages: 2, zero: 3, mapping: 4, keep: 5, end: 6, life: 7, dense: 8 } as const;
+const KINDS = {
+  area: 1,
+  pages: 2,
+  zero: 3,
+  mapping: 4,
+  keep: 5,
+  end: 6,
+  life: 7,
+  dense: 8,
+  later: 9,
+  done: 11,
+} as const;
 export type RecordKind = keyof typeof KINDS;
 
 /** Writes a record's head into a buffer. */
@@ -30,7 +41,7 @@ export function bareRecords(kind: RecordKind, ranges: readonly Range[]): Buffer 
 }
 
 /** A record that has neither content nor place. */
-export function signRecord(kind: 'end' | 'life'): Buffer {
+export function signRecord(kind: 'end' | 'life' | 'done'): Buffer {
   return bareRecords(kind, [{ start: 0, end: 0 }]);
 }
 
@@ -64,6 +75,23 @@ export function intersect(a: readonly Range[], b: readonly Range[]): Range[] {
     else j++;
   }
   return both;
+}
+
+/** What is in the first and not in the second; each list ascending and without overlaps. */
+export function subtract(from: readonly Range[], taken: readonly Range[]): Range[] {
+  const left: Range[] = [];
+  let next = 0;
+  for (const { start, end } of from) {
+    let at = start;
+    while (next < taken.length && (taken[next] as Range).end <= at) next++;
+    for (let each = next; each < taken.length && (taken[each] as Range).start < end; each++) {
+      const { start: low, end: high } = taken[each] as Range;
+      if (at < low) left.push({ start: at, end: low });
+      at = Math.max(at, high);
+    }
+    if (at < end) left.push({ start: at, end });
+  }
+  return left;
 }
 
 /** What is in any of them, ascending and without overlaps. */

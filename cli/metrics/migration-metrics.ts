@@ -18,6 +18,7 @@ export class MigrationMetrics {
   private readonly total;
   private readonly phase;
   private readonly bytes;
+  private readonly throttled;
   private readonly parked;
   private readonly replayed;
   private readonly lost;
@@ -64,6 +65,10 @@ export class MigrationMetrics {
     this.bytes = group.counter('homeproxy_migration_moved_bytes_total', 'Bytes of memory and images that were sent.', [
       'direction',
     ]);
+    this.throttled = group.counter(
+      'homeproxy_migration_throttled_seconds_total',
+      'How long processes were slowed down while their memory was copied in committed migrations, in seconds.',
+    );
     this.parked = group.counter(
       'homeproxy_migration_parked_packets_total',
       'Packets that were parked in committed migrations.',
@@ -92,6 +97,7 @@ export class MigrationMetrics {
       const ms = summary.phases[phase];
       if (ms !== undefined) this.phase.observe({ phase }, ms / 1000);
     }
+    this.throttled.inc((summary.memory?.throttle?.ms ?? 0) / 1000);
     this.parked.inc(summary.parkedPackets);
     this.replayed.inc(summary.replayedPackets);
     this.lost.inc(summary.droppedPackets);

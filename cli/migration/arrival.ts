@@ -33,6 +33,8 @@ export interface Arrival {
   windows: Promise<Windows> | undefined;
   /** Those of its listeners that stayed here, its home, while it was away; undefined until it is restored. */
   listeners: HomeListeners | undefined;
+  /** It has all its memory, or never will: fulfilled then; undefined until it runs. */
+  whole: Promise<void> | undefined;
   /** What could not be set again on its sockets, in words. */
   notKept: readonly string[];
   /** CRIU has let it go, and it is heard. */
@@ -50,6 +52,7 @@ export const NEW_ARRIVAL = {
   streams: undefined,
   windows: undefined,
   listeners: undefined,
+  whole: undefined,
   notKept: [],
   runs: false,
 };

@@ -2,12 +2,12 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { followCopying } from './copy-progress.js';
-import { type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled, wallClock } from './course.js';
+import { accepted, type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
 import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
-import type { Asked, MigrateOptions } from './migrate-options.js';
+import { type Asked, askedOf, type MigrateOptions } from './migrate-options.js';
 import { newMigrationId } from './migration-id.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
@@ -16,7 +16,7 @@ import { grown, seenAway } from './seen-away.js';
 import { portsAway } from './shared-ports.js';
 import type { Site } from './site.js';
 import { reached } from './steps.js';
-import { Stopwatch } from './stopwatch.js';
+import { Stopwatch, wallClock } from './stopwatch.js';
 import type { Twin, Twins } from './twins.js';
 
 /** How the coordinator reaches the participants on any node, this one included. */
@@ -24,8 +24,6 @@ export interface Participants {
   source(node: NodeName): SourceParticipant;
   destination(node: NodeName): DestinationParticipant;
 }
-
-export type { MigrateOptions } from './migrate-options.js';
 
 /** How a migration that a crash had cut short has ended. */
 export type RecoveryOutcome = 'rolled-forward' | 'rolled-back' | 'failed';
@@ -198,13 +196,7 @@ export class Coordinator {
       destination: this.participants.destination(to),
       watch,
       epoch: twin.record.epoch + 1,
-      signal: options.signal,
-      maxFreezeMs: options.maxFreezeMs ?? this.site.timeouts.maxFreezeMs,
-      freezeBudgetMs: options.freezeBudgetMs ?? this.site.timeouts.freezeBudgetMs,
-      bandwidthLimit: options.bandwidthLimit ?? this.site.bandwidthLimit,
-      copyAhead: options.copyAhead,
-      resetClosing: options.resetClosing,
-      policy: options.policy,
+      ...askedOf(options, this.site),
     });
   }
 
@@ -235,8 +227,9 @@ export class Coordinator {
             cgroup: twin.record.cgroup,
             block: twin.record.block,
             carry: carry !== undefined,
+            later: course.limits.later,
           })
-          .then(({ verdicts }) => refuse(description.homePid, verdicts)),
+          .then((answer) => accepted(course, answer)),
         source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
         twin.control.openQueue(),
         ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),
@@ -308,13 +301,17 @@ export class Coordinator {
     await reached('coordinator', 'destination-committed', migration);
 
     watch.begin('replay');
+    const ended = this.insist(() => source.commit({ migration }));
+    if (course.memory?.later !== undefined)
+      void followCopying(source, migration, ended, (progress) => watch.tell(progress));
     const [home, away] = await Promise.all([
       (returned ? twin.control.pass() : twin.control.tunnel(destination.node)).finally(() => {
         course.forwardedAt = wallClock();
         return reached('coordinator', 'forwarded', migration);
       }),
-      this.insist(() => source.commit({ migration })),
+      ended,
     ]);
+    course.bytesMoved += away.laterBytes ?? 0;
     await reached('coordinator', 'source-committed', migration);
 
     watch.begin('finish');

@@ -1,12 +1,14 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { asHomeproxyError } from '../errors.js';
 import type { CopyProgress } from '../memory/carried.js';
+import { isUnheard } from './insist.js';
 import type { MigrationRequest } from './messages.js';
 
 const EVERY_MS = 500;
 
 /**
- * Asks the source how far it is with copying memory, and tells whoever watches, until the copying is over. A source that does not
- * answer, or is of a version that does not know the question, is not asked again.
+ * Asks the source how far it is with copying memory, and tells whoever watches, until the copying is over. A source that cannot be
+ * reached is asked again; one that is of a version which does not know the question, or else has no answer, is not.
  */
 export async function followCopying(
   source: { progress(request: MigrationRequest): Promise<CopyProgress> },
@@ -22,9 +24,11 @@ export async function followCopying(
   try {
     for (;;) {
       await pause(EVERY_MS, undefined, { signal: over.signal, ref: false });
-      const progress = await source.progress({ migration });
+      const progress = await source.progress({ migration }).catch((error: unknown) => {
+        if (!isUnheard(asHomeproxyError(error).code)) throw error;
+      });
       over.signal.throwIfAborted();
-      if (progress.total > 0) tell(progress);
+      if (progress !== undefined && progress.total > 0) tell(progress);
     }
   } catch {
     // it is over, or nobody knows

@@ -7,12 +7,13 @@ import type {
   FreezeResponse,
   NodeName,
   ParkCounts,
+  PrepareDestinationResponse,
   SourceParticipant,
   TransferResponse,
 } from './messages.js';
 import type { MigrationRecord, MigrationSummary } from './records.js';
-import { interrupted } from './refusals.js';
-import { Stopwatch } from './stopwatch.js';
+import { interrupted, refuse } from './refusals.js';
+import { Stopwatch, wallClock } from './stopwatch.js';
 import type { Twin } from './twins.js';
 
 interface CourseParts {
@@ -31,8 +32,12 @@ interface CourseParts {
   readonly freezeBudgetMs: number;
   /** Memory is sent no faster, in bytes per second. */
   readonly bandwidthLimit?: number | undefined;
+  /** It may be slowed down to so many percent of its pace; undefined: it may not. */
+  readonly throttle?: number | undefined;
   /** Its memory is copied while it runs; undefined: yes. */
   readonly copyAhead?: boolean | undefined;
+  /** Some of its memory may follow when it runs; undefined: no. */
+  readonly postCopy?: boolean | undefined;
   /** What it has closed may be lost; undefined: no. */
   readonly resetClosing?: boolean | undefined;
   /** A crash fell into it: when it was frozen, and for how long, is not known. */
@@ -42,7 +47,8 @@ interface CourseParts {
 }
 
 /** One migration on its way; the coordinator's steps share it. */
-export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs' | 'bandwidthLimit'> {
+export interface Course
+  extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'freezeBudgetMs' | 'bandwidthLimit' | 'throttle'> {
   /** For whoever copies its memory ahead, in milliseconds. */
   readonly limits: NonNullable<CopyRequest['limits']>;
   readonly startedAt: number;
@@ -66,7 +72,7 @@ export interface Course extends Omit<CourseParts, 'signal' | 'maxFreezeMs' | 'fr
 
 /** A migration that begins now. */
 export function startCourse(begun: CourseParts): Course {
-  const { signal, maxFreezeMs, freezeBudgetMs, bandwidthLimit, ...parts } = begun;
+  const { signal, maxFreezeMs, freezeBudgetMs, bandwidthLimit, throttle, ...parts } = begun;
   const stopped = new AbortController();
   const onAbort = (): void => stopped.abort(interrupted());
   if (signal?.aborted === true) onAbort();
@@ -75,7 +81,7 @@ export function startCourse(begun: CourseParts): Course {
   return {
     ...parts,
     startedAt: wallClock(),
-    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit },
+    limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit, throttle, later: parts.postCopy === true },
     bytesMoved: 0,
     memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],
@@ -137,6 +143,18 @@ export function interruptedByRestart(
   return { ...course, startedAt: record.startedAt, frozenAt: record.state === 'preparing' ? 0 : record.startedAt };
 }
 
+/** The destination has made room for it. @throws {UserError} `REFUSED`; `NO_POST_COPY`: what was asked for is not known there */
+export function accepted(course: Course, { verdicts, later }: PrepareDestinationResponse): void {
+  refuse(course.description.homePid, verdicts);
+  if (course.limits.later !== true || later === true) return;
+  throw new UserError({
+    code: 'NO_POST_COPY',
+    message: `homeproxy on ${course.destination.node.name} is older: memory cannot follow the process there`,
+    remedy: 'update it there, or move without --mode post-copy',
+    exitStatus: 3,
+  });
+}
+
 /** Counts what has travelled. */
 export function travelled(course: Course, { bytes, memory }: TransferResponse): void {
   course.bytesMoved += bytes;
@@ -186,9 +204,4 @@ export function summaryOf(course: Course, home: ParkCounts, away: ParkCounts): M
 
 function hundredths(ms: number): number {
   return Math.round(ms * 100) / 100;
-}
-
-/** Milliseconds since the epoch, with the resolution of the monotonic clock. */
-export function wallClock(): number {
-  return performance.timeOrigin + performance.now();
 }

@@ -2,16 +2,21 @@ import type { CriuSession } from '../checkpoint/criu-session.js';
 import type { Gate } from '../checkpoint/gate.js';
 import type { PagePipe } from '../checkpoint/page-pipe.js';
 import { endRepair } from '../checkpoint/repair.js';
+import type { Throttle } from '../checkpoint/throttle.js';
 import { UserError } from '../errors.js';
 import type { DepartingFiles } from '../files/departing-files.js';
+import type { CarriedMemory } from '../memory/carried.js';
 import type { DepartingMemory } from '../memory/departing.js';
+import type { LaterPages } from '../memory/later-pages.js';
 import type { ProcessDescription } from '../process/description.js';
 import { Cgroup } from '../system/cgroup.js';
+import type { BindingControl } from './binding-control.js';
 import { Ahead } from './difference.js';
 import type { ParkCounts } from './messages.js';
 import type { DepartureRecord } from './records.js';
 import type { Resident } from './residents.js';
 import type { Sending } from './sending.js';
+import type { Site } from './site.js';
 
 /** A process of this node that is leaving. */
 export interface Departure {
@@ -30,6 +35,14 @@ export interface Departure {
   memory: DepartingMemory | undefined;
   /** Bytes of it that were sent before the freeze. */
   memorySent: number;
+  /** How that went. */
+  carried: CarriedMemory | undefined;
+  /** What may slow it down while it is copied; undefined: nothing, and after a restart of the daemon, which ends it. */
+  throttle: Throttle | undefined;
+  /** What is sent of it when the process runs elsewhere; undefined when that is nothing, or not known yet. */
+  later: LaterPages | undefined;
+  /** Most bytes per second of that; undefined: no limit. */
+  pace: number | undefined;
   /** Undefined until the freeze, and after a restart of the daemon, which cuts it. */
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
@@ -53,6 +66,10 @@ export const IDLE = {
   files: undefined,
   memory: undefined,
   memorySent: 0,
+  carried: undefined,
+  throttle: undefined,
+  later: undefined,
+  pace: undefined,
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),
@@ -62,11 +79,25 @@ export const IDLE = {
 };
 export const NONE: ParkCounts = { parked: 0, replayed: 0, dropped: 0 };
 
+/** Over the binding of a process of this node, or of one that lives here for another home. */
+export function controlOf({ twins }: Pick<Site, 'twins'>, { record, resident }: Departure): BindingControl | undefined {
+  return resident?.control ?? twins.byId(record.request.twin)?.control;
+}
+
 /** A CRIU that was killed has let the process go, its sockets in repair mode: nobody may read an error from them meanwhile. */
 export function holdAfterKill({ freezer, localPids }: DepartureRecord): void {
   const cgroup = new Cgroup(freezer.path);
   if (cgroup.exists) cgroup.setFrozen(true);
   endRepair(localPids);
+}
+
+/** Kills what is left of a tree that CRIU did not: frozen, in repair mode, so that nothing is said on its connections. */
+export async function destroyTree({ freezer }: DepartureRecord): Promise<void> {
+  const cgroup = new Cgroup(freezer.path);
+  if (!cgroup.exists) return;
+  cgroup.kill();
+  await cgroup.empty();
+  cgroup.remove();
 }
 
 /** What a promise is fulfilled with by now; undefined when it is not yet. */

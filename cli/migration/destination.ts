@@ -1,15 +1,13 @@
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Line } from '../../addon/lib/index.js';
-import { criuVersion, findCriu, startRestore } from '../checkpoint/criu.js';
+import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
-import { createImageFolder, reserveRoom, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
-import { ArrivingMemory } from '../memory/arriving.js';
-import { isShellJob } from '../process/session-verdicts.js';
+import { pagerVerdicts } from '../memory/later-refusals.js';
 import { Cgroup } from '../system/cgroup.js';
 import {
   type Arrival,
@@ -20,18 +18,16 @@ import {
   NEW_ARRIVAL,
   notExpected,
   refuseStale,
-  roomOf,
-  surroundingsOf,
 } from './arrival.js';
+import { makeReady } from './arrival-ready.js';
 import { restoreOptions } from './carried-options.js';
-import { arrivingFiles, closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
+import { closeDoorOf, filesArrived, filesFit, putBack, takeOffer, takeParcel } from './carrying.js';
 import { askRestored, noteRestored } from './connection-notes.js';
 import { requireCredible, requireOwnPlaces } from './credible.js';
 import { fateOf } from './decision.js';
 import { holdingOf } from './holding.js';
-import { HomeListeners, leftListeners } from './home-listeners.js';
+import { HomeListeners } from './home-listeners.js';
 import { decodeImages, keepAhead } from './image-stream.js';
-import { makeRoom } from './make-room.js';
 import {
   type AssessRequest,
   type AssessResponse,
@@ -47,6 +43,7 @@ import {
   type RestoreResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { requirePager, takeLater, untilWhole, wipeArrival } from './paging.js';
 import type { ArrivalRecord } from './records.js';
 import { outOfOrder } from './refusals.js';
 import { fitVerdicts, roomVerdicts } from './room-verdicts.js';
@@ -106,6 +103,7 @@ export class LocalDestination implements DestinationParticipant {
 
   async prepare(request: PrepareDestinationRequest): Promise<PrepareDestinationResponse> {
     const { migration } = request;
+    const paging = request.later === true ? await pagerVerdicts() : [];
     if (this.arrivals.has(migration)) throw outOfOrder(migration, 'is prepared already');
     if (this.aborted.has(migration)) throw gaveUp(migration);
     const criu = findCriu(this.site.criuPath);
@@ -114,7 +112,7 @@ export class LocalDestination implements DestinationParticipant {
     if (!returning) refuseStale(this.site, request);
     const welcome = returning ? [] : this.site.guests.verdicts(request.home.name, request.description);
     const room = { returning, draining: this.site.journal.draining, carried: request.carry === true };
-    const verdicts = [...welcome, ...roomVerdicts(request.description, room)];
+    const verdicts = [...welcome, ...roomVerdicts(request.description, room), ...paging];
     if (verdicts.some(({ outcome }) => outcome === 'refused')) return { verdicts };
     const record: ArrivalRecord = {
       request,
@@ -126,7 +124,7 @@ export class LocalDestination implements DestinationParticipant {
     };
     const arrival: Arrival = { ...NEW_ARRIVAL, record };
     this.keep(arrival, {});
-    arrival.preparing = this.makeReady(arrival, criu);
+    arrival.preparing = makeReady(this.site, arrival, criu, (change) => this.keep(arrival, change));
     try {
       await arrival.preparing;
     } catch (error) {
@@ -135,39 +133,7 @@ export class LocalDestination implements DestinationParticipant {
       throw error;
     }
     arrival.preparing = undefined;
-    return { verdicts };
-  }
-
-  private async makeReady(arrival: Arrival, criu: string): Promise<void> {
-    const { request, images, nursery } = arrival.record;
-    const { migration } = request;
-    await reached('destination', 'noted', migration);
-    createImageFolder(images);
-    await reached('destination', 'folder-made', migration);
-    if (request.home.name === this.node.name) new Cgroup(nursery.path).create();
-    else {
-      arrival.resident = await makeRoom(this.site, request);
-      this.keep(arrival, { nursery: { path: arrival.resident.pod.cgroup, origins: [] } });
-    }
-    if (request.carry === true)
-      arrival.files = arrivingFiles(this.site, arrival, (change) => this.keep(arrival, change));
-    await reached('destination', 'room-made', migration);
-    arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes);
-    const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
-    const shellJob = isShellJob(request.description);
-    const listenersHere = arrival.resident === undefined && leftListeners(request.description);
-    const session = await startRestore({
-      criu,
-      images,
-      shellJob,
-      listenersHere,
-      ...surroundingsOf(arrival),
-      ...memory,
-    });
-    arrival.session = session;
-    if (arrival.memory === undefined) await reserveRoom(images, roomOf(request));
-    await reached('destination', 'criu-started', migration);
-    this.keep(arrival, { criu: session.run.process });
+    return { verdicts, later: request.later };
   }
 
   /**
@@ -198,6 +164,12 @@ export class LocalDestination implements DestinationParticipant {
     const { memory, session } = this.expect(peer, migration);
     if (memory === undefined || session === undefined) throw notExpected(this.node, peer, migration);
     await memory.take(line, session, underway('destination', 'memory-underway', migration));
+  }
+
+  /** Takes memory that `peer` sends when the process runs. @throws {UserError} as {@link receive}, `PAGER_LOST` */
+  async receiveLater(peer: string, migration: string, line: Line): Promise<void> {
+    const came = await takeLater(this.arrivals.get(migration), peer, line, () => this.ranHere(migration));
+    if (!came) throw notExpected(this.node, peer, migration);
   }
 
   private expect(peer: string, migration: string, whileReceiving = false): Arrival {
@@ -236,6 +208,7 @@ export class LocalDestination implements DestinationParticipant {
       resident.control.claim({ ports, flows });
     }
     await session.reached('post-restore', this.site.timeouts.restoreMs);
+    requirePager(arrival);
     const tasks = new Cgroup(record.nursery.path).processes();
     if (resident !== undefined) this.site.guests.require(resident.home.name, tasks);
     askRestored(arrival, tasks);
@@ -320,8 +293,9 @@ export class LocalDestination implements DestinationParticipant {
     const delivered = arrival.resident?.control.deliver(arrival.resident.home); // what waits for it goes out first
     if (arrival.resident === undefined) this.site.twins.byId(twin)?.control.openEgress();
     await reached('destination', 'speaks', migration);
+    arrival.whole = untilWhole(this.site, arrival);
     session?.go('pre-resume');
-    await Promise.all([session?.end(this.site.timeouts.restoreMs), delivered]);
+    await Promise.all([session?.resumed(this.site.timeouts.restoreMs), delivered]);
     arrival.runs = true;
     await reached('destination', 'runs', migration);
   }
@@ -336,10 +310,13 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival === undefined) return; // finished before: the answer was lost
     if (arrival.record.outcome !== 'running') throw outOfOrder(migration, 'is not over');
     if (!arrival.runs) await this.commit({ migration }); // a restart fell between
+    await arrival.session?.end(this.site.timeouts.restoreMs); // it lets go of as much memory as it has brought
     if (arrival.resident === undefined) scatter(arrival.record.nursery);
     closeDoorOf(this.site, arrival);
     await noteRestored(this.site, arrival);
-    wipeImageFolder(arrival.record.images);
+    await arrival.whole; // the source may have to be told
+    if (arrival.record.request.later === true) await reached('destination', 'memory-complete', migration);
+    wipeArrival(arrival.record);
     await reached('destination', 'wiped', migration);
     this.forget(migration);
     await reached('destination', 'forgotten', migration);
@@ -376,7 +353,7 @@ export class LocalDestination implements DestinationParticipant {
     }
     putBack(arrival);
     if (resident !== undefined) await this.site.residents.remove(resident);
-    wipeImageFolder(record.images);
+    wipeArrival(record);
     await reached('destination', 'removed', migration);
     this.forget(migration);
   }

@@ -3,6 +3,7 @@
  * on another (sent): nothing in the protocol knows the difference.
  */
 import { z } from 'zod';
+import { MIN_PACE } from '../config/pace.js';
 import { MIN_RATE } from '../config/rate.js';
 import { carriedSummarySchema } from '../files/manifest.js';
 import { portBlockSchema } from '../forwarding/port-block.js';
@@ -74,8 +75,11 @@ export const prepareDestinationRequest = z.object({
   cgroup: z.string().optional(),
   /** Its files come with it. */
   carry: z.boolean().optional(),
+  /** Some of its memory comes when it runs. */
+  later: z.boolean().optional(),
 });
-export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema) });
+/** `later`: memory may come when it runs; an older version says nothing. */
+export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema), later: z.boolean().optional() });
 export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
 export type PrepareDestinationResponse = z.infer<typeof prepareDestinationResponse>;
 
@@ -169,6 +173,10 @@ export const copyRequest = migrationRequest.extend({
       budgetMs: z.number().positive(),
       maxFreezeMs: z.number().positive(),
       bandwidthLimit: z.number().min(MIN_RATE).optional(),
+      /** It may be slowed down, to so many percent of its pace. Absent: it may not. */
+      throttle: z.number().int().min(MIN_PACE).max(99).optional(),
+      /** What is left in the end is sent when the process runs at its destination. */
+      later: z.boolean().optional(),
     })
     .optional(),
 });
@@ -182,6 +190,8 @@ export const parkCountsSchema = z.object({
   parked: z.number().int(),
   replayed: z.number().int(),
   dropped: z.number().int(),
+  /** Bytes of memory that were sent when the process ran at its destination already; absent: none. */
+  laterBytes: z.number().int().nonnegative().optional(),
 });
 export type ParkCounts = z.infer<typeof parkCountsSchema>;
 

@@ -71,6 +71,13 @@ export interface DepartureRecord {
   readonly sysv?: Pick<SysvFindings, 'own' | 'semaphoresSeen'>;
   /** Its objects in /dev/shm that were copied, to remove here once it has left. */
   readonly sharedObjects?: readonly FileIdentity[];
+  /** What slows it down, or did. */
+  readonly throttle?: ProcessStamp;
+  /** Memory of it is sent when it runs elsewhere, and its copy here is kept until all has come. */
+  readonly later?: {
+    readonly bandwidthLimit: number | undefined;
+    readonly bytes: number;
+  };
 }
 
 /** What a destination keeps of a process that is coming, until it runs here or is given up. */

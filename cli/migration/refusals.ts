@@ -30,6 +30,19 @@ export function outOfOrder(migration: string, state: string): UserError {
   });
 }
 
+export function unknownMigration(node: NodeName, migration: string): UserError {
+  return new UserError({
+    code: 'UNKNOWN_MIGRATION',
+    message: `${node.name} does not know migration ${migration}`,
+    remedy: 'start the migration again',
+    exitStatus: 6,
+  });
+}
+
+export function stillRuns(node: NodeName, twin: string): UserError {
+  return new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${node.name}`, exitStatus: 3 });
+}
+
 export function interrupted(): UserError {
   return new UserError({ code: 'INTERRUPTED', message: 'the migration was interrupted', exitStatus: 130 });
 }

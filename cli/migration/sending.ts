@@ -14,6 +14,8 @@ export interface ImageRoad {
   sendAhead(to: NodeName, migration: string, pages: AsyncIterable<Buffer>): Promise<number>;
   /** Sends large memory, from before the freeze until its end. @param signal its abort cuts the connection. */
   sendMemory(to: NodeName, migration: string, feed: (line: Line) => Promise<void>, signal: AbortSignal): Promise<void>;
+  /** Sends large memory to a process that runs there already, until all has come. @param signal its abort cuts the connection. */
+  sendLater(to: NodeName, migration: string, feed: (line: Line) => Promise<void>, signal: AbortSignal): Promise<void>;
   /** @param signal its abort cuts the connection. */
   send(to: NodeName, migration: string, images: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void>;
 }

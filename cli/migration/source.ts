@@ -1,31 +1,21 @@
-import { join } from 'node:path';
-import { criuVersion, findCriu, startDump } from '../checkpoint/criu.js';
-import { closeDoor } from '../checkpoint/criu-door.js';
+import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
-import { gather, plannedFreezer, scatter } from '../checkpoint/freezer.js';
-import { Gate } from '../checkpoint/gate.js';
-import { createImageFolder, wipeImageFolder } from '../checkpoint/image-folder.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
-import { UserError } from '../errors.js';
+import { Throttle } from '../checkpoint/throttle.js';
 import type { CopyProgress } from '../memory/carried.js';
-import { DepartingMemory } from '../memory/departing.js';
-import { destroyPod, podAlive } from '../pod/pod.js';
 import { closingVerdicts } from '../process/closing-connections.js';
-import type { ProcessDescription } from '../process/description.js';
 import { examineProcess } from '../process/examine.js';
 import { inspectProcess } from '../process/inspect.js';
-import { isShellJob } from '../process/session-verdicts.js';
 import { sharedMemoryFindings } from '../process/shared-memory.js';
-import { removeObjects, sysvFindings } from '../process/sysv.js';
 import { urgentVerdicts } from '../process/urgent-data.js';
 import { Cgroup } from '../system/cgroup.js';
-import type { BindingControl } from './binding-control.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { awaitTaken } from './closing.js';
-import { noteStopped } from './connection-notes.js';
-import { copyAhead } from './copy-ahead.js';
-import { type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
+import { copyAhead, withThrottle } from './copy-ahead.js';
+import { controlOf, type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
+import { destroyCopy, letRunOn } from './departure-end.js';
+import { makeReady, newDeparture } from './departure-ready.js';
 import { emptyDatagramQueues, finishHandshakes, requireSamePorts, requireSaved, usesSysv } from './drain.js';
 import type {
   CopyRequest,
@@ -42,15 +32,16 @@ import type {
   TransferResponse,
 } from './messages.js';
 import { OnceAtATime } from './once-at-a-time.js';
+import { type Kept, keptOf, laterPages } from './paging.js';
 import type { DepartureRecord } from './records.js';
-import { outOfOrder, refuse } from './refusals.js';
+import { outOfOrder, refuse, stillRuns, unknownMigration } from './refusals.js';
 import type { Resident } from './residents.js';
 import { type ImageRoad, Sending } from './sending.js';
-import { copyObjects, dropNames, listObjects, needsNames, removeShared } from './shared-objects.js';
+import { copyObjects, listObjects } from './shared-objects.js';
 import { sharedAsAtHome } from './shared-ports.js';
 import type { Site } from './site.js';
 import { standStill } from './stand-still.js';
-import { requireSameStay, staying } from './staying-listeners.js';
+import { requireSameStay } from './staying-listeners.js';
 import { reached } from './steps.js';
 import { subjectOf } from './subject.js';
 
@@ -76,10 +67,17 @@ export class LocalSource implements SourceParticipant {
       const { migration, twin } = record.request;
       const session = CriuSession.adopt({ verb: 'dump', process: record.criu, images: record.images });
       const resident = this.site.residents.find(twin);
+      if (record.throttle !== undefined) Throttle.adopt(record.freezer.path, record.throttle);
       const pages = PagePipe.adopt(record.images);
       pages?.discard(); // a CRIU that was about to dump waits for a reader: it must get on to the hook where it is told to stop
-      this.departures.set(migration, { ...IDLE, record, session, pages, resident });
+      const later = laterPages(this.site, this.road, record);
+      this.departures.set(migration, { ...IDLE, record, session, pages, resident, later });
     }
+  }
+
+  /** Copies that are kept here because what runs elsewhere lacks some of their memory. */
+  kept(): Kept[] {
+    return keptOf(this.departures.values());
   }
 
   /** The home node of the process that leaves in a migration; undefined when none of that name is known. */
@@ -102,9 +100,7 @@ export class LocalSource implements SourceParticipant {
   async discard({ twin }: ResidentRequest): Promise<void> {
     const resident = this.site.residents.find(twin);
     if (resident === undefined) return;
-    if (resident.runs) {
-      throw new UserError({ code: 'STILL_RUNS', message: `${twin} still runs on ${this.node.name}`, exitStatus: 3 });
-    }
+    if (resident.runs) throw stillRuns(this.node, twin);
     await this.site.residents.remove(resident, true);
   }
 
@@ -115,25 +111,14 @@ export class LocalSource implements SourceParticipant {
     const resident = this.site.residents.find(request.twin);
     const { localPids, description } = this.look(request.pid, resident);
     const criu = findCriu(this.site.criuPath);
-    const root = localPids[0] ?? 0;
-    const record: DepartureRecord = {
-      request,
-      home: (resident?.home ?? this.node).name,
-      criu: undefined,
-      images: join(this.site.imageRoot, `${migration}-dump`),
-      freezer:
-        resident === undefined
-          ? plannedFreezer(root, `homeproxy-${migration}`)
-          : { path: resident.pod.cgroup, origins: [] },
-      localPids,
-      ports: description.ports.map(({ port }) => port),
-      listening: description.listening,
-      block: resident?.record.block,
-      sysv: await sysvFindings(localPids),
-    };
+    const record = await newDeparture(this.site, request, resident, { localPids, description });
     const departure: Departure = { ...IDLE, record, session: undefined, pages: undefined, resident };
     this.keep(departure, {});
-    departure.preparing = this.makeReady(departure, criu, description);
+    departure.preparing = makeReady(this.site, this.road, departure, {
+      criu,
+      description,
+      keep: (change) => this.keep(departure, change),
+    });
     try {
       await departure.preparing;
     } catch (error) {
@@ -142,42 +127,6 @@ export class LocalSource implements SourceParticipant {
       throw error;
     }
     departure.preparing = undefined;
-  }
-
-  private async makeReady(departure: Departure, criu: string, description: ProcessDescription): Promise<void> {
-    const { record, resident } = departure;
-    const { request, images, localPids } = record;
-    const { migration } = request;
-    const root = localPids[0] ?? 0;
-    await reached('source', 'noted', migration);
-    if (resident === undefined) this.keep(departure, { freezer: gather(root, record.freezer) });
-    await reached('source', 'gathered', migration);
-    createImageFolder(images);
-    await resident?.control.openQueue();
-    await reached('source', 'queue-opened', migration);
-    const pid = resident === undefined ? root : request.pid;
-    const inside =
-      resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
-    departure.pages = await PagePipe.create(images);
-    departure.gate = await Gate.create(images);
-    departure.memory = DepartingMemory.of(localPids, description.residentBytes);
-    departure.session = await startDump({
-      criu,
-      images,
-      pid,
-      shellJob: isShellJob(description),
-      outsideIpc: usesSysv(record),
-      linkRemap: needsNames(localPids),
-      skipInFlight: staying(record).size > 0,
-      ...inside,
-    });
-    await reached('source', 'criu-started', migration);
-    this.keep(departure, { criu: departure.session.run.process });
-    await Promise.all([
-      departure.session.reached('pre-dump', this.site.timeouts.prepareMs),
-      this.road.open(request.destination),
-    ]);
-    await reached('source', 'ready', migration);
   }
 
   async carry({ migration }: MigrationRequest): Promise<TransferResponse> {
@@ -189,11 +138,14 @@ export class LocalSource implements SourceParticipant {
   }
 
   async sendAhead(request: CopyRequest): Promise<TransferResponse> {
-    return await copyAhead(this.road, this.require(request.migration), request);
+    const departure = this.require(request.migration);
+    const { road, site } = this;
+    return await copyAhead(road, site, departure, request, (throttle) => this.keep(departure, { throttle }));
   }
 
   async progress({ migration }: MigrationRequest): Promise<CopyProgress> {
-    return this.require(migration).memory?.progress ?? { round: 0, bytes: 0, total: 0, rate: 0 };
+    const { later, memory } = this.require(migration);
+    return later?.progress ?? memory?.progress ?? { round: 0, bytes: 0, total: 0, rate: 0 };
   }
 
   /**
@@ -225,7 +177,7 @@ export class LocalSource implements SourceParticipant {
     const departure = this.require(migration);
     const { record, session, pages, ahead, resident } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
-    this.controlOf(departure)?.holdDatagrams();
+    controlOf(this.site, departure)?.holdDatagrams();
     await reached('source', 'datagrams-held', migration);
     const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs);
     if (departure.reverting) throw tooLate(migration);
@@ -235,7 +187,7 @@ export class LocalSource implements SourceParticipant {
     departure.sending = sending;
     session.go('pre-dump');
     await reached('source', 'dumping', migration);
-    const stood = await sending.unlessItFails(standStill(departure, session, this.controlOf(departure)));
+    const stood = await sending.unlessItFails(standStill(departure, session, controlOf(this.site, departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
     await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids));
@@ -269,11 +221,17 @@ export class LocalSource implements SourceParticipant {
 
   /** Ends when the destination has all images. */
   async transfer({ migration }: MigrationRequest): Promise<TransferResponse> {
-    const { sending, memory, memorySent } = this.require(migration);
+    const departure = this.require(migration);
+    const { sending, memory, memorySent, carried, pace } = departure;
     if (sending === undefined) throw tooLate(migration); // the daemon was started again meanwhile
     const bytes = (await sending.delivered) + ((await memory?.sent(memorySent)) ?? 0);
+    if (memory !== undefined && memory.later > 0 && !departure.reverting) {
+      this.keep(departure, { later: { bandwidthLimit: pace, bytes: memory.later } });
+      departure.later = laterPages(this.site, this.road, departure.record);
+    }
     await reached('source', 'sent', migration);
-    return { bytes, memory: memory?.after };
+    const went = memory?.after ?? carried;
+    return { bytes, memory: went && withThrottle(departure, went) };
   }
 
   /**
@@ -281,69 +239,24 @@ export class LocalSource implements SourceParticipant {
    * the freeze go back to its home, which knows where it is, and whose those between loopback addresses are (bpf/loopback.h).
    */
   async commit({ migration }: MigrationRequest): Promise<ParkCounts> {
-    return this.acts.run(`commit ${migration}`, () => this.destroyHere(migration));
-  }
-
-  private async destroyHere(migration: string): Promise<ParkCounts> {
-    const departure = this.departures.get(migration);
-    if (departure === undefined) return NONE;
-    const { record, session, pages, memory, resident } = departure;
-    resident?.control.raise(record.request.epoch);
-    const counts = (await resident?.control.tunnel(resident.home)) ?? NONE;
-    await reached('source', 'forwarded', migration);
-    session?.go('post-dump');
-    await reached('source', 'let-end', migration);
-    await session?.end(this.site.timeouts.commitMs);
-    pages?.close();
-    memory?.release();
-    await reached('source', 'ended', migration);
-    if (resident !== undefined) await destroyPod(resident.pod);
-    else await this.destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
-    if (record.sysv !== undefined) await removeObjects(record.sysv.own);
-    if (resident === undefined) removeShared(record.sharedObjects);
-    await noteStopped(this.site, record);
-    wipeImageFolder(record.images);
-    await reached('source', 'wiped', migration);
-    return counts;
+    return this.acts.run(`commit ${migration}`, async () => {
+      const departure = this.departures.get(migration);
+      return departure === undefined ? NONE : await destroyCopy(this.site, departure);
+    });
   }
 
   async abort({ migration }: MigrationRequest): Promise<void> {
-    return this.acts.run(`abort ${migration}`, () => this.runOn(migration));
+    return this.acts.run(`abort ${migration}`, () => this.putBack(migration));
   }
 
-  private async runOn(migration: string): Promise<void> {
+  private async putBack(migration: string): Promise<void> {
     this.aborted.add(migration);
     const departure = this.departures.get(migration);
     if (departure === undefined) return;
     departure.reverting = true;
     await departure.preparing?.catch(() => undefined);
     if (!this.departures.has(migration)) return; // its own failure has put it back
-    const { record, session, pages, sending, resident } = departure;
-    const held = session?.passed('pre-dump') === true;
-    this.controlOf(departure)?.openEgress(resident?.home); // it runs as soon as CRIU lets go of it, and what it says counts again
-    sending?.giveUp(tooLate(migration));
-    pages?.discard();
-    departure.memory?.giveUp(tooLate(migration));
-    departure.gate?.close();
-    session?.stop();
-    const status = (await session?.end(this.site.timeouts.freezeMs, this.site.timeouts.transferMs)) ?? null;
-    pages?.close();
-    if (resident?.pod.root !== undefined && podAlive(resident.pod)) closeDoor(resident.pod.init.pid);
-    await reached('source', 'vetoed', migration);
-    if (status === null && held) {
-      holdAfterKill(record); // perhaps; or it was adopted, and nobody knows
-    }
-    dropNames(record.localPids);
-    await reached('source', 'repaired', migration);
-    if (resident === undefined) scatter(record.freezer);
-    else {
-      const pod = new Cgroup(record.freezer.path);
-      if (pod.exists) pod.setFrozen(false);
-      await resident.control.deliver(resident.home);
-    }
-    await reached('source', 'runs-again', migration);
-    if (session?.passed('post-dump') === true) await noteStopped(this.site, record);
-    wipeImageFolder(record.images);
+    await letRunOn(this.site, departure);
     this.forget(migration);
   }
 
@@ -357,20 +270,6 @@ export class LocalSource implements SourceParticipant {
     if (departure.resident !== undefined) await this.site.residents.remove(departure.resident);
     await reached('source', 'removed', migration);
     this.forget(migration);
-  }
-
-  /** Kills what is left of a tree that CRIU did not: frozen, in repair mode, so that nothing is said on its connections. */
-  private async destroyTree({ freezer }: DepartureRecord): Promise<void> {
-    const cgroup = new Cgroup(freezer.path);
-    if (!cgroup.exists) return;
-    cgroup.kill();
-    await cgroup.empty();
-    cgroup.remove();
-  }
-
-  /** Over the binding of a process of this node, or of one that lives here for another home. */
-  private controlOf({ record, resident }: Departure): BindingControl | undefined {
-    return resident?.control ?? this.site.twins.byId(record.request.twin)?.control;
   }
 
   private keep(departure: Departure, change: Partial<DepartureRecord>): void {
@@ -392,11 +291,6 @@ export class LocalSource implements SourceParticipant {
   private require(migration: string): Departure {
     const departure = this.departures.get(migration);
     if (departure !== undefined) return departure;
-    throw new UserError({
-      code: 'UNKNOWN_MIGRATION',
-      message: `${this.node.name} does not know migration ${migration}`,
-      remedy: 'start the migration again',
-      exitStatus: 6,
-    });
+    throw unknownMigration(this.node, migration);
   }
 }

@@ -21,6 +21,8 @@ export async function standStill(
   const { migration } = record.request;
   try {
     await gate?.reachedBy(session);
+    const lifted = departure.throttle?.lift();
+    lifted?.catch(() => undefined); // heard below
     await reached('source', 'at-gate', migration);
     if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
     const notKept = departure.resident === undefined ? [] : await awaitClosed(record, departure.lost);
@@ -31,7 +33,9 @@ export async function standStill(
     control?.park();
     control?.silence();
     await reached('source', 'parked', migration);
-    gate?.pass((await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array());
+    const mappings = (await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array();
+    await lifted; // CRIU's code has to run in it
+    gate?.pass(mappings);
     return { accepted, notKept };
   } finally {
     gate?.close(); // CRIU fails where it stands, if nothing was said to it

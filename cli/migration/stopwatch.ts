@@ -38,3 +38,8 @@ export class Stopwatch {
     return { ...this.measured };
   }
 }
+
+/** Milliseconds since the epoch, with the resolution of the monotonic clock. */
+export function wallClock(): number {
+  return performance.timeOrigin + performance.now();
+}

@@ -2,6 +2,7 @@ import { asHomeproxyError, UserError } from '../errors.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import type { Carry } from '../migration/messages.js';
 import { newMigrationId } from '../migration/migration-id.js';
+import { incompleteOf } from '../migration/paging.js';
 import type { ProcessDescription } from '../process/description.js';
 import { packageVersion } from '../system/project.js';
 import {
@@ -74,7 +75,18 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
     ],
     eventMethods: [
       serveEvents(migrateMethod, async (request, { signal, caller, about }, emit) => {
-        const { pid, to, maxFreezeMs, freezeBudgetMs, bandwidthLimit, copyAhead, resetClosing, ...files } = request;
+        const {
+          pid,
+          to,
+          maxFreezeMs,
+          freezeBudgetMs,
+          bandwidthLimit,
+          throttle,
+          copyAhead,
+          postCopy,
+          resetClosing,
+          ...files
+        } = request;
         about.migration = newMigrationId();
         return await daemon.coordinator.migrate(pid, to ?? daemon.site.node.name, {
           migration: about.migration,
@@ -85,7 +97,9 @@ export function controlHandlers(daemon: Daemon): ControlHandlers {
           ...(maxFreezeMs === undefined ? {} : { maxFreezeMs }),
           ...(freezeBudgetMs === undefined ? {} : { freezeBudgetMs }),
           ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
+          ...(throttle === undefined ? {} : { throttle }),
           ...(copyAhead === undefined ? {} : { copyAhead }),
+          ...(postCopy === undefined ? {} : { postCopy }),
           ...(resetClosing === undefined ? {} : { resetClosing }),
         });
       }),
@@ -108,7 +122,7 @@ function carryOf({ files, carry }: { files?: string | undefined; carry?: string[
 }
 
 function status(daemon: Daemon): StatusReport {
-  const { site, twins, coordinator, monitoring } = daemon;
+  const { site, twins, coordinator, source, monitoring } = daemon;
   const { datapath } = site.forwarding;
   return {
     node: site.node.name,
@@ -121,6 +135,8 @@ function status(daemon: Daemon): StatusReport {
     departed: twins.all().length,
     residents: site.residents.all().length,
     moving: coordinator.movingPids(),
+    incomplete: incompleteOf(site.journal.arrivals.all()),
+    kept: source.kept(),
     metrics: { ...monitoring.status },
     counters: datapath.counters().map(({ hook, reason, packets, bytes }) => ({
       hook,

@@ -1,5 +1,6 @@
 /* What the commands ask of the daemon; the answers are the commands' JSON contracts. */
 import { z } from 'zod';
+import { MIN_PACE } from '../config/pace.js';
 import { MIN_RATE } from '../config/rate.js';
 import { carriedMemorySchema, copyProgress } from '../memory/carried.js';
 import { stepsResponse } from '../migration/messages.js';
@@ -58,6 +59,22 @@ export const statusReport = z.object({
   departed: z.number().int(),
   residents: z.number().int(),
   moving: z.array(z.number().int()),
+  /** Processes that run here, some of whose memory is elsewhere yet; absent: a daemon of an older version. */
+  incomplete: z
+    .array(z.object({ pid: z.number().int(), comm: z.string(), from: z.string(), missingBytes: z.number() }))
+    .optional(),
+  /** Copies that are kept here, frozen, because processes that left lack some of their memory; absent: a daemon of an older version. */
+  kept: z
+    .array(
+      z.object({
+        pid: z.number().int(),
+        comm: z.string(),
+        to: z.string(),
+        missingBytes: z.number(),
+        trouble: z.string().optional(),
+      }),
+    )
+    .optional(),
   /** Whether Prometheus can read us; absent: a daemon of an older version. */
   metrics: z
     .object({ state: z.enum(['off', 'served', 'failed']), url: z.string().optional(), error: z.string().optional() })
@@ -134,7 +151,9 @@ export const migrateMethod = defineEventMethod({
     maxFreezeMs: z.number().int().positive().optional(),
     freezeBudgetMs: z.number().int().positive().optional(),
     bandwidthLimit: z.number().min(MIN_RATE).optional(),
+    throttle: z.number().int().min(MIN_PACE).max(99).optional(),
     copyAhead: z.boolean().optional(),
+    postCopy: z.boolean().optional(),
     resetClosing,
     ...files,
   }),

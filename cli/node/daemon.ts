@@ -35,6 +35,7 @@ import {
   filesOffer,
   filesUpload,
   imagesUpload,
+  laterUpload,
   memoryUpload,
   participantHandlers,
 } from './peer-methods.js';
@@ -42,6 +43,9 @@ import { createPeerServer, PeerClient, type PeerServer } from './peer-transport.
 import { hostFactsHandler, openPolicies, type Policies, policyState } from './policy-setup.js';
 import { rehearsalHandlers, rehearse } from './rehearsal.js';
 import { remoteDestination, remoteSource } from './remote-participants.js';
+
+/** Longer than that memory is not sent to a process that runs over one line; then over another. */
+const LATER_MS = 86_400_000;
 
 /** The daemon of one node: everything that it owns, made in order and closed in the opposite order. */
 export class Daemon {
@@ -56,6 +60,7 @@ export class Daemon {
     readonly site: Site,
     readonly twins: Twins,
     readonly coordinator: Coordinator,
+    readonly source: LocalSource,
     readonly clients: ReadonlyMap<string, PeerClient>,
     readonly monitoring: Monitoring,
     readonly policies: Policies,
@@ -142,6 +147,9 @@ export class Daemon {
         const timeoutMs = 2 * transferMs + freezeMs; // before the freeze and in it
         await requireClient(clients, to).line(memoryUpload, migration, feed, { timeoutMs, signal });
       },
+      sendLater: async (to, migration, feed, signal) => {
+        await requireClient(clients, to).line(laterUpload, migration, feed, { timeoutMs: LATER_MS, signal });
+      },
       send: async (to, migration, images, signal) => {
         const { transferMs } = config.timeouts;
         await requireClient(clients, to).stream(imagesUpload, migration, images, { timeoutMs: transferMs, signal });
@@ -165,11 +173,22 @@ export class Daemon {
       monitoring.observe(end);
       policies.runner?.ended(end);
     });
-    const daemon = new Daemon(config, site, twins, coordinator, clients, monitoring, policies, forwarding, () => {
-      endNotes();
-      endLines();
-      live.close();
-    });
+    const daemon = new Daemon(
+      config,
+      site,
+      twins,
+      coordinator,
+      source,
+      clients,
+      monitoring,
+      policies,
+      forwarding,
+      () => {
+        endNotes();
+        endLines();
+        live.close();
+      },
+    );
     const transportLogger = logger.child({ part: 'transport' });
     const { methods, uploads, lines } = participantHandlers({
       source,

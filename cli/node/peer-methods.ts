@@ -100,6 +100,7 @@ export const aheadUpload = defineUpload({ name: 'ahead', response: aheadResponse
 export const filesOffer = defineUpload({ name: 'files-offer', response: offerResponse });
 export const filesUpload = defineUpload({ name: 'files', response: nothing });
 export const memoryUpload = defineUpload({ name: 'memory', response: nothing });
+export const laterUpload = defineUpload({ name: 'later', response: nothing });
 
 export interface ParticipantParts {
   readonly source: LocalSource;
@@ -281,6 +282,10 @@ export function participantHandlers({
   const lines = [
     serveLine(memoryUpload, async (migration, line, { peer }: PeerContext) => {
       await destination.receiveMemory(peer, migration, line);
+      return {};
+    }),
+    serveLine(laterUpload, async (migration, line, { peer }: PeerContext) => {
+      await destination.receiveLater(peer, migration, line);
       return {};
     }),
   ];

@@ -50,6 +50,10 @@ function isLineError(error: unknown): boolean {
   return typeof syscall === 'string' && syscall.startsWith('SSL_');
 }
 
+function isSilence(error: unknown): boolean {
+  return (error as { code?: unknown }).code === 'ETIMEDOUT';
+}
+
 function gone(): UserError {
   return new UserError({ code: 'CALLER_GONE', message: 'the other end of the line went away', exitStatus: 4 });
 }
@@ -98,7 +102,7 @@ export async function talkOver(outgoing: ClientRequest, { path, over, feed, who,
     const failed = await feed(line)
       .then(() => line.finish())
       .catch((error: unknown) => error);
-    if (failed !== undefined && !isLineError(failed)) throw failed;
+    if (failed !== undefined && (!isLineError(failed) || isSilence(failed))) throw failed; // no answer comes
     const answer = await line.readAll(MAX_JSON_BYTES).catch((error: unknown) => {
       throw failed ?? error;
     });

@@ -1,7 +1,7 @@
 import { type Traffic, takeCensus } from '../forwarding/census.js';
 import type { ReasonName } from '../forwarding/reasons.js';
 import { OUTCOME_OF_REASON, type PacketOutcome } from '../metrics/packet-outcomes.js';
-import { wallClock } from '../migration/course.js';
+import { wallClock } from '../migration/stopwatch.js';
 import { type ControlContext, type MethodHandler, serve } from './control-transport.js';
 import type { Daemon } from './daemon.js';
 import { processesOf } from './monitoring-setup.js';

@@ -46,7 +46,10 @@ export type Condition = { readonly path: string; readonly forMs: number } & (
 );
 
 /** What the coordinator is told of a move. */
-export type How = Pick<MigrateOptions, 'maxFreezeMs' | 'bandwidthLimit' | 'copyAhead' | 'carry'>;
+export type How = Pick<
+  MigrateOptions,
+  'maxFreezeMs' | 'bandwidthLimit' | 'throttle' | 'copyAhead' | 'postCopy' | 'carry'
+>;
 
 export interface Policy {
   readonly name: string;

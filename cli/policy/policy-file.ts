@@ -94,6 +94,12 @@ function checkWhole({ policies }: WrittenFile, nodes: readonly KnownNode[] | und
     if (policy.how.files === 'shared' && policy.how.carry.length > 0) {
       complain([...at, 'how', 'carry'], 'needs `files: carry` beside it');
     }
+    if (policy.how.throttle !== undefined && policy.how.mode === 'stop-and-copy') {
+      complain(
+        [...at, 'how', 'throttle'],
+        'says nothing with `mode: stop-and-copy`: in the freeze there is nothing to slow down',
+      );
+    }
   });
   if (disks.size > MAX_DISK_PATHS) complain(['policies'], `name more than ${MAX_DISK_PATHS} different paths`);
   if (queries.size > MAX_QUERIES) complain(['policies'], `hold more than ${MAX_QUERIES} different queries`);
@@ -193,11 +199,13 @@ function policyOf({ name, processes, from, when, until, where, how, limits }: Wr
   };
 }
 
-function howOf({ maxFreeze, bandwidthLimit, mode, files, carry }: WrittenPolicy['how']): How {
+function howOf({ maxFreeze, bandwidthLimit, throttle, mode, files, carry }: WrittenPolicy['how']): How {
   return {
     ...(maxFreeze === undefined ? {} : { maxFreezeMs: maxFreeze }),
     ...(bandwidthLimit === undefined ? {} : { bandwidthLimit }),
-    ...(mode === 'copy-ahead' ? {} : { copyAhead: false }),
+    ...(throttle === undefined ? {} : { throttle }),
+    ...(mode === 'stop-and-copy' ? { copyAhead: false } : {}),
+    ...(mode === 'post-copy' ? { postCopy: true } : {}),
     ...(files === 'shared' ? {} : { carry: { paths: carry } }),
   };
 }

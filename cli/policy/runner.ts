@@ -261,12 +261,14 @@ function explanationOf(verdict: Verdict): Explanation {
   };
 }
 
-function howWords({ maxFreezeMs, bandwidthLimit, copyAhead, carry }: How): { how?: string } {
+function howWords({ maxFreezeMs, bandwidthLimit, throttle, copyAhead, postCopy, carry }: How): { how?: string } {
   const words = [
     ...(copyAhead === false ? ['its memory in the freeze'] : []),
+    ...(postCopy === true ? ['the last of its memory when it runs there'] : []),
     ...(carry === undefined ? [] : [['with its files', ...carry.paths].join(' ')]),
     ...(maxFreezeMs === undefined ? [] : [`frozen for ${durationText(maxFreezeMs)} at most`]),
     ...(bandwidthLimit === undefined ? [] : [`${bandwidthLimit / 1e6} MB/s at most`]),
+    ...(throttle === undefined ? [] : [`slowed down to ${throttle} % of its pace if need be`]),
   ];
   return words.length === 0 ? {} : { how: words.join(', ') };
 }

@@ -1,6 +1,7 @@
 /* What may stand in a policy file. Each kind of condition is a key of its own, so that a fault is found where it stands. */
 import { z } from 'zod';
 import { byLabel } from '../config/labels.js';
+import { pace } from '../config/pace.js';
 import { rate } from '../config/rate.js';
 import { isProcessorFeature } from '../system/processor.js';
 import { isSelective } from './glob.js';
@@ -253,12 +254,21 @@ const policy = z.strictObject({
       bandwidthLimit: rate()
         .optional()
         .describe('Memory is sent no faster: bytes per second, for example 50M. Default: transfer.bandwidthLimit.'),
+      throttle: pace()
+        .optional()
+        .describe(
+          'A process that writes its memory faster than it can be copied, and would stand still for longer than `maxFreeze`, is ' +
+            'slowed down while it is copied, to this part of its pace at the least: from 10% to 99%. With `mode: post-copy` what is ' +
+            'left then follows. Default: never, and it stays.',
+        ),
       mode: z
-        .enum(['copy-ahead', 'stop-and-copy'], 'must be copy-ahead or stop-and-copy')
+        .enum(['copy-ahead', 'stop-and-copy', 'post-copy'], 'must be copy-ahead, stop-and-copy or post-copy')
         .default('copy-ahead')
         .describe(
           'copy-ahead: memory is copied while the process runs, what it changes meanwhile again. stop-and-copy: nothing before ' +
-            'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. Default copy-ahead.',
+            'the freeze, each byte once: less work for both nodes and the network, and a longer freeze. post-copy: it runs at its ' +
+            'destination before the last of its memory has come; if the machine that it left is lost by then, so is the process. ' +
+            'With `throttle` it is slowed down first, so that less follows. Default copy-ahead.',
         ),
       files: z
         .enum(['shared', 'carry'], 'must be shared or carry')

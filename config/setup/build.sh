@@ -41,7 +41,7 @@ setup_addon() {
     content_of addon/binding.gyp addon/src bpf/abi.h node_modules/node-addon-api/package.json
     node -p 'process.version + process.arch'
     pkg-config --modversion libbpf
-    identity_of addon/build/Release -maxdepth 1 -name '*.node'
+    identity_of addon/build/Release -maxdepth 1 '(' -name '*.node' -o -name pager ')'
   }
   if compgen -G 'addon/build/Release/*.node' >/dev/null && stamped addon "$(inputs)"; then
     say addon ok

@@ -24,7 +24,9 @@ export const VICTIMS = [
   'control-cut',
   'data-cut',
 ] as const;
-export type Victim = (typeof VICTIMS)[number];
+/** Where memory follows a process: two of the three that bring it, in one moment. */
+const PAGERS = 'pagers';
+export type Victim = (typeof VICTIMS)[number] | typeof PAGERS;
 
 /** What makes a migration fail by itself, on the whole way. */
 export const OBSTACLES = ['disk-full', 'restore-fails'] as const;
@@ -35,8 +37,8 @@ export interface FaultCase extends Direction {
   readonly step: StepName | undefined;
   readonly victim: Victim | undefined;
   readonly obstacle: Obstacle | undefined;
-  /** The process has so much memory that it is copied while it runs. */
-  readonly large?: boolean;
+  /** The process has so much memory that it is copied while it runs; or some of it follows when it runs at its destination. */
+  readonly memory?: 'large' | 'later';
 }
 
 /** Steps that only a migration that goes back comes to: it is given a destination where CRIU fails. */
@@ -77,6 +79,27 @@ const LARGE: readonly StepName[] = [
   'coordinator:committed',
 ];
 
+/** Where memory that follows is decided upon, is on its way, or is all there. */
+const LATER: readonly StepName[] = [
+  'source:sent-ahead',
+  'source:dumped',
+  'source:sent',
+  'source:memory-following',
+  'source:memory-acknowledged',
+  'source:let-end',
+  'destination:restored',
+  'destination:about-to-run',
+  'destination:confirmed',
+  'destination:runs',
+  'destination:memory-joined',
+  'destination:memory-complete',
+  'coordinator:restored',
+  'coordinator:committed',
+  'coordinator:destination-committed',
+  'coordinator:forwarded',
+  'coordinator:source-committed',
+];
+
 export function allSteps(): StepName[] {
   const steps = (Object.keys(STEPS) as Role[]).flatMap((role) =>
     STEPS[role].map((step) => `${role}:${step}` as StepName),
@@ -103,18 +126,22 @@ export function obstacleOf(step: StepName): Obstacle | undefined {
 
 /**
  * Every step with every victim in every direction, and every obstacle alone, in an order that wanders with the process. The last
- * cases are those of a process with much memory.
+ * cases are those of a process with much memory, and of one whose memory follows.
  */
 export function wholeMatrix(): FaultCase[] {
-  return [...casesOf(allSteps()), ...casesOf(LARGE).map((fault) => ({ ...fault, large: true }))];
+  return [
+    ...casesOf(allSteps()),
+    ...casesOf(LARGE).map((fault) => ({ ...fault, memory: 'large' as const })),
+    ...casesOf(LATER, [...VICTIMS, PAGERS]).map((fault) => ({ ...fault, memory: 'later' as const })),
+  ];
 }
 
-function casesOf(steps: readonly StepName[]): FaultCase[] {
+function casesOf(steps: readonly StepName[], victims: readonly Victim[] = VICTIMS): FaultCase[] {
   const cases: FaultCase[] = [];
   for (const direction of DIRECTIONS) {
     for (const obstacle of OBSTACLES) cases.push({ ...direction, step: undefined, victim: undefined, obstacle });
     for (const step of steps) {
-      for (const victim of VICTIMS) {
+      for (const victim of victims) {
         const daemon = daemonOf(victim, direction);
         const again = victim !== 'home-daemon' && daemon === 'home';
         if (!again) cases.push({ ...direction, step, victim, obstacle: obstacleOf(step) });
@@ -134,8 +161,10 @@ export function reducedMatrix(): FaultCase[] {
   });
 }
 
-export function nameOf({ from, to, step, victim, obstacle, large }: FaultCase): string {
-  return [`${from} -> ${to}`, step ?? '', victim ?? '', obstacle ?? '', large === true ? 'much memory' : '']
+const MEMORY = { large: 'much memory', later: 'memory that follows' } as const;
+
+export function nameOf({ from, to, step, victim, obstacle, memory }: FaultCase): string {
+  return [`${from} -> ${to}`, step ?? '', victim ?? '', obstacle ?? '', memory === undefined ? '' : MEMORY[memory]]
     .filter((word) => word !== '')
     .join(', ');
 }

@@ -1,10 +1,12 @@
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { z } from 'zod';
 import { DAEMON_LOG } from '../../cli/lab/daemon.js';
 import { DAEMON_CGROUP } from '../../cli/lab/holder.js';
 import { Lab } from '../../cli/lab/lab.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
+import { readPagerState } from '../../cli/memory/pager.js';
 import type { StepName } from '../../cli/migration/steps.js';
 import { journalMethod, migrateMethod, psMethod, statusMethod } from '../../cli/node/control-methods.js';
 import { callControl, streamControl } from '../../cli/node/control-transport.js';
@@ -127,8 +129,30 @@ export class FaultLab {
     return callControl(this.socket(name), method, request);
   }
 
-  async migrate(to: DaemonNode, signal?: AbortSignal): Promise<unknown> {
-    return streamControl(this.socket('home'), migrateMethod, { pid: this.redis.pid, to }, () => undefined, signal);
+  /** Kills the one that serves and the one that stands by, where memory follows a process to a node. @returns how many there were. */
+  killPagers(name: DaemonNode): number {
+    const folder = this.node(name).path('/run/homeproxy/images');
+    const states = existsSync(folder) ? readdirSync(folder).map((images) => readPagerState(join(folder, images))) : [];
+    const pids = states
+      .filter((state) => state?.stage === 'serving')
+      .flatMap((state) => [state?.serving ?? 0, state?.standingBy ?? 0])
+      .flatMap((inside) => this.node(name).machinePid(inside) ?? []);
+    for (const signal of ['SIGSTOP', 'SIGKILL'] as const) for (const pid of pids) killQuietly(pid, signal);
+    return pids.length;
+  }
+
+  async migrate(
+    to: DaemonNode,
+    how: Omit<z.input<typeof migrateMethod.request>, 'pid' | 'to'> = {},
+    signal?: AbortSignal,
+  ): Promise<unknown> {
+    return streamControl(
+      this.socket('home'),
+      migrateMethod,
+      { pid: this.redis.pid, to, ...how },
+      () => undefined,
+      signal,
+    );
   }
 
   /** Where the home node says that the process is. */

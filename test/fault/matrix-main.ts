@@ -1,6 +1,6 @@
 /*
  * node dist/test/fault/matrix-main.js [--json] [--reduced] [--step PATTERN] [--victim PATTERN] [--direction PATTERN]
- *   [--memory PATTERN]     large or small
+ *   [--memory PATTERN]     small, large or later
  *   [--take N --seed S]    N cases, drawn and ordered by the seed
  *   [--labs N]             as many at the same time, each in a lab of its own (default 3: most of a case is waiting)
  * Kills every component at every step of the protocol, in every direction, and looks what became of the process.
@@ -40,7 +40,7 @@ const wanted = (values.reduced ? reducedMatrix() : wholeMatrix()).filter(
     matches(values.step, fault.step ?? fault.obstacle) &&
     matches(values.victim, fault.victim) &&
     matches(values.direction, `${fault.from}-${fault.to}`) &&
-    matches(values.memory, fault.large === true ? 'large' : 'small'),
+    matches(values.memory, fault.memory ?? 'small'),
 );
 const cases =
   values.take === undefined
@@ -72,11 +72,11 @@ async function work(number: number): Promise<void> {
   let large = false;
   for (const fault of queue) {
     if (interrupted) return;
-    if (lab !== undefined && large !== (fault.large === true)) {
+    if (lab !== undefined && large !== (fault.memory !== undefined)) {
       await endLab(lab, false);
       lab = undefined;
     }
-    large = fault.large === true;
+    large = fault.memory !== undefined;
     lab ??= await freshLab(number, large);
     const result = await runCase(lab, fault);
     if (interrupted) return;

@@ -55,16 +55,18 @@ export async function runCase(lab: FaultLab, fault: FaultCase): Promise<CaseResu
  */
 async function strike(lab: FaultLab, fault: FaultCase): Promise<{ reached: boolean; answer: string }> {
   const { step, victim, to } = fault;
-  if (step === undefined) return { reached: true, answer: await answerOf(lab.migrate(to)) };
+  const postCopy = fault.memory === 'later';
+  if (step === undefined) return { reached: true, answer: await answerOf(lab.migrate(to, { postCopy })) };
   const stopped = nodeOf(step, fault);
   lab.stopAt(stopped, step);
   let ended = false;
   let command: NodeCommand | undefined;
   let migration: Promise<unknown>;
   if (victim === 'cli') {
-    command = startHomeproxy(lab.node('home'), ['migrate', String(lab.redis.pid), to, '--json']);
+    const how = postCopy ? ['--mode', 'post-copy'] : [];
+    command = startHomeproxy(lab.node('home'), ['migrate', String(lab.redis.pid), to, ...how, '--json']);
     migration = command.ended;
-  } else migration = lab.migrate(to);
+  } else migration = lab.migrate(to, { postCopy });
   const started = Date.now();
   const settled = answerOf(migration).then((answer) => {
     ended = true;
@@ -103,6 +105,7 @@ async function injure(lab: FaultLab, fault: FaultCase, command: NodeCommand | un
   let happened = true;
   if (victim === 'criu-at-source') happened = lab.killCriu(from) > 0;
   if (victim === 'criu-at-destination') happened = lab.killCriu(to) > 0;
+  if (victim === 'pagers') happened = lab.killPagers(to) > 0;
   if (victim === 'cli') command?.kill('SIGKILL');
   if (victim === 'control-cut' || victim === 'data-cut') {
     const node = lab.node(victim === 'control-cut' ? to : from);

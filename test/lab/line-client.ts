@@ -18,11 +18,11 @@ export class LineClient {
     return Number(/^connected (\d+)\n/.exec(this.command.stdout)?.[1]);
   }
 
-  /** @throws {Error} when there is no answer in 15 s, or the connection has ended */
-  async ask(line: string): Promise<string> {
+  /** @throws {Error} when there is no answer in time, by default 15 s, or the connection has ended */
+  async ask(line: string, limitMs = ANSWER_LIMIT_MS): Promise<string> {
     const lines = this.command.stdout.split('\n').length;
     this.command.write(`${line}\r\n`);
-    await this.command.printed((text) => text.split('\n').length > lines, ANSWER_LIMIT_MS);
+    await this.command.printed((text) => text.split('\n').length > lines, limitMs);
     return this.command.stdout.trimEnd().split('\n').at(-1) ?? '';
   }
 

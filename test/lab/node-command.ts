@@ -115,8 +115,9 @@ export class NodeCommand {
   }
 }
 
-/** Sends a signal to a process that may have ended meanwhile. */
+/** Sends a signal to a process that may have ended meanwhile. @param pid 0: of one that is known to have ended */
 export function killQuietly(pid: number, signal: NodeJS.Signals): void {
+  if (pid === 0) return; // to kill(2) that is our own group
   try {
     process.kill(pid, signal);
   } catch (error) {

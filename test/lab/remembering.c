@@ -80,11 +80,29 @@ static void change_blocks(void)
 		fill(blocks[which] + page * WORDS, page, block_versions[which]);
 }
 
+/* Where the first wrong page is, how many there are, and how many of them are empty. */
+static int verify_pages(char *answer, size_t room)
+{
+	uint64_t first = pages, bad = 0, empty = 0;
+
+	for (uint64_t page = 0; page < pages; page++) {
+		if (holds(memory + page * WORDS, page, versions[page]))
+			continue;
+		if (bad++ == 0)
+			first = page;
+		empty += holds(memory + page * WORDS, page, 0);
+	}
+	if (bad == 0)
+		return 0;
+	return snprintf(answer, room, "bad page %lu version %lu, of %lu bad ones %lu are empty\n", first, versions[first], bad, empty);
+}
+
 static int verify(char *answer, size_t room)
 {
-	for (uint64_t page = 0; page < pages; page++)
-		if (!holds(memory + page * WORDS, page, versions[page]))
-			return snprintf(answer, room, "bad page %lu version %lu\n", page, versions[page]);
+	const int wrong_pages = verify_pages(answer, room);
+
+	if (wrong_pages > 0)
+		return wrong_pages;
 	for (uint64_t which = 0; which < BLOCKS; which++)
 		for (uint64_t page = 0; blocks[which] && page < BLOCK / PAGE; page++)
 			if (!holds(blocks[which] + page * WORDS, page, page % 3 == 0 ? block_versions[which] : 0))

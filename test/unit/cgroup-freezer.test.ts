@@ -1,9 +1,19 @@
 // limit: 120 s
 
+import { spawn } from 'node:child_process';
 import * as assert from 'uvu/assert';
 import { gather, plannedFreezer, scatter } from '../../cli/checkpoint/freezer.js';
+import { Throttle } from '../../cli/checkpoint/throttle.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
-import { readProcess, readText, readTree } from '../../cli/system/procfs.js';
+import {
+  type ProcessStamp,
+  readProcess,
+  readText,
+  readTree,
+  stampAlive,
+  stampProcess,
+} from '../../cli/system/procfs.js';
+import { projectFile } from '../../cli/system/project.js';
 import { skip } from '../skip.js';
 import { suite } from '../suite.js';
 import { endSubjects, enterPrivateWorld, Subject, testCgroup, until } from './private-world.js';
@@ -172,6 +182,107 @@ test('a frozen process uses no processor, and goes on where it stood when it is 
   cgroup.kill();
   await cgroup.empty();
   cgroup.remove();
+});
+
+/** Clock ticks that a process uses in so many milliseconds: ten each, of the processor that it may have. */
+async function used(pid: number, ms: number): Promise<number> {
+  const before = processorTime(pid);
+  await pause(ms);
+  return processorTime(pid) - before;
+}
+
+async function end(cgroup: Cgroup): Promise<void> {
+  cgroup.kill();
+  await cgroup.empty();
+  cgroup.remove();
+}
+
+test('a tree that is slowed down has so much of its time, and all of it when that is over', async ({ top }) => {
+  const cgroup = top.child('slowed').create();
+  const subject = await start(COUNTING, cgroup);
+  const helpers: ProcessStamp[] = [];
+  const throttle = new Throttle(cgroup.path, {
+    began: (process) => void helpers.push(process),
+    lost: assert.unreachable,
+  });
+  assert.is(throttle.slowed, undefined);
+  assert.ok(throttle.slowTo(50));
+  assert.ok(throttle.slowTo(20));
+  await until('it is stopped for the first time', () => state(cgroup));
+  const ticks = await used(subject.pid, 1000);
+  assert.ok(ticks > 0 && ticks < 45, `${ticks} of 100 ticks`);
+  await throttle.lift();
+  const [helper] = helpers;
+  assert.is(helpers.length, 1);
+  assert.ok(helper !== undefined && !stampAlive(helper));
+  assert.not.ok(cgroup.frozen);
+  const slowed = throttle.slowed;
+  assert.ok(slowed !== undefined && slowed.percent === 20 && slowed.ms >= 1000, JSON.stringify(slowed));
+  assert.not.ok(throttle.slowTo(10), 'it is over for good');
+  assert.not.ok(await ever(cgroup, 200));
+  assert.equal(throttle.slowed, slowed);
+  await throttle.lift();
+  await end(cgroup);
+});
+
+/** Whether it is stopped at any time within so many milliseconds. */
+async function ever(cgroup: Cgroup, ms: number): Promise<boolean> {
+  for (const deadline = Date.now() + ms; Date.now() < deadline; await pause(3)) if (cgroup.frozen) return true;
+  return false;
+}
+
+test('when what slows it down is killed, it has all its time again', async ({ top }) => {
+  const cgroup = top.child('helperless').create();
+  await start(COUNTING, cgroup);
+  let [helper, lost] = [0, 0];
+  const throttle = new Throttle(cgroup.path, {
+    began: ({ pid }) => {
+      helper = pid;
+    },
+    lost: () => void lost++,
+  });
+  throttle.slowTo(10);
+  await until('it is stopped', () => cgroup.frozen);
+  process.kill(helper, 'SIGKILL');
+  await until('it is not slowed down any more', () => !throttle.slowTo(10));
+  assert.not.ok(await ever(cgroup, 200));
+  assert.is(lost, 1);
+  await throttle.lift();
+  await end(cgroup);
+});
+
+test('when its daemon is killed, it has all its time again before another is there', async ({ top }) => {
+  const cgroup = top.child('orphaned').create();
+  await start(COUNTING, cgroup);
+  const program = projectFile('dist/cli/checkpoint/throttle-main.js');
+  const helper = spawn(process.execPath, [program, cgroup.path], { stdio: ['pipe', 'ignore', 'inherit'] });
+  const ended = new Promise((resolve) => helper.once('exit', resolve));
+  helper.stdin.write('10\n');
+  await until('it is stopped', () => cgroup.frozen);
+  helper.stdin.end(); // so it looks to it when whoever holds the other end dies
+  await ended;
+  assert.not.ok(await ever(cgroup, 200));
+  await end(cgroup);
+});
+
+test('a daemon ends what its predecessor has left, and what was stopped runs', async ({ top }) => {
+  const cgroup = top.child('adopted').create();
+  await start(COUNTING, cgroup);
+  const program = projectFile('dist/cli/checkpoint/throttle-main.js');
+  const helper = spawn(process.execPath, [program, cgroup.path], { stdio: ['pipe', 'ignore', 'inherit'] });
+  const stamp = stampProcess(helper.pid ?? 0);
+  helper.stdin.write('10\n');
+  await until('it is stopped', () => cgroup.frozen);
+  process.kill(stamp.pid, 'SIGSTOP'); // it does not get to do anything
+  await until('what slows it down stands still', () => readProcess(stamp.pid)?.state === 'T');
+  cgroup.setFrozen(true);
+  Throttle.adopt(cgroup.path, stamp);
+  assert.not.ok(stampAlive(stamp));
+  assert.not.ok(await ever(cgroup, 200));
+  cgroup.setFrozen(true); // by somebody else meanwhile: it is his
+  Throttle.adopt(cgroup.path, stamp);
+  assert.ok(cgroup.frozen);
+  await end(cgroup);
 });
 
 test('a frozen process can be killed, and empty() tells when nobody is left', async ({ top }) => {

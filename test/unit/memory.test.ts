@@ -1,10 +1,13 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { refusePostCopy } from '../../cli/memory/later-refusals.js';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { makeParent, pointToParent } from '../../cli/memory/page-map.js';
-import { flatten, intersect, unflatten, union } from '../../cli/memory/records.js';
+import { flatten, intersect, subtract, unflatten, union } from '../../cli/memory/records.js';
 import { suite } from '../suite.js';
 
 const test = suite<{ folder: string }>('large memory, which CRIU does not carry');
@@ -50,6 +53,54 @@ test('ranges: what two lists share, and the way to the addon and back', () => {
   const high = [{ start: 0x7fff_ffff_e000, end: 0x7fff_ffff_f000 }];
   assert.equal(unflatten(flatten(high)), high);
 });
+
+test('ranges: what the first has and the second has not', () => {
+  const a = [
+    { start: 0, end: 10 },
+    { start: 20, end: 30 },
+    { start: 40, end: 50 },
+  ];
+  const taken = [
+    { start: 2, end: 4 },
+    { start: 8, end: 22 },
+    { start: 25, end: 26 },
+    { start: 45, end: 90 },
+  ];
+  assert.equal(subtract(a, taken), [
+    { start: 0, end: 2 },
+    { start: 4, end: 8 },
+    { start: 22, end: 25 },
+    { start: 26, end: 30 },
+    { start: 40, end: 45 },
+  ]);
+  assert.equal(subtract(a, []), a);
+  assert.equal(subtract(a, [{ start: 0, end: 50 }]), []);
+});
+
+/** Has one page with an advice, or a lock, and says when. */
+const ADVISED = `
+import ctypes, mmap, sys
+area = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+if sys.argv[1] == 'wipe': area.madvise(18)
+if sys.argv[1] == 'lock': assert ctypes.CDLL(None).mlock(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(area))), ctypes.c_size_t(4096)) == 0
+print('ready', flush=True)
+sys.stdin.read()
+`;
+
+for (const [how, words] of [
+  ['plain', undefined],
+  ['wipe', /MADV_WIPEONFORK/],
+  ['lock', /mlock/],
+] as const) {
+  test(`memory may follow a process: ${how}`, async () => {
+    const child = spawn('python3', ['-c', ADVISED, how], { stdio: ['pipe', 'pipe', 'inherit'] });
+    await once(child.stdout, 'data');
+    if (words === undefined) refusePostCopy(child.pid ?? 0);
+    else assert.throws(() => refusePostCopy(child.pid ?? 0), words);
+    child.stdin.end();
+    await once(child, 'exit');
+  });
+}
 
 /** As CRIU writes it: address, pages (older field), flags, pages. */
 function entry(address: number, pages: number, flags: number): Buffer {

@@ -127,6 +127,7 @@ const end: MigrationEnd = {
     replayedPackets: 58,
     droppedPackets: 2,
     bytesMoved: 1000,
+    memory: { copied: 'ahead', throttle: { percent: 40, ms: 1500 } },
     startedAt: 0,
     frozenAt: 0,
     resumedAt: 0,
@@ -160,6 +161,7 @@ test('count how migrations end, from zero on', async () => {
   assert.is(sampleOf(text, 'homeproxy_migration_phase_seconds_sum', { phase: 'finish' }), 0.09);
   assert.is(sampleOf(text, 'homeproxy_migration_lost_packets_total'), 2);
   assert.is(sumOf(text, 'homeproxy_migration_moved_bytes_total'), 3000);
+  assert.is(sampleOf(text, 'homeproxy_migration_throttled_seconds_total'), 1.5);
 });
 
 test('tell no more than so many codes of errors apart', async () => {

@@ -58,7 +58,10 @@ test('how they move is what the coordinator is told', () => {
     copyAhead: false,
     carry: { paths: ['/srv/a'] },
   });
+  assert.equal(how('{maxFreeze: 500ms, throttle: 25%}'), { maxFreezeMs: 500, throttle: 25 });
   assert.equal(how('{mode: copy-ahead, files: shared}'), {});
+  assert.equal(how('{mode: post-copy}'), { postCopy: true });
+  assert.equal(how('{mode: post-copy, throttle: 25%}'), { postCopy: true, throttle: 25 });
   assert.equal(how('{files: carry}'), { carry: { paths: [] } });
 });
 
@@ -173,7 +176,7 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'files and modes that there are not',
     policy('when: {draining: true}', 'how: {mode: live, files: copy, carry: [srv]}'),
     [
-      'p.yaml:5:17: policies[0].how.mode: must be copy-ahead or stop-and-copy',
+      'p.yaml:5:17: policies[0].how.mode: must be copy-ahead, stop-and-copy or post-copy',
       'p.yaml:5:30: policies[0].how.files: must be shared or carry',
       'p.yaml:5:44: policies[0].how.carry[0]: must be an absolute path',
     ],
@@ -182,6 +185,18 @@ const faults: [description: string, text: string, expected: (string | RegExp)[]]
     'paths to carry, and no files that are',
     policy('when: {draining: true}', 'how: {carry: [/srv]}'),
     ['p.yaml:5:18: policies[0].how.carry: needs `files: carry` beside it'],
+  ],
+  [
+    'a pace at which nothing could go on',
+    policy('when: {draining: true}', 'how: {maxFreeze: 1s, throttle: 5%}'),
+    ['p.yaml:5:36: policies[0].how.throttle: must be a percentage from 10% to 99%, for example 25%'],
+  ],
+  [
+    'a slower pace, and nothing that is copied meanwhile',
+    policy('when: {draining: true}', 'how: {mode: stop-and-copy, throttle: 25%}'),
+    [
+      'p.yaml:5:42: policies[0].how.throttle: says nothing with `mode: stop-and-copy`: in the freeze there is nothing to slow down',
+    ],
   ],
   ['an empty list', policy('when: {any: []}'), ['p.yaml:4:17: policies[0].when.any: must list at least one condition']],
   [

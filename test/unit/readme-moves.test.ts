@@ -13,7 +13,7 @@ interface Row {
 }
 
 /** Where verdicts are made, and errors that say the same of a process. */
-const SOURCES = ['cli/process', 'cli/migration', 'cli/files', 'cli/pod'];
+const SOURCES = ['cli/process', 'cli/migration', 'cli/memory', 'cli/files', 'cli/pod'];
 /** Verdicts that say that something is in order. */
 const IN_ORDER = ['CARRIED_FILES', 'CPU', 'FILES', 'MEMORY', 'PROCESSES', 'SAME_FILES', 'SOCKETS'];
 

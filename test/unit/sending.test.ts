@@ -51,6 +51,7 @@ class Road implements ImageRoad {
   async open(): Promise<void> {}
 
   async sendMemory(): Promise<void> {}
+  async sendLater(): Promise<void> {}
 
   async sendAhead(_to: unknown, _migration: string, pages: AsyncIterable<Buffer>): Promise<number> {
     for await (const chunk of pages) this.ahead.push(chunk);

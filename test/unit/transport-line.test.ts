@@ -151,6 +151,35 @@ test('a sender that fails, gives up or takes too long ends its line at both ends
   );
 });
 
+test('whoever serves memory to a process hears why it is not wanted', async (world) => {
+  const lines = [
+    serveLine(upload, async () => {
+      throw new UserError({ code: 'PAGER_LOST', message: 'it is gone '.repeat(20), exitStatus: 6 });
+    }),
+  ];
+  const { port } = await server(world.host1, { lines });
+  const error = await failure(
+    client(world.home, port).line(upload, 'a', async (line) => void (await line.serveLater(process.pid, 0))),
+  );
+  assert.is(error.code, 'PAGER_LOST');
+});
+
+test('an end that is silent for too long is given up then, and no answer is awaited from it', async (world) => {
+  const over = deferred<void>();
+  const silent = serveLine(upload, async (_id, _line, { peer }: PeerContext) => {
+    await over.promise;
+    return { bytes: 0, peer };
+  });
+  const { port } = await server(world.host1, { lines: [silent] });
+  const began = performance.now();
+  const failed = await failure(
+    client(world.home, port).line(upload, 'a', async (line) => void (await line.serveLater(process.pid, 0, 800))),
+  );
+  assert.is(failed.code, 'HOST_UNREACHABLE');
+  assert.ok(performance.now() - began < 1500, 'not for as long again');
+  over.resolve(undefined);
+});
+
 test('a sender that pauses for too long is cut off', async (world) => {
   const { port } = await server(world.host1, { lines: [taking()], receiveTimeoutMs: 100 });
   const error = await failure(
