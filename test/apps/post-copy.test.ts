@@ -69,7 +69,9 @@ async function runsBefore(node: string): Promise<void> {
     assert.ok(Date.now() < deadline, `${JSON.stringify(pagerOn(node))}`);
     if (pagerOn(node)?.stage !== 'serving') continue;
     const { processes } = await scenario.ask('home');
-    if (processes[0]?.location === node) return;
+    if (processes[0]?.location !== node) continue;
+    const { status } = await scenario.ask(node); // its home may know where it runs some milliseconds before that is written down there
+    if ((status.incomplete ?? []).length > 0) return;
   }
 }
 
