@@ -7,6 +7,15 @@
 
 #define ONLY_BINDING 1 /* of whose process all packets are */
 
+/* Whether the packet is one that the fast path serves. */
+static __always_inline int is_served(struct xdp_md *ctx, struct plain *plain)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	return fast_path && read_plain(data, end, end - data, AT_DESTINATION_PORT, plain) && !plain->starts;
+}
+
 static __always_inline int leave(struct xdp_md *ctx, __u32 id, __u32 total)
 {
 	void *data = (void *)(long)ctx->data;
@@ -22,11 +31,9 @@ static __always_inline int leave(struct xdp_md *ctx, __u32 id, __u32 total)
 SEC("xdp")
 int step_route(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	struct plain plain;
 
-	if (!fast_path || !read_plain(data, end, end - data, AT_DESTINATION_PORT, &plain) || plain.starts)
+	if (!is_served(ctx, &plain))
 		return XDP_DROP;
 	asm volatile("" ::"r"(plain.place)); /* or the port would not be read */
 	return leave(ctx, ONLY_BINDING, plain.total);
@@ -36,11 +43,9 @@ int step_route(struct xdp_md *ctx)
 SEC("xdp")
 int step_filter(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	struct plain plain;
 
-	if (!fast_path || !read_plain(data, end, end - data, AT_DESTINATION_PORT, &plain) || is_foreign(plain.place) || plain.starts)
+	if (!is_served(ctx, &plain) || is_foreign(plain.place))
 		return XDP_DROP;
 	return leave(ctx, ONLY_BINDING, plain.total);
 }
@@ -53,7 +58,7 @@ int step_owner(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	struct plain plain;
 
-	if (!fast_path || !read_plain(data, end, end - data, AT_DESTINATION_PORT, &plain) || is_foreign(plain.place) || plain.starts)
+	if (!is_served(ctx, &plain) || is_foreign(plain.place))
 		return XDP_DROP;
 	return leave(ctx, fast_owner(data, end, &plain, AT_DESTINATION), plain.total);
 }

@@ -3,10 +3,9 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { BpfMap, BpfObject, type BpfProgram, htons, runBatch } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress, FastNumber } from '../../cli/forwarding/abi.gen.js';
+import { FastNumber } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { lineOf } from '../../cli/forwarding/fast-flows.js';
 import type { Flow } from '../../cli/forwarding/flow-keys.js';
 import { Tables } from '../../cli/forwarding/tables.js';
@@ -14,8 +13,8 @@ import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { randomFrom } from '../fault/chance.js';
 import { suite } from '../suite.js';
-import { SECOND_HOME } from './fast-path-packets.js';
-import { ipv4, MAC, tcp, udp } from './packets.js';
+import { away, SECOND_HOME } from './fast-path-packets.js';
+import { ipv4, tcp, udp } from './packets.js';
 import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE } from './scene.js';
 
 const ONE = 1;
@@ -27,29 +26,6 @@ const PORT = 80;
 const PROGRAMS = ['hp_xdp', 'hp_ingress'] as const;
 const WAY_WORDS = 4;
 const OWNER = 3;
-
-const binding: BindingStruct = {
-  epoch: 1,
-  action: Action.tunnel,
-  egress: Egress.shut,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 11,
-  uplink_ifindex: 1,
-  pod_ifindex: 13,
-  pod_mac: Buffer.from('020000000f01', 'hex'),
-  host_mac: Buffer.from('020000000f02', 'hex'),
-  ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-  node: encodeAddress(HOME),
-  home: encodeAddress(HOME),
-  next_hop: {
-    ifindex: 1,
-    mtu: 1500,
-    resolved: 1,
-    source: Buffer.from(MAC.home.replaceAll(':', ''), 'hex'),
-    destination: Buffer.from(MAC.careOf.replaceAll(':', ''), 'hex'),
-  },
-};
 
 /** A home node whose programs have the fast path, or have not. Each binding is somewhere else. */
 class Home {
@@ -70,7 +46,7 @@ class Home {
 
   bind(id: number): void {
     const care_of = encodeAddress(id === ONE ? CARE_OF : id === OTHER ? OTHER_NODE : `10.0.1.${id % 256}`);
-    this.tables.putBinding(id, { ...binding, care_of });
+    this.tables.putBinding(id, { ...away, care_of });
   }
 
   share(id: number, port: number, address = HOME): void {

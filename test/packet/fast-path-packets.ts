@@ -1,7 +1,34 @@
 /** Who is known to the nodes of packet/fast-path, and the packets that they meet. */
+import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
+import { encodeAddress } from '../../cli/forwarding/address.js';
+import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { pick } from '../fault/chance.js';
-import { ethernet, ipv4, tcp, udp } from './packets.js';
+import { ethernet, ipv4, MAC, tcp, udp } from './packets.js';
 import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, STRANGER, tunnelled } from './scene.js';
+
+/** A process that is away, behind a next hop that is known: what the fast paths serve. */
+export const away: BindingStruct = {
+  epoch: 1,
+  action: Action.tunnel,
+  egress: Egress.shut,
+  draining: 0,
+  hold: 0,
+  park_ifindex: 11,
+  uplink_ifindex: 1,
+  pod_ifindex: 13,
+  pod_mac: Buffer.from('020000000f01', 'hex'),
+  host_mac: Buffer.from('020000000f02', 'hex'),
+  ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
+  node: encodeAddress(HOME),
+  home: encodeAddress(HOME),
+  next_hop: {
+    ifindex: 1,
+    mtu: 1500,
+    resolved: 1,
+    source: Buffer.from(MAC.home.replaceAll(':', ''), 'hex'),
+    destination: Buffer.from(MAC.careOf.replaceAll(':', ''), 'hex'),
+  },
+};
 
 export const SECOND_HOME = '10.0.0.22';
 export const OWN = { port: 80, binding: 1 };

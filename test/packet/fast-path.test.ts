@@ -5,13 +5,13 @@ import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
 import { Action, type BindingStruct, DeviceRole, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { Tables } from '../../cli/forwarding/tables.js';
 import { projectFile } from '../../cli/system/project.js';
 import { pick, randomFrom } from '../fault/chance.js';
 import { suite } from '../suite.js';
 import { ARRIVAL_IFINDEX, OTHER_IFINDEX, skBuff } from './bench.js';
 import {
+  away,
   DRAINING,
   GUEST,
   GUEST_HOME,
@@ -30,35 +30,12 @@ import {
   UNRESOLVED,
   WAITING_GUEST,
 } from './fast-path-packets.js';
-import { ethernet, ipv4, MAC, readEthernet, readIpv4, tcp, udp } from './packets.js';
+import { ethernet, ipv4, readEthernet, readIpv4, tcp, udp } from './packets.js';
 import { CARE_OF, CORRESPONDENT, frame, HOME, OTHER_NODE, reply, request, STRANGER, tunnelled } from './scene.js';
-
-const binding: BindingStruct = {
-  epoch: 1,
-  action: Action.tunnel,
-  egress: Egress.shut,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 11,
-  uplink_ifindex: 1,
-  pod_ifindex: 13,
-  pod_mac: Buffer.from('020000000f01', 'hex'),
-  host_mac: Buffer.from('020000000f02', 'hex'),
-  ...tunnelFields({ to: CARE_OF, encapsulation: 'ip' }),
-  node: encodeAddress(HOME),
-  home: encodeAddress(HOME),
-  next_hop: {
-    ifindex: 1,
-    mtu: 1500,
-    resolved: 1,
-    source: Buffer.from(MAC.home.replaceAll(':', ''), 'hex'),
-    destination: Buffer.from(MAC.careOf.replaceAll(':', ''), 'hex'),
-  },
-};
 
 const BINDINGS = [1, 2, 3, 4, 5, 6, 7, 8, ...GUESTS.map(({ binding: id }) => id)];
 
-const guest: BindingStruct = { ...binding, action: Action.deliver, egress: Egress.open, pod_ifindex: OTHER_IFINDEX };
+const guest: BindingStruct = { ...away, action: Action.deliver, egress: Egress.open, pod_ifindex: OTHER_IFINDEX };
 
 const PROGRAMS = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_loopback', 'hp_pod', 'hp_entry'] as const;
 type ProgramName = (typeof PROGRAMS)[number];
@@ -79,7 +56,7 @@ class Home {
     this.tables.setNodes([CARE_OF, OTHER_NODE]);
     for (const id of BINDINGS) {
       this.tables.parkStates.put(id, { parked: 1n, replayed: 0n });
-      this.tables.putBinding(id, binding);
+      this.tables.putBinding(id, away);
     }
     for (const { port, binding: id } of [OWN, TWICE, PARKED, DRAINING, HOLDING, UNRESOLVED]) this.claim(id, port);
     this.claim(TWICE.other, TWICE.port, SECOND_HOME);
@@ -87,11 +64,11 @@ class Home {
     const local = { address: HOME, port: SHARED.port };
     const remote = { address: CORRESPONDENT, port: SHARED.remotePort };
     this.tables.claimFlows([{ protocol: 'tcp', local, remote }], SHARED.binding);
-    this.tables.putBinding(TWICE.other, { ...binding, care_of: encodeAddress(OTHER_NODE) });
-    this.tables.putBinding(PARKED.binding, { ...binding, action: Action.park });
-    this.tables.putBinding(DRAINING.binding, { ...binding, draining: 1 });
-    this.tables.putBinding(HOLDING.binding, { ...binding, hold: Hold.new });
-    this.tables.putBinding(UNRESOLVED.binding, { ...binding, next_hop: { ...binding.next_hop, resolved: 0 } });
+    this.tables.putBinding(TWICE.other, { ...away, care_of: encodeAddress(OTHER_NODE) });
+    this.tables.putBinding(PARKED.binding, { ...away, action: Action.park });
+    this.tables.putBinding(DRAINING.binding, { ...away, draining: 1 });
+    this.tables.putBinding(HOLDING.binding, { ...away, hold: Hold.new });
+    this.tables.putBinding(UNRESOLVED.binding, { ...away, next_hop: { ...away.next_hop, resolved: 0 } });
     this.takeIn();
   }
 
@@ -287,14 +264,14 @@ test('a binding that changes is followed at once, and again when it changes back
   for (let round = 0; round < 600; round++) {
     // More rounds than there are versions.
     const care_of = encodeAddress(round % 2 === 0 ? OTHER_NODE : CARE_OF);
-    for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...binding, care_of });
+    for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...away, care_of });
     const before = fast.fast(OWN.binding);
     assert.equal(fast.run([toOwn]), general.run([toOwn]));
     assert.is(fast.fast(OWN.binding), before + 1n);
   }
-  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...binding, action: Action.drop });
+  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, { ...away, action: Action.drop });
   assert.equal(fast.run([toOwn]), general.run([toOwn]));
-  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, binding);
+  for (const home of [fast, general]) home.tables.putBinding(OWN.binding, away);
   assert.is(fast.counted(), general.counted());
 });
 
@@ -338,7 +315,7 @@ test('a port in the block of another binding stays its own, also where its bindi
   const far = { port: 41_001, binding: 20_000 }; // beyond FAST_BINDINGS
   const packets = [far.port, far.port + 1].map((port) => frame(request({ port })));
   for (const home of [fast, general]) {
-    home.tables.putBinding(far.binding, { ...binding, care_of: encodeAddress(OTHER_NODE) });
+    home.tables.putBinding(far.binding, { ...away, care_of: encodeAddress(OTHER_NODE) });
     home.claim(far.binding, far.port);
     home.tables.claimBlock({ first: 40_960, last: 41_023 }, [HOME], OWN.binding);
   }
