@@ -13,6 +13,7 @@
 #include "encapsulate.h"
 #include "fast.h"
 #include "homeward.h"
+#include "way_out.h"
 
 /* Neither marked by one of the other programs nor with a VLAN tag. */
 static __always_inline int is_unmarked(const struct __sk_buff *skb)
@@ -180,6 +181,8 @@ static __always_inline int fast_egress(struct __sk_buff *skb)
 	void *end = (void *)(long)skb->data_end;
 	struct plain plain;
 
+	if (skb->mark == MARK_SENT)
+		return fast_sent(skb);
 	if (!is_unmarked(skb) || !is_plain_ipv4(data, end))
 		return GENERAL_PATH;
 	if (read(__u8, AT_PROTOCOL) == IPPROTO_IPIP) {
@@ -198,6 +201,8 @@ static __always_inline int fast_egress(struct __sk_buff *skb)
 
 	if (!binding || binding->egress != EGRESS_OPEN)
 		return GENERAL_PATH;
+	if (data + FAST_HEADERS <= end)
+		learn_way_out(data, skb->ifindex);
 	count(HOOK_EGRESS, REASON_AT_HOME, id, skb->len);
 	return TC_ACT_UNSPEC;
 }
@@ -216,20 +221,16 @@ static __always_inline int fast_loopback(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* Whether a process that may speak (`binding`) says a plain packet to somebody beyond its host and its home. */
+/* Whether a process that may speak (`binding`) says a plain packet, and not to its home. */
 static __always_inline int fast_speaks(struct __sk_buff *skb, const struct binding *binding)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 	struct plain plain;
 
-	if (!fast_path || binding->egress != EGRESS_OPEN || skb->protocol != bpf_htons(ETH_P_IP) ||
-	    !read_plain(data, end, skb->len, AT_SOURCE_PORT, &plain) || plain.starts || data + FAST_HEADERS > end ||
-	    names_home(data))
-		return 0;
-	struct address hearer = mapped(read(__be32, AT_DESTINATION));
-
-	return !is_local(&hearer);
+	return fast_path && binding->egress == EGRESS_OPEN && skb->protocol == bpf_htons(ETH_P_IP) &&
+	       read_plain(data, end, skb->len, AT_SOURCE_PORT, &plain) && !plain.starts && data + FAST_HEADERS <= end &&
+	       !names_home(data);
 }
 
 #undef read

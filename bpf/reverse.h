@@ -14,6 +14,7 @@
 
 #include "homeward.h"
 #include "tc_actions.h"
+#include "way_out.h"
 
 /* Lets what comes out of a reverse tunnel pass hp_egress, which would take it for this node speaking for the process. */
 #define MARK_REVERSED 0x68707276

@@ -269,8 +269,10 @@ int hp_pod(struct __sk_buff *skb)
 	struct found found = find_by_device(skb);
 
 	if (found.binding && fast_speaks(skb, found.binding)) {
-		count(HOOK_POD, REASON_SENT, found.id, bytes);
-		return tc_send(found.binding);
+		int fast = fast_send(skb, &found);
+
+		if (fast != GENERAL_PATH)
+			return fast;
 	}
 	enum reason reason = REASON_MALFORMED;
 	int verdict = pod(skb, &found, &reason);

@@ -241,10 +241,4 @@ static __always_inline __u32 mtu_of_arrivals(struct __sk_buff *skb, const struct
 	return mtu - header_bytes(is_ipv4(&own) ? FAMILY_IPV4 : FAMILY_IPV6, tunnel_port != 0);
 }
 
-/* To the correspondent, through the kernel's own neighbour table. */
-static __always_inline int tc_send(const struct binding *binding)
-{
-	return bpf_redirect_neigh(binding->uplink_ifindex, NULL, 0, 0);
-}
-
 #endif

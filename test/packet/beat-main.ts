@@ -1,11 +1,11 @@
 /**
- * Numbered datagrams, one every millisecond: `node beat-main.js send|hear <address> <port>`. Each end goes on until its
- * standard input ends, and then says what it has sent, or heard and missed.
+ * Numbered datagrams, one every millisecond: `node beat-main.js send|hear <address> <port> [<own port>]`. Each end goes on until
+ * its standard input ends, and then says what it has sent, or heard and missed.
  */
 import { createSocket } from 'node:dgram';
 import { setTimeout as pause } from 'node:timers/promises';
 
-const [role, address = '', portText = ''] = process.argv.slice(2);
+const [role, address = '', portText = '', ownPort = '0'] = process.argv.slice(2);
 const port = Number(portText);
 const say = (event: object): void => {
   process.stdout.write(`${JSON.stringify(event)}\n`);
@@ -18,6 +18,7 @@ process.stdin.resume();
 
 async function send(): Promise<void> {
   const socket = createSocket('udp4');
+  await new Promise<void>((resolve) => socket.bind(Number(ownPort), resolve));
   let next = 0;
   for (const start = performance.now(); !ended; await pause(1)) {
     while (next < performance.now() - start) {
