@@ -216,7 +216,11 @@ struct fast_route {
 	__u32 pad;
 };
 
-/* Index: binding id. Of the two routes `version` & 1 is valid, the other is free to be written. */
+/*
+ * Index: binding id. Of the two routes `version` & 1 is valid. The controller keeps to odd versions, which processors foretell
+ * (fast_route_of() in fast.h), and so writes into what was valid: whoever is still reading it finds another version at the end.
+ * Between two of its writes lies a system call, longer than any read is put off.
+ */
 struct fast_binding {
 	__u32 version; /* 0: ask `bindings`; else at most 255, and another one after every change */
 	__u32 latest;  /* the version that was written last, for the controller */

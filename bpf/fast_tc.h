@@ -52,6 +52,16 @@ static __always_inline __u32 fast_length(const struct __sk_buff *skb, const stru
 	return skb->gso_size + plain->headers + (plain->udp ? OUTER : 0);
 }
 
+/* Counts a packet that goes into a binding's tunnel. */
+static __always_inline void fast_count_tunnelled(__u32 id, __u64 bytes)
+{
+	struct counter *own = bpf_map_lookup_elem(&fast_counters, &id);
+
+	if (own)
+		add_to(own, bytes);
+	fast_count(HOOK_INGRESS, REASON_TUNNELLED, bytes);
+}
+
 /* fast_outer() of fast.h and the rest, for tc: both headers in one write. */
 static __always_inline int fast_wrap(struct __sk_buff *skb, __u32 id, __u8 tos, const struct plain *plain)
 {
@@ -60,7 +70,7 @@ static __always_inline int fast_wrap(struct __sk_buff *skb, __u32 id, __u8 tos, 
 	if (!binding)
 		return GENERAL_PATH;
 	__u32 version = *(volatile __u32 *)&binding->version;
-	const struct fast_route *route = &binding->routes[version & 1];
+	const struct fast_route *route = fast_route_of(binding, version);
 	__u32 length = fast_length(skb, plain);
 	__u64 bytes = skb->len;
 
@@ -91,7 +101,7 @@ static __always_inline int fast_wrap(struct __sk_buff *skb, __u32 id, __u8 tos, 
 	if (bpf_skb_adjust_room(skb, OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | fast_segments(plain)) ||
 	    bpf_skb_store_bytes(skb, 0, &header, AT_IP + OUTER, BPF_F_INVALIDATE_HASH))
 		return fast_refused(skb, id, bytes);
-	fast_count_tunnelled(HOOK_INGRESS, id, bytes);
+	fast_count_tunnelled(id, bytes);
 	return bpf_redirect(ifindex, 0);
 }
 

@@ -18,7 +18,7 @@ const IPIP = 4;
 const OUTER_TTL = 64;
 const DONT_FRAGMENT = 0x4000;
 const HEADER_BYTES = 34;
-const VERSIONS = 255; // the versions 1 to 255 differ in a single byte, which changes at once
+const VERSIONS = 128; // the odd ones of 1 to 255: they differ in a single byte, which changes at once; odd, see bpf/abi.h
 
 /** A port of one of the node's addresses. */
 export interface FastPlace {
@@ -57,7 +57,7 @@ export class FastPath {
   copy(id: number, binding: BindingStruct): void {
     const present = this.binding(id);
     if (present === undefined || !serves(binding)) return;
-    const latest = (present.latest % VERSIONS) + 1;
+    const latest = 2 * (((present.latest + 1) >> 1) % VERSIONS) + 1;
     const routes = present.routes.map((route, index) => (index === latest % 2 ? routeOf(binding) : route));
     this.putBinding(id, { version: 0, latest, routes });
     this.putBinding(id, { version: latest, latest, routes });

@@ -33,8 +33,8 @@ const STEPS = 'test/bench/build/steps.bpf.o';
 /** Binding `own` is also ONLY_BINDING of steps.bpf.c. */
 const Binding = { own: 1, shared: 2, parked: 3, guest: 4 } as const;
 
-/** The steps that an encapsulation is taken apart into, each with all that stand before it. The last is `hp_xdp`. */
-export const STEP_PROGRAMS = ['step_route', 'step_filter', 'step_owner'] as const;
+/** The steps that an encapsulation is taken apart into, each with all that stand before it. `hp_xdp` does all of them. */
+export const STEP_PROGRAMS = ['step_route', 'step_filter', 'step_owner', 'step_count'] as const;
 type ProgramName = (typeof STEP_PROGRAMS)[number] | 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_entry';
 
 /** The product's programs with maps of their own, not attached to anything. */

@@ -181,6 +181,7 @@ const STEP_WORDS: Readonly<Record<(typeof STEP_PROGRAMS)[number], string>> = {
   step_route: 'is sure of what the packet is; the header comes out of a table, with length, TOS, checksum',
   step_filter: 'asks the filter whether the port is of anybody who departed',
   step_owner: 'asks the port of whom',
+  step_count: 'counts, for the node and for the binding',
 };
 
 /** Why an encapsulation takes what it takes: what is added to the floor, thing by thing. */
@@ -188,7 +189,7 @@ function stepSection({ packets }: Result): Section {
   const steps: [name: string, words: string][] = [
     [FLOOR, 'the floor'],
     ...STEP_PROGRAMS.map((name): [string, string] => [name, STEP_WORDS[name]]),
-    [pointName('encap', FLOWS[3]), 'counts, for the node and for the binding: the whole of hp_xdp'],
+    [pointName('encap', FLOWS[3]), 'has the general path beside it: the whole of hp_xdp'],
   ];
   return {
     title: 'Where the nanoseconds of an encapsulation go',

@@ -1,8 +1,15 @@
 /** The fast paths of XDP and tc decide as the general path does. */
 import '../addon/private-namespaces.js';
 import * as assert from 'uvu/assert';
-import { BpfObject, type BpfProgram, runBatch } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, DeviceRole, Egress, Hold } from '../../cli/forwarding/abi.gen.js';
+import { type BpfMap, BpfObject, type BpfProgram, runBatch, StructCodec } from '../../addon/lib/index.js';
+import {
+  Action,
+  type BindingStruct,
+  DeviceRole,
+  Egress,
+  type FastBindingStruct,
+  Hold,
+} from '../../cli/forwarding/abi.gen.js';
 import { addressBytes, encodeAddress } from '../../cli/forwarding/address.js';
 import { readBindingCounters, readCounters } from '../../cli/forwarding/counters.js';
 import { Tables } from '../../cli/forwarding/tables.js';
@@ -43,6 +50,8 @@ type ProgramName = (typeof PROGRAMS)[number];
 /** A home node whose programs have the fast path, or have not. */
 class Home {
   readonly tables: Tables;
+  private readonly copies: BpfMap;
+  private readonly copyCodec: StructCodec;
   private readonly programs: Readonly<Record<ProgramName, BpfProgram>>;
 
   constructor(fast: boolean) {
@@ -52,6 +61,8 @@ class Home {
     }).load();
     this.programs = Object.fromEntries(PROGRAMS.map((name) => [name, object.program(name)])) as typeof this.programs;
     this.tables = new Tables(object);
+    this.copies = object.map('fast_bindings');
+    this.copyCodec = new StructCodec(object.btf, 'fast_binding');
     object.close();
     this.tables.setNodes([CARE_OF, OTHER_NODE]);
     for (const id of BINDINGS) {
@@ -137,6 +148,15 @@ class Home {
       ),
     );
     return [...all, ...own].join('\n');
+  }
+
+  /** Changes the copy of a binding, and returns what it was. */
+  changeCopy(id: number, change: (copy: FastBindingStruct) => FastBindingStruct): FastBindingStruct {
+    const key = Buffer.alloc(4);
+    key.writeUInt32LE(id);
+    const present = this.copyCodec.decode(this.copies.get(key) as Buffer) as unknown as FastBindingStruct;
+    this.copies.set(key, this.copyCodec.encode(change(present)));
+    return present;
   }
 
   /** Packets that the fast path tunnelled for a binding. */
@@ -273,6 +293,21 @@ test('a binding that changes is followed at once, and again when it changes back
   assert.equal(fast.run([toOwn]), general.run([toOwn]));
   for (const home of [fast, general]) home.tables.putBinding(OWN.binding, away);
   assert.is(fast.counted(), general.counted());
+});
+
+test('new copies have odd versions; an even one, as older builds made, has the other route', () => {
+  const before = fast.fast(OWN.binding);
+  const { version } = fast.changeCopy(OWN.binding, ({ latest, routes: [empty, route] }) => {
+    if (empty === undefined || route === undefined) throw new RangeError('a copy without two routes');
+    return { version: 2, latest, routes: [route, { ...empty, ifindex: 0, mtu: 0 }] };
+  });
+  assert.is(version % 2, 1);
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
+  assert.equal(fast.run([toOwn], 'hp_ingress'), general.run([toOwn], 'hp_ingress'));
+  assert.is(fast.fast(OWN.binding), before + 2n);
+  fast.tables.copyToFastPath();
+  assert.is(fast.changeCopy(OWN.binding, (copy) => copy).version % 2, 1);
+  assert.equal(fast.run([toOwn]), general.run([toOwn]));
 });
 
 test('an invalidated binding takes the general path, and so does one without a port of its own any more', () => {

@@ -103,7 +103,8 @@ test('the report is a page with a picture for each part', () => {
 test('an encapsulation is taken apart, each step with what it adds and beside the floor', () => {
   const report = terminalReport({ packets, memory: MEMORY });
   assert.match(report, /asks the port of whom +35\.0 \[35\.0–35\.0\] +5\.0 +1\.75\n/);
-  assert.match(report, /counts, for the node and for the binding.* +50\.0 \[50\.0–50\.0\] +15\.0 +2\.50\n/);
+  assert.match(report, /counts, for the node and for the binding +40\.0 \[40\.0–40\.0\] +5\.0 +2\.00\n/);
+  assert.match(report, /the whole of hp_xdp +50\.0 \[50\.0–50\.0\] +10\.0 +2\.50\n/);
 });
 
 test('the goals are ratios of net figures', () => {
