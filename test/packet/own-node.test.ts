@@ -160,6 +160,13 @@ lo('datagrams to one that is about to stand still wait, from whoever they come',
   expectOf(bench(), 'hp_ingress', arrived, 'redirect', 'parked');
 });
 
+lo('what says that it is longer than it is, as a packet socket can, passes whatever there is to be done', () => {
+  for (const binding of [away, { ...away, action: 'park' }, here, { action: 'drop' }] as const) {
+    const said = overLo(request({ ...local, totalLength: 49 }));
+    expectOf(home(binding), 'hp_loopback', said, 'pass', 'malformed', said);
+  }
+});
+
 lo('what CRIU tells a socket that it restores is never parked', () => {
   const fin = overLo(request({ flags: 'FA' }));
   const frozen = home({ action: 'park', egress: 'shut' });
