@@ -29,9 +29,9 @@ export function comparePaths(
     if (difference === undefined) continue;
     return { packet, invariant: `${program} with its fast path gives ${difference} than without` };
   }
-  const [left, right] = [lasting(fast.bindingTotals), lasting(general.bindingTotals)];
+  const [left, right] = [lasting(fast), lasting(general)];
   if (left !== right)
-    return { packet: -1, invariant: `${program} counts ${left} for bindings, without fast path ${right}` };
+    return { packet: -1, invariant: `${program} counts for bindings ${left}; without fast path ${right}` };
   if (fast.parked === general.parked && fast.replayed === general.replayed) return undefined;
   return { packet: -1, invariant: `${program} with its fast path takes other places in queues than without` };
 }
@@ -63,10 +63,10 @@ function frameOf({ outputs, outputOffsets, sizes }: Outcomes, packet: number): B
 }
 
 /** What was counted for bindings, without what depends on the time. */
-function lasting(totals: Outcomes['bindingTotals']): string {
-  const rows = [...totals].filter(([reason]) => TIMELY[reason] === undefined);
+function lasting({ bindings }: Outcomes): string {
+  const rows = bindings.filter(({ name }) => TIMELY[name] === undefined);
   return rows
-    .map(([reason, packets]) => `${reason} ${packets}`)
+    .map(({ id, name, packets }) => `${name} ${packets} of ${id}`)
     .sort()
     .join(', ');
 }

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
 import { loopbackName } from '../../cli/forwarding/loopback.js';
 import { suite } from '../suite.js';
-import { type AnyProgramName, ARRIVAL_IFINDEX, type Bench, type BindingFields, type ReasonName } from './bench.js';
+import { ARRIVAL_IFINDEX, type Bench, type BindingFields, type ProgramName, type ReasonName } from './bench.js';
 import { ethernet, ipv4, Protocol, udp } from './packets.js';
 import {
   BINDING,
@@ -61,7 +61,7 @@ function host(binding: BindingFields): Bench {
 
 function expectOf(
   bench: Bench,
-  program: AnyProgramName,
+  program: ProgramName,
   input: Buffer,
   verdict: string,
   reason: ReasonName,
