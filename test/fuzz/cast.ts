@@ -12,8 +12,8 @@ export const CROWDED_PORT = 40_002;
 export const STALE_PORT = 9000;
 /** Where a node takes tunnelled packets by UDP (GUE, draft-ietf-intarea-gue). */
 export const TUNNEL_PORT = 6080;
-/** Where somebody listens in the namespace that the programs run in, whatever its address: in a pod, then. */
-export const LISTENING_PORT = 7070;
+/** Where somebody listens in the namespace that the programs run in, whatever its address: in a pod, then. By protocol. */
+export const LISTENING_PORTS: Readonly<Record<number, number>> = { [Protocol.tcp]: 7070, [Protocol.udp]: 7071 };
 /** The binding of the flows on the shared port. */
 export const SHARED_BINDING = 8;
 /** Somebody else's, who has flows that nearly are the other's. */

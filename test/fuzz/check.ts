@@ -214,7 +214,8 @@ export class Checker {
     const marked = program === 'hp_xdp' ? 0 : context.readUInt32LE(SKB_MARK);
     const heard = hear(passage, program);
     const exempt = EXEMPT[program]?.includes(marked) ?? false;
-    if (program === 'hp_loopback' && (reason === 'internal') !== exempt) return say('of a packet with that mark');
+    if (program === 'hp_loopback' && (reason === 'internal') !== exempt)
+      return say('what CRIU says is internal, and nothing else is');
     if (program === 'hp_inside' && exempt && rule.ours) return say('of what CRIU says');
     passage.mtu = Math.min(scene.binding.mtu, this.learnt);
     const unheeded = exempt ? undefined : this.heed(passage, reason, index);

@@ -10,7 +10,7 @@ import {
   COPIED,
   DECOY_BINDING,
   DECOY_PORT,
-  LISTENING_PORT,
+  LISTENING_PORTS,
   SECOND_HOME,
   SHARED_BINDING,
   SHARED_PORT,
@@ -284,13 +284,15 @@ let listening = false;
 function listen(): void {
   if (listening) return;
   listening = true;
-  createServer().listen(LISTENING_PORT).unref(); // without a host it listens before this returns
+  createServer().listen(LISTENING_PORTS[Protocol.tcp]).unref(); // without a host it listens before this returns
   const lookup = (
     host: string,
     _options: object,
     found: (error: null, address: string, family: number) => void,
   ): void => found(null, host, 6); // at once, and bind() is done as well
-  createSocket({ type: 'udp6', lookup }).bind({ port: LISTENING_PORT, address: '::' }).unref();
+  createSocket({ type: 'udp6', lookup })
+    .bind({ port: LISTENING_PORTS[Protocol.udp] as number, address: '::' })
+    .unref();
 }
 
 export { CHANGE_ROW };

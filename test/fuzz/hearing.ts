@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { CARE_OF, CARE_OF6, HOME, HOME6, OTHER_NODE, OTHER_NODE6, SERVICE_PORT } from '../packet/scene.js';
-import { COPIED, LISTENING_PORT, TUNNEL_PORT, UNCOPIED } from './cast.js';
+import { COPIED, LISTENING_PORTS, TUNNEL_PORT, UNCOPIED } from './cast.js';
 import type { Passage } from './forms.js';
 import { Fragment, Reading, Tag, u8, u16, u32 } from './reading.js';
 
@@ -182,8 +182,9 @@ export function whoTalks(passage: Passage): Heard {
 export function whoIsAway({ input, from, end, outer }: Passage): Heard {
   outer.readFrame(input, from, end);
   if (!outer.valid || outer.beyond) return Heard.perhaps;
-  const ports = (outer.protocol === 6 || outer.protocol === 17) && outer.fragment !== Fragment.later;
-  return ports && outer.tag === Tag.none && outer.destinationPort !== LISTENING_PORT ? Heard.bound : Heard.nobody;
+  const listening = LISTENING_PORTS[outer.protocol];
+  if (listening === undefined || outer.fragment === Fragment.later || outer.tag !== Tag.none) return Heard.nobody;
+  return outer.destinationPort === listening ? Heard.nobody : Heard.bound;
 }
 
 /** For what comes into a pod: bound is what its stack takes from `lo` alone. */

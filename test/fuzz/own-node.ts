@@ -15,7 +15,7 @@ import {
   SERVICE_PORT,
   tunnelled,
 } from '../packet/scene.js';
-import { LISTENING_PORT, SHARED_PORT } from './cast.js';
+import { LISTENING_PORTS, SHARED_PORT } from './cast.js';
 import type { Seed } from './corpus.js';
 
 /** No addresses, as on `lo`. */
@@ -42,11 +42,9 @@ function said(): [string, Buffer][] {
       [`full request at ${address}`, request({ ...ends, payload: sized(2900) })],
       [`request to nobody of ours at ${address}`, request({ ...ends, port: 80 })],
       [`request to a shared port at ${address}`, request({ ...ends, port: SHARED_PORT })],
-      [`request to a listener at ${address}`, request({ ...ends, port: LISTENING_PORT })],
       [`reply at ${address}`, reply(ends)],
       [`reset at ${address}`, reply({ ...ends, flags: 'R', payload: Buffer.alloc(0) })],
       [`datagram at ${address}`, ipv4(ends, udp(CLIENT_PORT, SERVICE_PORT))],
-      [`datagram to a listener at ${address}`, ipv4(ends, udp(CLIENT_PORT, LISTENING_PORT))],
       [`large datagram at ${address}`, datagram],
       [`first fragment at ${address}`, ipv4({ ...ends, df: false, mf: true, id: 80 }, udp(CLIENT_PORT, SERVICE_PORT))],
       [
@@ -56,17 +54,27 @@ function said(): [string, Buffer][] {
       [`error at ${address}`, icmpError(reply(ends), ends)],
       [`ping at ${address}`, ipv4(ends, icmp(8, 0, 0x10001, sized(56)))],
     );
+    for (const port of Object.values(LISTENING_PORTS)) {
+      rows.push(
+        [`request to ${port} at ${address}`, request({ ...ends, port })],
+        [`datagram to ${port} at ${address}`, ipv4(ends, udp(CLIENT_PORT, port))],
+      );
+    }
   }
   for (const address of [HOME6, LOOPBACK6, CARE_OF6]) {
     const ends: Ipv6Fields = { source: address, destination: address };
     rows.push(
       [`request at ${address}`, request6(ends)],
       [`full request at ${address}`, request6({ ...ends, payload: sized(2900) })],
-      [`request to a listener at ${address}`, request6({ ...ends, port: LISTENING_PORT })],
       [`reply at ${address}`, request6({ ...ends, port: CLIENT_PORT, fromPort: SERVICE_PORT })],
       [`datagram at ${address}`, ipv6(ends, udp(CLIENT_PORT, SERVICE_PORT, sized(30)))],
-      [`datagram to a listener at ${address}`, ipv6(ends, udp(CLIENT_PORT, LISTENING_PORT, sized(30)))],
     );
+    for (const port of Object.values(LISTENING_PORTS)) {
+      rows.push(
+        [`request to ${port} at ${address}`, request6({ ...ends, port })],
+        [`datagram to ${port} at ${address}`, ipv6(ends, udp(CLIENT_PORT, port, sized(30)))],
+      );
+    }
   }
   return rows;
 }

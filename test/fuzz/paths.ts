@@ -29,9 +29,8 @@ export function comparePaths(
     if (difference === undefined) continue;
     return { packet, invariant: `${program} with its fast path gives ${difference} than without` };
   }
-  const [left, right] = [lasting(fast), lasting(general)];
-  if (left !== right)
-    return { packet: -1, invariant: `${program} counts for bindings ${left}; without fast path ${right}` };
+  const wrong = differenceForBindings(fast, general);
+  if (wrong !== undefined) return { packet: -1, invariant: `${program} with its fast path counts ${wrong}` };
   if (fast.parked === general.parked && fast.replayed === general.replayed) return undefined;
   return { packet: -1, invariant: `${program} with its fast path takes other places in queues than without` };
 }
@@ -62,11 +61,13 @@ function frameOf({ outputs, outputOffsets, sizes }: Outcomes, packet: number): B
   return outputs.subarray(from, from + (sizes[packet] as number));
 }
 
-/** What was counted for bindings, without what depends on the time. */
-function lasting({ bindings }: Outcomes): string {
-  const rows = bindings.filter(({ name }) => TIMELY[name] === undefined);
-  return rows
-    .map(({ id, name, packets }) => `${name} ${packets} of ${id}`)
-    .sort()
-    .join(', ');
+/** What was counted for one binding and not for it without the fast path, but for what depends on the time. */
+function differenceForBindings(fast: Outcomes, general: Outcomes): string | undefined {
+  const packetsOf = ({ bindings }: Outcomes, id: number, reason: number): number =>
+    bindings.find((count) => count.id === id && count.reason === reason)?.packets ?? 0;
+  for (const { id, reason, name } of [...fast.bindings, ...general.bindings]) {
+    const [own, other] = [packetsOf(fast, id, reason), packetsOf(general, id, reason)];
+    if (own !== other && TIMELY[name] === undefined) return `${own} ${name} for binding ${id}, without it ${other}`;
+  }
+  return undefined;
 }

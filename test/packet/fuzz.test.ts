@@ -252,7 +252,7 @@ const differences: readonly (readonly [string, RegExp, (outcomes: Outcomes, pack
   ],
   [
     'binding',
-    /counts for bindings/,
+    /for binding \d+, without it/,
     ({ bindings }) => {
       for (const count of bindings) Object.assign(count, { id: DECOY_BINDING });
       return true;
