@@ -118,6 +118,11 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 		d->reason = waits ? REASON_PARKED : REASON_DELIVERED;
 		return waits ? tc_park(skb, &d->found, t, &d->reason) : tc_deliver(skb, d->found.binding, &d->reason);
 	}
+	/* A packet socket can say what no stack would, and the outer header would repeat it. "BIG TCP" says 0. */
+	if (skb->len <= sizeof(struct ethhdr) + 65535 && !is_whole(t, skb->len)) {
+		*d = passed(REASON_MALFORMED);
+		return TC_ACT_UNSPEC;
+	}
 	*d = act(d->found, t, 0, must_wait(&d->found, t));
 	switch (d->step) {
 	case STEP_DROP:

@@ -1,9 +1,10 @@
 import { pick, randomFrom } from '../fault/chance.js';
 import type { ProgramName, ReasonName } from '../packet/bench.js';
-import { Checker, MARK_ANSWER, MARK_PIECE, MARK_REPLAYED, MARK_REVERSED } from './check.js';
+import { Checker, MARK_ANSWER, MARK_CRIU, MARK_HANDED_IN, MARK_PIECE, MARK_REPLAYED, MARK_REVERSED } from './check.js';
 import { corpus } from './corpus.js';
 import { Batch, type Entry, Harness, type Outcomes, wasRefused } from './harness.js';
 import { Mutation, SMALLEST_SEGMENT, sortSeeds } from './mutate.js';
+import { ownNodeCorpus } from './own-node.js';
 import { comparePaths } from './paths.js';
 import { counterpart, makeScene, type Scene } from './scenes.js';
 import { type Broken, shrink } from './shrink.js';
@@ -48,9 +49,11 @@ export const SCENE_PACKETS = 1024;
 /** After these reasons a packet is gone: what the program left of it does not matter. */
 const GONE: readonly ReasonName[] = ['fenced', 'looped', 'congested', 'park_no_queue'];
 
+const MARKS = [MARK_ANSWER, MARK_REVERSED, MARK_PIECE, MARK_HANDED_IN, MARK_CRIU];
+
 /** The packets of a scene: the same for the same seed and number. */
 export class Scenes {
-  private readonly seeds = corpus();
+  private readonly seeds = [...corpus(), ...ownNodeCorpus()];
   readonly batch = new Batch(SCENE_PACKETS);
 
   constructor(private readonly seed: number) {}
@@ -63,7 +66,7 @@ export class Scenes {
     while (this.batch.count < SCENE_PACKETS) {
       const length = mutation.make(this.batch.end);
       const dice = scene.oddSkbs ? Math.floor(random() * 10) : 9;
-      if (dice === 0) this.batch.take(length, pick([MARK_ANSWER, MARK_REVERSED, MARK_PIECE], random));
+      if (dice === 0) this.batch.take(length, pick(MARKS, random));
       else if (dice <= 2) this.batch.take(length, MARK_REPLAYED);
       else if (dice <= 5) this.batch.take(length, 0, SMALLEST_SEGMENT + Math.floor(random() * 1400));
       else this.batch.take(length);

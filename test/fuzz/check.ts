@@ -1,10 +1,14 @@
 import { Counters, Reason } from '../../cli/forwarding/abi.gen.js';
-import { OTHER_IFINDEX, type ProgramName, type ReasonName } from '../packet/bench.js';
+import { HOOKS, OTHER_IFINDEX, type ProgramName, type ReasonName } from '../packet/bench.js';
 import { offersMss } from './carried.js';
 import {
   checkAnswer,
   checkDelivered,
+  checkHomeward,
+  checkLoopedBack,
+  checkOverLo,
   checkRelayed,
+  checkReplayed,
   checkReversed,
   checkSent,
   checkSplit,
@@ -14,11 +18,11 @@ import {
   Passage,
   toldMtu,
 } from './forms.js';
-import { type Batch, CHANGE_ROW, HOOKS, type Outcomes, SKB_GSO_SIZE, SKB_MARK, wasRefused } from './harness.js';
-import { Heard, whoHears, whoSpeaks } from './hearing.js';
+import { type Batch, CHANGE_ROW, type Outcomes, SKB_BYTES, SKB_GSO_SIZE, SKB_MARK, wasRefused } from './harness.js';
+import { Heard, whoComesOverLo, whoHears, whoIsAway, whoSpeaks, whoTalks } from './hearing.js';
 import { LONGEST_FRAME, SMALLEST_SEGMENT } from './mutate.js';
 import { Tag } from './reading.js';
-import type { Scene } from './scenes.js';
+import { POD_PROGRAMS, type Scene } from './scenes.js';
 
 export const REASONS = Object.keys(Reason).filter((name) => name !== 'count') as ReasonName[];
 /** Marks of bpf/too_big.h, bpf/tc.h and bpf/reverse.h. */
@@ -26,10 +30,15 @@ export const MARK_ANSWER = 0x6870696d;
 export const MARK_REPLAYED = 0x6870726c;
 export const MARK_REVERSED = 0x68707276;
 export const MARK_PIECE = 0x68706670;
+export const MARK_HANDED_IN = 0x68706869;
+/** CRIU's own, SOCCR_MARK of its soccr/soccr.h. */
+export const MARK_CRIU = 0xc114;
 /** By which a program knows what another one of ours has judged already: it is not read again. */
 const EXEMPT: Partial<Record<ProgramName, readonly number[]>> = {
   hp_ingress: [MARK_REPLAYED],
   hp_egress: [MARK_ANSWER, MARK_REVERSED, MARK_PIECE],
+  hp_loopback: [MARK_CRIU],
+  hp_inside: [MARK_CRIU],
 };
 
 const XDP = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
@@ -83,19 +92,28 @@ const RULES: Partial<Record<ReasonName, Rule>> = {
   too_big: { verdicts: ['redirect'], form: checkAnswer, ours: true },
   too_big_unanswered: dropped,
   no_room: dropped,
-  replayed_home: { verdicts: ['redirect'], form: untouched, ours: true },
+  replayed_home: { verdicts: ['redirect'], form: checkReplayed, ours: true },
+  looped_back: { verdicts: ['redirect'], form: checkLoopedBack, ours: true },
   looped: dropped,
   congested: dropped,
   no_route: dropped,
   reversed: { verdicts: ['redirect'], form: checkReversed, ours: true },
 };
 
-/** Where one program differs: it sees only what is a process's own. */
+/** Where one program differs: it sees only what is a process's own. Those inside a pod give no other reasons than these. */
 const PROGRAM_RULES: Partial<Record<ProgramName, Partial<Record<ReasonName, Rule>>>> = {
   hp_ingress: { replayed_home: { ...passed, ours: false } },
   hp_egress: { too_big: passed, reversed: passed, split: { ...redirected, ours: false } },
   hp_pod: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
   hp_replay: { not_parsed: dropped, malformed: dropped, reversed: intoTunnel },
+  hp_loopback: { internal: passed },
+  hp_inside: {
+    not_parsed: passed,
+    malformed: passed,
+    internal: passed,
+    homeward: { verdicts: ['redirect'], form: checkHomeward, ours: true },
+  },
+  hp_entry: { delivered: passed, looped_back: { verdicts: ['redirect'], form: checkOverLo, ours: true } },
 };
 
 /** What tc alone is given to judge: XDP must leave it. */
@@ -113,7 +131,11 @@ const OF_BINDINGS: readonly ReasonName[] = [
   'looped',
   'split',
   'too_big_relayed',
+  'looped_back',
 ];
+
+/** Which know what they give reasons of their own for by a mark alone, or know of no bindings. */
+const WITHOUT_BINDING: readonly ProgramName[] = ['hp_egress', ...POD_PROGRAMS];
 
 export class Checker {
   /** What the node has learnt of the way to the care-of address from the packets so far. */
@@ -150,13 +172,14 @@ export class Checker {
     outcomes: Outcomes,
     reasons: ReadonlyMap<ReasonName, number>,
   ): string | undefined {
-    for (const [reason, packets] of outcomes.bindingTotals) {
+    const totals = totalsOf(outcomes);
+    for (const [reason, packets] of totals) {
       const all = reasons.get(reason) ?? 0;
       if (packets > all) return `${program} counted ${packets} packets as ${reason} for bindings, ${all} in all`;
     }
     for (const reason of OF_BINDINGS) {
-      if (program === 'hp_egress' && PROGRAM_RULES.hp_egress?.[reason] !== undefined) continue; // known by a mark alone
-      const [own, all] = [outcomes.bindingTotals.get(reason) ?? 0, reasons.get(reason) ?? 0];
+      if (WITHOUT_BINDING.includes(program) && PROGRAM_RULES[program]?.[reason] !== undefined) continue;
+      const [own, all] = [totals.get(reason) ?? 0, reasons.get(reason) ?? 0];
       if (own !== all) return `${program} counted ${all} packets as ${reason}, but ${own} for a binding`;
     }
     const parked = (reasons.get('parked') ?? 0) + (reasons.get('held') ?? 0);
@@ -176,8 +199,8 @@ export class Checker {
     const reason = this.counted(program, batch, outcomes, index);
     if (reason instanceof Error) return reason.message;
     const verdict = (program === 'hp_xdp' ? XDP[returned] : TC[returned]) ?? `unknown verdict ${returned}`;
-    const rule = PROGRAM_RULES[program]?.[reason] ?? RULES[reason];
-    if (rule === undefined) return `reason ${reason} is not known to the checks`;
+    const rule = PROGRAM_RULES[program]?.[reason] ?? (POD_PROGRAMS.includes(program) ? undefined : RULES[reason]);
+    if (rule === undefined) return `${program} must not count ${reason}, as far as the checks know`;
     const say = (text: string): string => `${program} counted ${reason}: ${text}`;
     if (!rule.verdicts.includes(verdict)) return say(`its verdict must not be ${verdict}`);
     const inPlace = scene.transmitInPlace && scene.binding.nextHopIfindex === 1 && program === 'hp_xdp';
@@ -191,6 +214,9 @@ export class Checker {
     const marked = program === 'hp_xdp' ? 0 : context.readUInt32LE(SKB_MARK);
     const heard = hear(passage, program);
     const exempt = EXEMPT[program]?.includes(marked) ?? false;
+    if (program === 'hp_loopback' && (reason === 'internal') !== exempt)
+      return say('what CRIU says is internal, and nothing else is');
+    if (program === 'hp_inside' && exempt && rule.ours) return say('of what CRIU says');
     passage.mtu = Math.min(scene.binding.mtu, this.learnt);
     const unheeded = exempt ? undefined : this.heed(passage, reason, index);
     if (unheeded !== undefined) return say(unheeded);
@@ -199,6 +225,8 @@ export class Checker {
     if (rule.ours && heard === Heard.nobody && !tagged && !news)
       return say('of a packet that no binding has a claim to');
     if (!rule.ours && heard === Heard.bound && !exempt) return say('of a packet that a binding has a claim to');
+    const mark = program === 'hp_xdp' ? 0 : outcomes.contextsOut.readUInt32LE(index * SKB_BYTES + SKB_MARK);
+    if (reason === 'looped_back' && program !== 'hp_entry' && mark !== 0) return say('its mark must go');
     const broken = verdict === 'drop' ? undefined : rule.form(passage);
     return broken === undefined ? undefined : say(broken);
   }
@@ -219,12 +247,22 @@ export class Checker {
   }
 }
 
+/** What was counted for any binding, by reason. */
+function totalsOf({ bindings }: Outcomes): Map<ReasonName, number> {
+  const totals = new Map<ReasonName, number>();
+  for (const { name, packets } of bindings) totals.set(name, (totals.get(name) ?? 0) + packets);
+  return totals;
+}
+
 /** Whether a bound process hears the packet, or speaks in it; sets the passage's readings. */
 function hear(passage: Passage, program: ProgramName): Heard {
   if (program === 'hp_pod' || program === 'hp_replay') {
     passage.outer.readFrame(passage.input, passage.from, passage.end);
     return Heard.perhaps; // the device says whose it is
   }
+  if (program === 'hp_loopback') return whoTalks(passage);
+  if (program === 'hp_inside') return whoIsAway(passage);
+  if (program === 'hp_entry') return whoComesOverLo(passage);
   if (program !== 'hp_egress') return whoHears(passage);
   const speaks = whoSpeaks(passage);
   if (speaks !== Heard.nobody) return speaks;

@@ -1,4 +1,15 @@
-import { ethernet, type Ipv4Fields, icmp, ipip, ipv4, type Segment, tagged, tcp, udp } from '../packet/packets.js';
+import {
+  ethernet,
+  type Ipv4Fields,
+  icmp,
+  ipip,
+  ipv4,
+  Protocol,
+  type Segment,
+  tagged,
+  tcp,
+  udp,
+} from '../packet/packets.js';
 import {
   authentication,
   Extension,
@@ -30,7 +41,7 @@ import {
   STRANGER6,
   tunnelled,
 } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
+import { type CastFlow, COPIED, SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
 
 /** Valid packets of all kinds that the datapath may meet, as frames: what the mutations begin with. */
 export interface Seed {
@@ -63,6 +74,14 @@ function tcpWithOptions(sourcePort: number, destinationPort: number, flags: stri
 const ipOptions = (words: number): Buffer => Buffer.alloc(4 * words, 1);
 const sized = (bytes: number): Buffer => Buffer.alloc(bytes, 0x61);
 
+/** A packet of a connection that is claimed for itself. */
+function toExactFlow({ protocol, local, remote }: CastFlow): [string, Buffer] {
+  const [source, destination] = [remote[0], local[0]];
+  const name = `packet of ${source}:${remote[1]} to ${destination}:${local[1]}`;
+  if (protocol === Protocol.udp) return [`${name}, UDP`, ipv4({ source, destination }, udp(remote[1], local[1]))];
+  return [name, request({ source, destination, fromPort: remote[1], port: local[1] })];
+}
+
 function transports(): [string, Buffer][] {
   const port = { sourcePort: CLIENT_PORT, destinationPort: SERVICE_PORT };
   const rows: [string, Buffer][] = [
@@ -80,6 +99,7 @@ function transports(): [string, Buffer][] {
     ['request to a shared port', request({ port: SHARED_PORT })],
     ['request to a shared port without a copy', request({ port: SHARED_PORT, fromPort: UNCOPIED_PORT })],
     ['request to a shared port of another flow', request({ port: SHARED_PORT, fromPort: 1234 })],
+    ...COPIED.map(toExactFlow),
     ['request to a stale port', request({ port: STALE_PORT })],
     ['reset', request({ flags: 'R', payload: Buffer.alloc(0) })],
     ['SYN', ipv4(toHome, tcpWithOptions(CLIENT_PORT, SERVICE_PORT, 'S', SYN_OPTIONS))],

@@ -2,6 +2,7 @@ import ipaddr from 'ipaddr.js';
 import type { ProgramName } from '../packet/bench.js';
 import { checkCarried } from './carried.js';
 import { TUNNEL_PORT } from './cast.js';
+import { isFromHere } from './hearing.js';
 import { onesSum, Reading, u8, u16, u32 } from './reading.js';
 import type { Scene } from './scenes.js';
 
@@ -57,6 +58,10 @@ export function passageOf(scene: Scene, frame: Uint8Array): Passage {
 }
 
 const MAC_POD = [0x02, 0, 0, 0, 0x0f, 0x01, 0x02, 0, 0, 0, 0x0f, 0x02];
+/** As on `lo`. */
+const MAC_NONE = new Array<number>(12).fill(0);
+/** Of bpf/homeward.h, twice. */
+const MAC_HOMEWARD = [0x02, 0x68, 0x6f, 0x6d, 0x65, 0, 0x02, 0x68, 0x6f, 0x6d, 0x65, 0];
 const MAC_ONWARD = [0x02, 0, 0, 0, 0, 0x03, 0x02, 0, 0, 0, 0, 0x02];
 const OUTER_TTL = 64;
 
@@ -221,6 +226,30 @@ export function checkSent(passage: Passage): string | undefined {
     ? checkCarried(passage, outer, outFrom + 14, { mtu: MTU_OF_ARRIVALS })
     : 'what cannot be read must not be touched';
 }
+
+/** Into the own stack as if over `lo`: out of the tunnel, if it came by one. */
+export function checkLoopedBack(passage: Passage): string | undefined {
+  return macs(passage, MAC_NONE) ?? checkDelivered(passage, undefined);
+}
+
+/** Back into this node's stack: by the uplink as it came or, said here, by `lo`. */
+export function checkReplayed(passage: Passage): string | undefined {
+  if (isFromHere(passage)) return checkOverLo(passage);
+  return passage.same() ? undefined : 'what is replayed into the stack must not be touched';
+}
+
+/** Every byte as it came, but for the MAC addresses. */
+function checkReaddressed(passage: Passage, expected: readonly number[]): string | undefined {
+  const { input, from, end, output, outFrom, outEnd } = passage;
+  const same = (input as Buffer).compare(output, outFrom + 12, outEnd, from + 12, end) === 0;
+  return macs(passage, expected) ?? (same ? undefined : 'the bytes of the packet have changed');
+}
+
+/** The same packet as if it had come over `lo`. */
+export const checkOverLo = (passage: Passage): string | undefined => checkReaddressed(passage, MAC_NONE);
+
+/** Out of a pod, with the addresses by which hp_pod knows what is for the home. */
+export const checkHomeward = (passage: Passage): string | undefined => checkReaddressed(passage, MAC_HOMEWARD);
 
 /** "Too big" of the packet's family (RFC 1191; RFC 4443, 3.2), back to where the packet came from. */
 export function checkAnswer(passage: Passage): string | undefined {

@@ -1,9 +1,23 @@
+import { createSocket } from 'node:dgram';
+import { createServer } from 'node:net';
 import { BpfMap, CHANGE_ROW, runBatch } from '../../addon/lib/index.js';
 import { Counters, DeviceRole, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
-import { ARRIVAL_IFINDEX, Bench, type ProgramName, type ReasonName } from '../packet/bench.js';
+import { LOOPBACK_ADDRESSES, loopbackName } from '../../cli/forwarding/loopback.js';
+import { ARRIVAL_IFINDEX, Bench, type BindingCount, type ProgramName, type ReasonName } from '../packet/bench.js';
 import { Protocol } from '../packet/packets.js';
-import { BINDING, CLIENT_PORT, CORRESPONDENT, furnish, HOME, SERVICE_PORT } from '../packet/scene.js';
-import { SHARED_BINDING, SHARED_PORT, STALE_BINDING, STALE_PORT, UNCOPIED_PORT } from './cast.js';
+import { BINDING, furnish, HOME, HOME6, SERVICE_PORT } from '../packet/scene.js';
+import {
+  COPIED,
+  DECOY_BINDING,
+  DECOY_PORT,
+  LISTENING_PORTS,
+  SECOND_HOME,
+  SHARED_BINDING,
+  SHARED_PORT,
+  STALE_BINDING,
+  STALE_PORT,
+  UNCOPIED,
+} from './cast.js';
 import { LONGEST_FRAME } from './mutate.js';
 import type { Scene } from './scenes.js';
 
@@ -110,8 +124,8 @@ export interface Outcomes {
   /** How many places in the bindings' queues were taken, and given back. */
   readonly parked: number;
   readonly replayed: number;
-  /** What was counted for any binding, by reason. */
-  readonly bindingTotals: ReadonlyMap<ReasonName, number>;
+  /** What was counted for the bindings. */
+  readonly bindings: readonly (BindingCount & { readonly name: ReasonName })[];
   /** How many packets a fast path tunnelled. */
   readonly fast: number;
 }
@@ -124,14 +138,6 @@ interface Node {
   readonly counters: BpfMap;
 }
 
-export const HOOKS: Record<ProgramName, number> = {
-  hp_xdp: Hook.xdp,
-  hp_ingress: Hook.ingress,
-  hp_egress: Hook.egress,
-  hp_pod: Hook.pod,
-  hp_replay: Hook.replay,
-};
-
 /** The real programs, with counters that can be watched without a system call. */
 export class Harness {
   private readonly nodes = new Map<string, Node>();
@@ -140,6 +146,7 @@ export class Harness {
   private readonly contextsOut: Readonly<Record<Path, Buffer>>;
 
   constructor(room: number) {
+    listen();
     const bothOf = (bytes: number) => ({ fast: Buffer.alloc(room * bytes), general: Buffer.alloc(room * bytes) });
     this.outputs = bothOf(LONGEST_FRAME + 256);
     this.contextsOut = bothOf(SKB_BYTES);
@@ -149,7 +156,7 @@ export class Harness {
   run(scene: Scene, batch: Batch, program = scene.program, path: Path = 'fast'): Outcomes {
     const { bench, counters } = this.node(scene, path);
     this.setScene(bench, scene, program);
-    const totals = bench.bindingCounters();
+    const counted = bench.countedForBindings();
     const fast = bench.fastTunnelled();
     const contextBytes = batch.count * SKB_BYTES;
     const result = runBatch(bench.program(program), {
@@ -165,7 +172,9 @@ export class Harness {
       watch: [counters],
     });
     if (result.count !== batch.count) throw new Error(`${result.count} of ${batch.count} packets were run`);
-    const [own, shared] = [bench.parkState(BINDING), bench.parkState(SHARED_BINDING)];
+    const own = bench.parkState(BINDING);
+    const others = [SHARED_BINDING, DECOY_BINDING].map((id) => bench.parkState(id));
+    const sum = (field: 'parked' | 'replayed'): number => others.reduce((all, state) => all + state[field], 0);
     const outputOffsets = new Uint32Array(batch.count);
     for (let i = 1; i < batch.count; i++) {
       outputOffsets[i] = (outputOffsets[i - 1] as number) + (result.sizes[i - 1] as number);
@@ -177,9 +186,9 @@ export class Harness {
       outputOffsets,
       contextsOut: this.contextsOut[path],
       changes: result.changes[0] as Uint32Array,
-      parked: own.parked - QUEUED + shared.parked,
-      replayed: own.replayed - (scene.queued ? 0 : QUEUED) + shared.replayed,
-      bindingTotals: difference(bench.bindingCounters(), totals),
+      parked: own.parked - QUEUED + sum('parked'),
+      replayed: own.replayed - (scene.queued ? 0 : QUEUED) + sum('replayed'),
+      bindings: difference(bench.countedForBindings(), counted),
       fast: bench.fastTunnelled() - fast,
     };
   }
@@ -195,8 +204,10 @@ export class Harness {
     bench
       .bind(BINDING, scene.binding)
       .bind(SHARED_BINDING, { ...scene.binding, action: scene.sharedAction })
+      .bind(DECOY_BINDING, { ...scene.binding, action: scene.sharedAction })
       .setParkState(BINDING, QUEUED, scene.queued ? 0 : QUEUED)
       .setParkState(SHARED_BINDING, 0, 0)
+      .setParkState(DECOY_BINDING, 0, 0)
       .device(
         ARRIVAL_IFINDEX,
         scene.knownDevice ? BINDING : STALE_BINDING,
@@ -232,24 +243,56 @@ export class Harness {
         .claim(BINDING, HOME, SERVICE_PORT, { protocol })
         .claim(STALE_BINDING, HOME, STALE_PORT, { protocol })
         .claim(SHARED_BINDING, HOME, SHARED_PORT, { protocol, shared: true })
-        .flow(SHARED_BINDING, [HOME, SHARED_PORT], [CORRESPONDENT, CLIENT_PORT], protocol)
-        .flow(SHARED_BINDING, [HOME, SHARED_PORT], [CORRESPONDENT, UNCOPIED_PORT], protocol, false);
+        .claim(DECOY_BINDING, HOME, DECOY_PORT, { protocol, shared: true })
+        .claim(DECOY_BINDING, SECOND_HOME, SHARED_PORT, { protocol, shared: true });
+      for (const loopback of LOOPBACK_ADDRESSES) {
+        bench.claim(BINDING, loopbackName(HOME, loopback), SERVICE_PORT, { protocol });
+      }
     }
-    furnish(bench);
+    for (const { binding, local, remote, protocol } of COPIED) bench.flow(binding, [...local], [...remote], protocol);
+    for (const { binding, local, remote, protocol } of UNCOPIED) {
+      for (const id of [DECOY_BINDING, binding]) {
+        bench.flow(id, [...local], [...remote], protocol, id === DECOY_BINDING);
+      }
+    }
+    furnish(bench).local(node, node6);
+    if (node !== HOME) bench.allowAs(HOME6, HOME);
     const made = { bench, counters };
     this.nodes.set(key, made);
     return made;
   }
 }
 
-function difference(after: ReadonlyMap<number, number>, before: ReadonlyMap<number, number>): Map<ReasonName, number> {
+function difference(after: readonly BindingCount[], before: readonly BindingCount[]): Outcomes['bindings'] {
   const names = Object.keys(Reason) as ReasonName[];
-  const result = new Map<ReasonName, number>();
-  for (const [reason, packets] of after) {
-    const more = packets - (before.get(reason) ?? 0);
-    if (more !== 0) result.set(names[reason] as ReasonName, more);
-  }
-  return result;
+  const key = ({ id, reason }: BindingCount): string => `${id} ${reason}`;
+  const sums = new Map<string, BindingCount>();
+  const add = (count: BindingCount, sign: number): void => {
+    const packets = (sums.get(key(count))?.packets ?? 0) + sign * count.packets;
+    sums.set(key(count), { ...count, packets });
+  };
+  for (const count of before) add(count, -1);
+  for (const count of after) add(count, 1);
+  return [...sums.values()]
+    .filter(({ packets }) => packets !== 0)
+    .map((count) => ({ ...count, name: names[count.reason] as ReasonName }));
+}
+
+let listening = false;
+
+/** Somebody who is there, for both protocols and families, as long as this process: a test run looks for him, and delivers nothing. */
+function listen(): void {
+  if (listening) return;
+  listening = true;
+  createServer().listen(LISTENING_PORTS[Protocol.tcp]).unref(); // without a host it listens before this returns
+  const lookup = (
+    host: string,
+    _options: object,
+    found: (error: null, address: string, family: number) => void,
+  ): void => found(null, host, 6); // at once, and bind() is done as well
+  createSocket({ type: 'udp6', lookup })
+    .bind({ port: LISTENING_PORTS[Protocol.udp] as number, address: '::' })
+    .unref();
 }
 
 export { CHANGE_ROW };

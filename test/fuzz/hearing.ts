@@ -1,16 +1,6 @@
 import ipaddr from 'ipaddr.js';
-import {
-  CARE_OF,
-  CARE_OF6,
-  CLIENT_PORT,
-  CORRESPONDENT,
-  HOME,
-  HOME6,
-  OTHER_NODE,
-  OTHER_NODE6,
-  SERVICE_PORT,
-} from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
+import { CARE_OF, CARE_OF6, HOME, HOME6, OTHER_NODE, OTHER_NODE6, SERVICE_PORT } from '../packet/scene.js';
+import { COPIED, LISTENING_PORTS, TUNNEL_PORT, UNCOPIED } from './cast.js';
 import type { Passage } from './forms.js';
 import { Fragment, Reading, Tag, u8, u16, u32 } from './reading.js';
 
@@ -25,9 +15,16 @@ const HOME_IPV4 = ipv4(HOME);
 const HOME6_WORDS = [0, 4, 8, 12].map((offset) =>
   Buffer.from(ipaddr.IPv6.parse(HOME6).toByteArray()).readUInt32BE(offset),
 );
-const CORRESPONDENT_IPV4 = ipv4(CORRESPONDENT);
+/** Where flows are claimed one by one, as numbers. */
+const FLOWS = [...COPIED, ...UNCOPIED].map(({ protocol, local, remote }) => ({
+  protocol,
+  local: ipv4(local[0]),
+  port: local[1],
+  remote: ipv4(remote[0]),
+  remotePort: remote[1],
+}));
 
-/** Whether a binding has a claim to that local end of the packet. */
+/** Whether a binding has a claim to that local end of the packet. @param home loopback's addresses are those of the service's home */
 function claimed(
   bytes: Uint8Array,
   reading: Reading,
@@ -35,23 +32,42 @@ function claimed(
   port: number,
   remote: number,
   remotePort: number,
+  home: boolean,
 ): Heard {
-  if (reading.protocol !== 6 && reading.protocol !== 17) return Heard.nobody;
-  if (reading.family === 6) {
-    const home = HOME6_WORDS.every((word, index) => u32(bytes, local + 4 * index) === word);
-    return home && port === SERVICE_PORT && reading.protocol === 6 ? Heard.bound : Heard.nobody;
+  const { protocol, family } = reading;
+  if (protocol !== 6 && protocol !== 17) return Heard.nobody;
+  if (home && isLoopback(bytes, reading)) return port === SERVICE_PORT ? Heard.bound : Heard.nobody;
+  if (family === 6) {
+    const isHome = HOME6_WORDS.every((word, index) => u32(bytes, local + 4 * index) === word);
+    return isHome && port === SERVICE_PORT && protocol === 6 ? Heard.bound : Heard.nobody;
   }
-  if (u32(bytes, local) !== HOME_IPV4) return Heard.nobody;
-  if (port === SERVICE_PORT) return Heard.bound;
-  if (port === STALE_PORT) return Heard.nobody; // its binding does not exist
-  const exact = port === SHARED_PORT && u32(bytes, remote) === CORRESPONDENT_IPV4;
-  return exact && [CLIENT_PORT, UNCOPIED_PORT].includes(remotePort) ? Heard.bound : Heard.nobody;
+  const own = u32(bytes, local);
+  if (own === HOME_IPV4 && port === SERVICE_PORT) return Heard.bound;
+  const peer = u32(bytes, remote);
+  const exact = FLOWS.some(
+    (flow) =>
+      flow.port === port &&
+      flow.remotePort === remotePort &&
+      flow.local === own &&
+      flow.remote === peer &&
+      flow.protocol === protocol,
+  );
+  return exact ? Heard.bound : Heard.nobody;
 }
 
-const hears = (bytes: Uint8Array, r: Reading): Heard =>
-  claimed(bytes, r, r.destination, r.destinationPort, r.source, r.sourcePort);
-const speaks = (bytes: Uint8Array, r: Reading): Heard =>
-  claimed(bytes, r, r.source, r.sourcePort, r.destination, r.destinationPort);
+/** Whether that address is one by which every machine has itself alone: 127.0.0.1 or ::1, and no other of 127.0.0.0/8. */
+function isLoopbackAt(bytes: Uint8Array, at: number, family: number): boolean {
+  if (family !== 6) return u32(bytes, at) === 0x7f000001;
+  return u32(bytes, at) === 0 && u32(bytes, at + 4) === 0 && u32(bytes, at + 8) === 0 && u32(bytes, at + 12) === 1;
+}
+
+const isLoopback = (bytes: Uint8Array, { family, source, destination }: Reading): boolean =>
+  isLoopbackAt(bytes, source, family) && isLoopbackAt(bytes, destination, family);
+
+const hears = (bytes: Uint8Array, r: Reading, home = false): Heard =>
+  claimed(bytes, r, r.destination, r.destinationPort, r.source, r.sourcePort, home);
+const speaks = (bytes: Uint8Array, r: Reading, home = false): Heard =>
+  claimed(bytes, r, r.source, r.sourcePort, r.destination, r.destinationPort, home);
 
 /** An ICMP error is about the packet that it quotes. What lies behind its end is padding of the frame. */
 function isError(bytes: Uint8Array, reading: Reading): boolean {
@@ -66,10 +82,10 @@ const isSpecial = (reading: Reading): boolean => reading.beyond || reading.fragm
 
 const quoted = new Reading();
 
-/** Whose a packet is that is no tunnel's. */
-function whose(bytes: Uint8Array, reading: Reading, side: 'heard' | 'said'): Heard {
+/** Whose a packet is that is no tunnel's. @param home loopback's addresses are those of the service's home */
+function whose(bytes: Uint8Array, reading: Reading, side: 'heard' | 'said', home = false): Heard {
   if (isSpecial(reading)) return Heard.perhaps;
-  if (!isIcmp(reading)) return side === 'heard' ? hears(bytes, reading) : speaks(bytes, reading);
+  if (!isIcmp(reading)) return side === 'heard' ? hears(bytes, reading, home) : speaks(bytes, reading, home);
   if (!isError(bytes, reading)) return Heard.nobody;
   quoted.readIp(bytes, reading.l4 + 8, reading.packetEnd, true);
   if (quoted.family === 6 && quoted.unusual) return Heard.perhaps;
@@ -131,13 +147,17 @@ export function whoHears(passage: Passage): Heard {
   if (!inner.valid || inner.packetEnd !== outer.packetEnd) return Heard.nobody;
   if (!udp && inner.family !== (outer.protocol === 41 ? 6 : 4)) return Heard.nobody;
   passage.tunnel = inner;
-  const heard = whose(input, inner, 'heard');
+  const atHome = scene.node === HOME;
+  const fromHome = isThere(input, outer.source, family, bytesOf(family === 6 ? HOME6 : HOME));
+  const heard = whose(input, inner, 'heard', atHome || fromHome);
   if (heard !== Heard.nobody) return heard;
+  // What XDP finds nobody for among loopback's packets it leaves to tc.
+  if (passage.program === 'hp_xdp' && isLoopback(input, inner)) return Heard.perhaps;
   // Through a reverse tunnel the process speaks: from where it is away, and from nowhere else.
   const { binding, sharedAction } = scene;
   const away = [binding.action, sharedAction].filter((action) => action === 'tunnel' || action === 'park').length;
   if (!isThere(input, outer.source, family, bytesOf(binding.careOf)) || away === 0) return Heard.nobody;
-  const said = whose(input, inner, 'said');
+  const said = whose(input, inner, 'said', atHome);
   return said === Heard.bound && away === 1 ? Heard.perhaps : said; // the other one of the two bindings may have it
 }
 
@@ -146,5 +166,37 @@ export function whoSpeaks(passage: Passage): Heard {
   const { input, from, end, outer } = passage;
   outer.readFrame(input, from, end);
   if (!outer.valid || outer.tag !== Tag.none) return Heard.perhaps; // the guard may be stricter
-  return whose(input, outer, 'said');
+  const onLo = passage.program === 'hp_loopback';
+  return whose(input, outer, 'said', onLo && passage.scene.node === HOME);
+}
+
+/** For what processes of a node say to each other over its `lo`. */
+export function whoTalks(passage: Passage): Heard {
+  const said = whoSpeaks(passage);
+  if (said !== Heard.nobody) return said;
+  const { input, outer, scene } = passage;
+  return whose(input, outer, 'heard', scene.node === HOME);
+}
+
+/** For what goes over a pod's own `lo`: bound is what nobody in the pod listens for, so that it is for somebody at home. */
+export function whoIsAway({ input, from, end, outer }: Passage): Heard {
+  outer.readFrame(input, from, end);
+  if (!outer.valid || outer.beyond) return Heard.perhaps;
+  const listening = LISTENING_PORTS[outer.protocol];
+  if (listening === undefined || outer.fragment === Fragment.later || outer.tag !== Tag.none) return Heard.nobody;
+  return outer.destinationPort === listening ? Heard.nobody : Heard.bound;
+}
+
+/** For what comes into a pod: bound is what its stack takes from `lo` alone. */
+export function whoComesOverLo({ input, from, end, outer }: Passage): Heard {
+  outer.readFrame(input, from, end);
+  if (outer.family === 0 || outer.tag !== Tag.none) return Heard.nobody;
+  if (!outer.valid || outer.beyond) return Heard.perhaps;
+  return isLoopbackAt(input, outer.destination, outer.family) ? Heard.bound : Heard.nobody;
+}
+
+/** Whether the packet says that it comes from this node itself. */
+export function isFromHere({ input, outer, scene }: Passage): boolean {
+  const { family, source } = outer;
+  return isLoopback(input, outer) || isThere(input, source, family, bytesOf(family === 6 ? scene.node6 : scene.node));
 }

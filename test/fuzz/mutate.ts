@@ -1,9 +1,18 @@
+import type { ProgramName } from '../packet/bench.js';
 import { Protocol } from '../packet/packets.js';
 import { CLIENT_PORT, SERVICE_PORT } from '../packet/scene.js';
-import { SHARED_PORT, STALE_PORT, TUNNEL_PORT, UNCOPIED_PORT } from './cast.js';
+import {
+  CROWDED_PORT,
+  DECOY_PORT,
+  LISTENING_PORTS,
+  SHARED_PORT,
+  STALE_PORT,
+  TUNNEL_PORT,
+  UNCOPIED_PORT,
+} from './cast.js';
 import type { Seed } from './corpus.js';
 import { passageOf } from './forms.js';
-import { Heard, whoHears, whoSpeaks } from './hearing.js';
+import { Heard, whoComesOverLo, whoHears, whoIsAway, whoSpeaks, whoTalks } from './hearing.js';
 import { Fragment, onesSum, Reading, u8, u16 } from './reading.js';
 import type { Scene } from './scenes.js';
 
@@ -17,8 +26,11 @@ const SHORTEST_FRAME = 14;
 const EDGE_BYTES = [0, 1, 2, 4, 5, 6, 0x0f, 0x11, 0x29, 0x3a, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80, 0xfe, 0xff];
 const PROTOCOLS = [0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 255];
 const ETHER_TYPES = [0x0800, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x0000, 0xffff, 0x88cc, 0x8864];
-const PORTS = [SERVICE_PORT, CLIENT_PORT, SHARED_PORT, UNCOPIED_PORT, STALE_PORT, TUNNEL_PORT, 0, 0xffff];
-const ADDRESSES = [1, 2, 3, 4, 99, 254, 255];
+const PORTS = [
+  ...[SERVICE_PORT, CLIENT_PORT, SHARED_PORT, UNCOPIED_PORT, STALE_PORT, TUNNEL_PORT, 0, 0xffff],
+  ...[CROWDED_PORT, DECOY_PORT, ...Object.values(LISTENING_PORTS)],
+];
+const ADDRESSES = [1, 2, 3, 4, 22, 99, 254, 255];
 
 export interface SortedSeeds {
   /** Those that a bound process hears, or speaks, or may. */
@@ -26,10 +38,19 @@ export interface SortedSeeds {
   readonly all: readonly Seed[];
 }
 
+/** By whom a packet is apt. */
+const WHO: Partial<Record<ProgramName, typeof whoHears>> = {
+  hp_egress: whoSpeaks,
+  hp_pod: whoSpeaks,
+  hp_loopback: whoTalks,
+  hp_inside: whoIsAway,
+  hp_entry: whoComesOverLo,
+};
+
 /** Most packets shall be about a bound process: the others are soon decided. */
 export function sortSeeds(all: readonly Seed[], scene: Scene): SortedSeeds {
   if (scene.program === 'hp_pod' && !scene.common) return { apt: [], all };
-  const who = scene.program === 'hp_egress' || scene.program === 'hp_pod' ? whoSpeaks : whoHears;
+  const who = WHO[scene.program] ?? whoHears;
   const apt = all.filter(({ frame }) => {
     const passage = passageOf(scene, frame);
     return who(passage) !== Heard.nobody && (!scene.common || isCommon(passage.tunnel ?? passage.outer));

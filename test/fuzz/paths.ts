@@ -32,9 +32,8 @@ export function comparePaths(
     if (difference === undefined) continue;
     return { packet, invariant: `${program} with its fast path gives ${difference} than without` };
   }
-  const [left, right] = [lasting(fast.bindingTotals), lasting(general.bindingTotals)];
-  if (left !== right)
-    return { packet: -1, invariant: `${program} counts ${left} for bindings, without fast path ${right}` };
+  const wrong = differenceForBindings(fast, general);
+  if (wrong !== undefined) return { packet: -1, invariant: `${program} with its fast path counts ${wrong}` };
   if (fast.parked === general.parked && fast.replayed === general.replayed) return undefined;
   return { packet: -1, invariant: `${program} with its fast path takes other places in queues than without` };
 }
@@ -70,11 +69,13 @@ function skbOf({ contextsOut }: Outcomes, packet: number): Buffer {
   return Buffer.from(contextsOut.subarray(packet * SKB_BYTES, (packet + 1) * SKB_BYTES));
 }
 
-/** What was counted for bindings, without what depends on the time. */
-function lasting(totals: Outcomes['bindingTotals']): string {
-  const rows = [...totals].filter(([reason]) => TIMELY[reason] === undefined);
-  return rows
-    .map(([reason, packets]) => `${reason} ${packets}`)
-    .sort()
-    .join(', ');
+/** What was counted for one binding and not for it without the fast path, but for what depends on the time. */
+function differenceForBindings(fast: Outcomes, general: Outcomes): string | undefined {
+  const packetsOf = ({ bindings }: Outcomes, id: number, reason: number): number =>
+    bindings.find((count) => count.id === id && count.reason === reason)?.packets ?? 0;
+  for (const { id, reason, name } of [...fast.bindings, ...general.bindings]) {
+    const [own, other] = [packetsOf(fast, id, reason), packetsOf(general, id, reason)];
+    if (own !== other && TIMELY[name] === undefined) return `${own} ${name} for binding ${id}, without it ${other}`;
+  }
+  return undefined;
 }

@@ -24,11 +24,21 @@ export interface Scene {
   readonly common: boolean;
 }
 
-export const PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod', 'hp_replay'];
+/** Those that act on bindings. */
+export const PROGRAMS: readonly ProgramName[] = [
+  'hp_xdp',
+  'hp_ingress',
+  'hp_egress',
+  'hp_pod',
+  'hp_replay',
+  'hp_loopback',
+];
+/** Those inside a pod, for which all scenes are alike. */
+export const POD_PROGRAMS: readonly ProgramName[] = ['hp_inside', 'hp_entry'];
 /** Those that have a fast path. */
 const FAST_PROGRAMS: readonly ProgramName[] = ['hp_xdp', 'hp_ingress', 'hp_egress', 'hp_pod'];
-/** So many scenes of any kind, then one of the commonest. */
-const KINDS = 5;
+/** So many scenes of any kind, then one of the commonest and one inside a pod. */
+const KINDS = PROGRAMS.length;
 const ACTIONS = ['pass', 'park', 'tunnel', 'deliver', 'drop'] as const;
 const EGRESS = ['open', 'hold', 'shut', 'tunnel'] as const;
 const HOLDS = ['nothing', 'nothing', 'nothing', 'new', 'datagrams'] as const;
@@ -47,9 +57,11 @@ export function counterpart(program: ProgramName): ProgramName | undefined {
  * fast paths what they are for.
  */
 export function makeScene(number: number, random: () => number): Scene {
-  const round = Math.floor(number / (KINDS + 1));
-  const place = number % (KINDS + 1);
-  return place < KINDS ? anyScene(round * KINDS + place, random) : commonScene(round, random);
+  const round = Math.floor(number / (KINDS + 2));
+  const place = number % (KINDS + 2);
+  if (place < KINDS) return anyScene(round * KINDS + place, random);
+  if (place === KINDS) return commonScene(round, random);
+  return { ...anyScene(round, random), program: POD_PROGRAMS[round % POD_PROGRAMS.length] as ProgramName };
 }
 
 function commonScene(number: number, random: () => number): Scene {
@@ -105,6 +117,7 @@ function anyScene(number: number, random: () => number): Scene {
       hold: pick(HOLDS, random),
       parkIfindex: random() < 0.15 ? 0 : OTHER_IFINDEX,
       careOf,
+      home: HOME,
       encapsulation: random() < 0.3 ? 'udp' : 'ip',
       mtu: pick(MTUS, random),
       resolved: nextHopIfindex !== 0 && random() < 0.8,

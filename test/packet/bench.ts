@@ -1,28 +1,20 @@
-import ipaddr from 'ipaddr.js';
 import { BpfObject, type BpfProgram, htons, StructCodec } from '../../addon/lib/index.js';
 import type { OpenOptions } from '../../addon/lib/types.js';
-import {
-  Action,
-  type BindingStruct,
-  Counters,
-  Egress,
-  Encapsulation,
-  Hold,
-  Hook,
-  Reason,
-} from '../../cli/forwarding/abi.gen.js';
+import { Counters, Hook, Reason } from '../../cli/forwarding/abi.gen.js';
 import { FastFlows } from '../../cli/forwarding/fast-flows.js';
 import { FastPath, type FastPlace } from '../../cli/forwarding/fast-path.js';
 import { projectFile } from '../../cli/system/project.js';
+import { addressWords, type BindingFields, bindingOf, OTHER_IFINDEX, TUNNEL_PORT } from './binding-fields.js';
 import { Protocol } from './packets.js';
 
-export type ProgramName = 'hp_xdp' | 'hp_ingress' | 'hp_egress' | 'hp_pod' | 'hp_replay';
-/** With those on `lo` and in pods, which the fuzzer does not know. */
-export type AnyProgramName = ProgramName | 'hp_loopback' | 'hp_inside' | 'hp_entry';
+export { ARRIVAL_IFINDEX, type BindingFields, BRIDGE_IFINDEX, OTHER_IFINDEX, TUNNEL_PORT } from './binding-fields.js';
+
+/** All programs of bpf/homeproxy.bpf.c. */
+export type ProgramName = keyof typeof HOOKS;
 export type ReasonName = Exclude<keyof typeof Reason, 'count'>;
 export type Verdict = 'aborted' | 'drop' | 'pass' | 'tx' | 'redirect' | `unknown ${number}`;
 
-const HOOKS: Record<AnyProgramName, number> = {
+export const HOOKS = {
   hp_xdp: Hook.xdp,
   hp_ingress: Hook.ingress,
   hp_egress: Hook.egress,
@@ -31,7 +23,7 @@ const HOOKS: Record<AnyProgramName, number> = {
   hp_loopback: Hook.loopback,
   hp_inside: Hook.inside,
   hp_entry: Hook.entry,
-};
+} as const;
 const XDP_VERDICTS: readonly Verdict[] = ['aborted', 'drop', 'pass', 'tx', 'redirect'];
 const TC_VERDICTS: Readonly<Record<number, Verdict>> = { 4294967295: 'pass', 2: 'drop', 7: 'redirect' };
 
@@ -49,26 +41,11 @@ const EMPTIED = [
   'binding_counters',
 ];
 
-/** The interface that test runs arrive on: the namespace's loopback. */
-export const ARRIVAL_IFINDEX = 1;
-export const OTHER_IFINDEX = 77;
-/** One that takes no frames from XDP. */
-export const BRIDGE_IFINDEX = 78;
-/** Where every node of a bench expects UDP tunnels. */
-export const TUNNEL_PORT = 6080;
-
-export interface BindingFields {
-  readonly action: keyof typeof Action;
-  readonly egress?: keyof typeof Egress;
-  readonly draining?: boolean;
-  readonly hold?: keyof typeof Hold;
-  readonly parkIfindex?: number;
-  readonly careOf?: string;
-  readonly node?: string;
-  readonly encapsulation?: keyof typeof Encapsulation;
-  readonly mtu?: number;
-  readonly resolved?: boolean;
-  readonly nextHopIfindex?: number;
+/** What was counted for one binding under one reason, by the fast paths or by the others. */
+export interface BindingCount {
+  readonly id: number;
+  readonly reason: number;
+  readonly packets: number;
 }
 
 export interface Outcome {
@@ -77,15 +54,6 @@ export interface Outcome {
   readonly frame: Buffer;
   /** What was counted for the binding, by reason. */
   readonly binding: ReadonlyMap<ReasonName, number>;
-}
-
-function addressWords(text: string): number[] {
-  const bytes = text.includes(':')
-    ? Buffer.from(ipaddr.IPv6.parse(text).toByteArray())
-    : Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...text.split('.').map(Number)]);
-  return [0, 4, 8, 12].map(
-    (offset) => new Uint32Array(Uint8Array.from(bytes.subarray(offset, offset + 4)).buffer)[0] ?? 0,
-  );
 }
 
 const nameOf = ({ protocol, port, local }: FastPlace): string => `${protocol} ${local.word.join(' ')} ${port}`;
@@ -98,17 +66,13 @@ function u32(value: number): Buffer {
   return Buffer.from(new Uint32Array([value]).buffer);
 }
 
-function mac(text: string): Buffer {
-  return Buffer.from(text.replaceAll(':', ''), 'hex');
-}
-
 /** The datapath's programs with maps of their own, run on single packets. */
 export class Bench {
   readonly object: BpfObject;
   /** The copies that the fast paths work with: written beside the maps, as Tables does. */
   private readonly fastPath: FastPath;
   private readonly fastFlows: FastFlows;
-  private readonly programs = new Map<AnyProgramName, BpfProgram>();
+  private readonly programs = new Map<ProgramName, BpfProgram>();
   private readonly bound = new Set<number>();
   private readonly places = new Map<string, FastPlace>();
   /** Ports on which flows were left behind: those have no copies. */
@@ -138,31 +102,7 @@ export class Bench {
   }
 
   bind(id: number, fields: BindingFields): this {
-    const address = (text: string) => ({ word: addressWords(text) });
-    const binding: BindingStruct = {
-      epoch: 1,
-      action: Action[fields.action],
-      egress: Egress[fields.egress ?? 'open'],
-      draining: fields.draining ? 1 : 0,
-      hold: Hold[fields.hold ?? 'nothing'],
-      park_ifindex: fields.parkIfindex ?? OTHER_IFINDEX,
-      uplink_ifindex: ARRIVAL_IFINDEX,
-      pod_ifindex: OTHER_IFINDEX,
-      pod_mac: mac('02:00:00:00:0f:01'),
-      host_mac: mac('02:00:00:00:0f:02'),
-      care_of: address(fields.careOf ?? '10.0.0.3'),
-      node: address(fields.node ?? (fields.careOf?.includes(':') ? (this.other ?? this.node) : this.node)),
-      home: address(this.node),
-      encapsulation: Encapsulation[fields.encapsulation ?? 'ip'],
-      tunnel_port: htons(TUNNEL_PORT),
-      next_hop: {
-        ifindex: fields.nextHopIfindex ?? ARRIVAL_IFINDEX,
-        mtu: fields.mtu ?? 1500,
-        resolved: fields.resolved === false ? 0 : 1,
-        source: mac('02:00:00:00:00:02'),
-        destination: mac('02:00:00:00:00:03'),
-      },
-    };
+    const binding = bindingOf(fields, this.node, this.other);
     this.fastPath.invalidate(id);
     this.set('bindings', u32(id), 'binding', binding);
     this.fastPath.copy(id, binding);
@@ -219,9 +159,13 @@ export class Bench {
   }
 
   allow(...nodes: readonly string[]): this {
-    nodes.forEach((node, index) => {
-      this.set('nodes', addressBytes(node), 'node_entry', { id: index + 1, address: { word: addressWords(node) } });
-    });
+    for (const node of nodes) this.allowAs(node, node);
+    return this;
+  }
+
+  /** Makes a node's address known. @param home by which of its addresses its loopback goes */
+  allowAs(node: string, home: string): this {
+    this.set('nodes', addressBytes(node), 'node_entry', { id: 1, address: { word: addressWords(home) } });
     return this;
   }
 
@@ -271,7 +215,7 @@ export class Bench {
    * `mark` and `gsoSize` are the skb's; tc only.
    */
   run(
-    name: AnyProgramName,
+    name: ProgramName,
     data: Uint8Array,
     skb: { mark?: number; gsoSize?: number; gsoSegments?: number } = {},
   ): Outcome {
@@ -318,8 +262,11 @@ export class Bench {
 
   /** Packets that a fast path tunnelled, of all bindings. */
   fastTunnelled(): number {
-    const counters = [...this.bound].flatMap((id) => this.fastPath.tunnelled(id));
-    return counters.reduce((sum, counter) => sum + Number(counter.readBigUInt64LE()), 0);
+    return [...this.bound].reduce((sum, id) => sum + this.fastTunnelledFor(id), 0);
+  }
+
+  private fastTunnelledFor(id: number): number {
+    return this.fastPath.tunnelled(id).reduce((sum, counter) => sum + Number(counter.readBigUInt64LE()), 0);
   }
 
   close(): void {
@@ -329,7 +276,7 @@ export class Bench {
     this.object.close();
   }
 
-  program(name: AnyProgramName): BpfProgram {
+  program(name: ProgramName): BpfProgram {
     const known = this.programs.get(name);
     if (known !== undefined) return known;
     const opened = this.object.program(name);
@@ -350,22 +297,27 @@ export class Bench {
     });
   }
 
-  /** Packets of all bindings by reason. @throws {Error} when something was counted for a binding that is not there */
+  /** Packets of all bindings by reason. */
   bindingCounters(): Map<number, number> {
-    return this.map('binding_counters', (map) => {
-      const fast = this.fastTunnelled();
-      const sums = new Map<number, number>(fast === 0 ? [] : [[Reason.tunnelled, fast]]);
-      for (const [key, values] of map.entriesPerCpu()) {
-        const id = key.subarray(0, 4);
-        if (this.map('bindings', (bindings) => bindings.get(id)) === undefined) {
-          throw new Error(`a packet was counted for binding ${id.readUInt32LE()}, which does not exist`);
+    const sums = new Map<number, number>();
+    for (const { reason, packets } of this.countedForBindings()) sums.set(reason, (sums.get(reason) ?? 0) + packets);
+    return sums;
+  }
+
+  /** Packets of each binding. @throws {Error} when something was counted for a binding that is not there */
+  countedForBindings(): BindingCount[] {
+    const fast = [...this.bound].map((id) => ({ id, reason: Reason.tunnelled, packets: this.fastTunnelledFor(id) }));
+    const general = this.map('binding_counters', (map) =>
+      [...map.entriesPerCpu()].map(([key, values]) => {
+        const id = key.readUInt32LE(0);
+        if (this.map('bindings', (bindings) => bindings.get(u32(id))) === undefined) {
+          throw new Error(`a packet was counted for binding ${id}, which does not exist`);
         }
         const packets = values.reduce((sum, value) => sum + Number(value.readBigUInt64LE(0)), 0);
-        const reason = key.readUInt32LE(4);
-        sums.set(reason, (sums.get(reason) ?? 0) + packets);
-      }
-      return sums;
-    });
+        return { id, reason: key.readUInt32LE(4), packets };
+      }),
+    );
+    return [...fast, ...general].filter(({ packets }) => packets > 0);
   }
 
   private place(protocol: FastPlace['protocol'], address: string, port: number): FastPlace {

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
 import { loopbackName } from '../../cli/forwarding/loopback.js';
 import { suite } from '../suite.js';
-import { type AnyProgramName, ARRIVAL_IFINDEX, type Bench, type BindingFields, type ReasonName } from './bench.js';
+import { ARRIVAL_IFINDEX, type Bench, type BindingFields, type ProgramName, type ReasonName } from './bench.js';
 import { ethernet, ipv4, Protocol, udp } from './packets.js';
 import {
   BINDING,
@@ -61,7 +61,7 @@ function host(binding: BindingFields): Bench {
 
 function expectOf(
   bench: Bench,
-  program: AnyProgramName,
+  program: ProgramName,
   input: Buffer,
   verdict: string,
   reason: ReasonName,
@@ -158,6 +158,13 @@ lo('datagrams to one that is about to stand still wait, from whoever they come',
   expectOf(bench(), 'hp_loopback', overLo(said), 'redirect', 'parked');
   const arrived = frame(tunnelled(said, { source: CARE_OF, destination: HOME }));
   expectOf(bench(), 'hp_ingress', arrived, 'redirect', 'parked');
+});
+
+lo('what says that it is longer than it is, as a packet socket can, passes whatever there is to be done', () => {
+  for (const binding of [away, { ...away, action: 'park' }, here, { action: 'drop' }] as const) {
+    const said = overLo(request({ ...local, totalLength: 49 }));
+    expectOf(home(binding), 'hp_loopback', said, 'pass', 'malformed', said);
+  }
 });
 
 lo('what CRIU tells a socket that it restores is never parked', () => {
