@@ -170,6 +170,7 @@ enum fast_number {
 	FAST_BINDINGS = 16384, /* bindings with a greater id have no copies, neither of their own nor of their flows */
 	FAST_WAYS = 4,         /* of a line of `fast_flows` */
 	FAST_LINE_BITS = 19,   /* of its index */
+	FAST_GUESTS = 4096,    /* bindings with a greater id have counters in `binding_counters` alone */
 };
 
 enum fast_kind {
@@ -330,6 +331,13 @@ enum counters {
 struct counter {
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* Index: binding id. What the fast paths of tc did for a process that is here, each field under the reason of its name. */
+struct guest_counts {
+	struct counter delivered;
+	struct counter sent;
+	struct counter at_home;
 };
 
 /* Per-binding counters, key of `binding_counters`. */

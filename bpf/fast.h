@@ -48,6 +48,19 @@ static __always_inline void fast_count(__u32 hook, __u32 reason, __u64 bytes)
 		add_to(total, bytes);
 }
 
+/* Counts what was done for a process that is here: REASON_DELIVERED, REASON_SENT or REASON_AT_HOME. */
+static __always_inline void fast_count_guest(__u32 hook, __u32 reason, __u32 id, __u64 bytes)
+{
+	struct guest_counts *own = bpf_map_lookup_elem(&guest_counters, &id);
+
+	if (!own) {
+		count(hook, reason, id, bytes);
+		return;
+	}
+	add_to(reason == REASON_DELIVERED ? &own->delivered : reason == REASON_SENT ? &own->sent : &own->at_home, bytes);
+	fast_count(hook, reason, bytes);
+}
+
 /* A whole IPv4 packet of TCP or UDP without IP options. */
 struct plain {
 	__u32 total;   /* bytes of the IP packet, */

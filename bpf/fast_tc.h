@@ -153,7 +153,7 @@ static __always_inline int fast_unwrap(struct __sk_buff *skb)
 	if (bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, fast_segments(&plain)) ||
 	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
 		return fast_refused(skb, id, bytes);
-	count(HOOK_INGRESS, REASON_DELIVERED, id, bytes);
+	fast_count_guest(HOOK_INGRESS, REASON_DELIVERED, id, bytes);
 	return bpf_redirect_peer(binding->pod_ifindex, 0);
 }
 
@@ -213,7 +213,7 @@ static __always_inline int fast_egress(struct __sk_buff *skb)
 		return GENERAL_PATH;
 	if (data + FAST_HEADERS <= end)
 		learn_way_out(data, skb->ifindex);
-	count(HOOK_EGRESS, REASON_AT_HOME, id, skb->len);
+	fast_count_guest(HOOK_EGRESS, REASON_AT_HOME, id, skb->len);
 	return TC_ACT_UNSPEC;
 }
 

@@ -157,4 +157,11 @@ struct {
 	__type(value, struct counter);
 } fast_counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FAST_GUESTS);
+	__type(key, __u32);
+	__type(value, struct guest_counts);
+} guest_counters SEC(".maps");
+
 #endif

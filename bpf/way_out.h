@@ -97,7 +97,7 @@ static __always_inline int fast_send(struct __sk_buff *skb, const struct found *
 
 	if (way && is_way(way, &key) && bpf_ktime_get_coarse_ns() < way->until &&
 	    !bpf_skb_store_bytes(skb, 0, way->addresses, sizeof(way->addresses), 0)) {
-		count(HOOK_POD, REASON_SENT, found->id, bytes);
+		fast_count_guest(HOOK_POD, REASON_SENT, found->id, bytes);
 		way->binding = found->id;
 		skb->mark = MARK_SENT;
 		return bpf_redirect(uplink, 0);
@@ -110,7 +110,7 @@ static __always_inline int fast_send(struct __sk_buff *skb, const struct found *
 		way->key = key;
 		way->key.state = WAY_ASKED;
 	}
-	count(HOOK_POD, REASON_SENT, found->id, bytes);
+	fast_count_guest(HOOK_POD, REASON_SENT, found->id, bytes);
 	return tc_send(found->binding);
 }
 
@@ -141,7 +141,7 @@ static __always_inline int fast_sent(struct __sk_buff *skb)
 		if (way && is_way(way, &key))
 			id = way->binding;
 	}
-	count(HOOK_EGRESS, REASON_AT_HOME, id, skb->len);
+	fast_count_guest(HOOK_EGRESS, REASON_AT_HOME, id, skb->len);
 	return TC_ACT_UNSPEC;
 }
 

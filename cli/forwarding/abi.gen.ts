@@ -95,6 +95,7 @@ export const FastNumber = {
   bindings: 16384,
   ways: 4,
   line_bits: 19,
+  guests: 4096,
 } as const;
 
 export const Encapsulation = {

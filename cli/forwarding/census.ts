@@ -47,7 +47,9 @@ export async function takeCensus(tables: Tables): Promise<Census> {
     await pause();
   }
   for (const id of ids) {
-    add(traffic, id, 'tunnelled', sum(tables.fastPath.tunnelled(id)));
+    for (const { reason, perCpu } of tables.fastPath.counted(id)) {
+      add(traffic, id, NAME_OF_REASON.get(reason), sum(perCpu));
+    }
     await pause();
   }
   return { actions, waiting, traffic };

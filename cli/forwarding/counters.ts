@@ -34,11 +34,11 @@ export function readCounters(tables: Tables): CounterRow[] {
 /** The counters of one binding; reasons that never occurred are absent. */
 export function readBindingCounters(tables: Tables, binding: number): BindingTotals {
   const totals: Record<string, PacketCount> = {};
+  const fastCounts = new Map(tables.fastPath.counted(binding).map(({ reason, perCpu }) => [reason, perCpu]));
   for (const [reason, name] of REASONS) {
     const key = tables.bindingCounterKeyCodec.encode({ binding, reason });
     const values = tables.bindingCounters.getPerCpu(key);
-    const fast = reason === Reason.tunnelled ? tables.fastPath.tunnelled(binding) : [];
-    const total = sum(tables, [...(values ?? []), ...fast]);
+    const total = sum(tables, [...(values ?? []), ...(fastCounts.get(reason) ?? [])]);
     if (values !== undefined || total.packets > 0n) totals[name] = total;
   }
   return totals;

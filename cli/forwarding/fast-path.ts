@@ -1,4 +1,5 @@
 import { type BpfMap, type BpfObject, StructCodec } from '../../addon/lib/index.js';
+import type { Field } from '../../addon/lib/types.js';
 import {
   Action,
   type AddressStruct,
@@ -9,6 +10,7 @@ import {
   type FastPortStruct,
   type FastRouteStruct,
   Hold,
+  Reason,
 } from './abi.gen.js';
 import { MAPPED } from './address.js';
 
@@ -19,6 +21,12 @@ const OUTER_TTL = 64;
 const DONT_FRAGMENT = 0x4000;
 const HEADER_BYTES = 34;
 const VERSIONS = 128; // the odd ones of 1 to 255: they differ in a single byte, which changes at once; odd, see bpf/abi.h
+
+/** Per CPU a `struct counter`. */
+export interface FastCount {
+  readonly reason: number; // enum reason
+  readonly perCpu: readonly Buffer[];
+}
 
 /** A port of one of the node's addresses. */
 export interface FastPlace {
@@ -36,6 +44,8 @@ export class FastPath {
   private readonly ports: BpfMap;
   private readonly bindings: BpfMap;
   private readonly counters: BpfMap;
+  private readonly guestCounters: BpfMap;
+  private readonly guestCounts: readonly Field[];
   private readonly portCodec: StructCodec;
   private readonly bindingCodec: StructCodec;
 
@@ -43,6 +53,8 @@ export class FastPath {
     this.ports = object.map('fast_ports');
     this.bindings = object.map('fast_bindings');
     this.counters = object.map('fast_counters');
+    this.guestCounters = object.map('guest_counters');
+    this.guestCounts = object.btf.struct('guest_counts').fields;
     this.portCodec = new StructCodec(object.btf, 'fast_port');
     this.bindingCodec = new StructCodec(object.btf, 'fast_binding');
   }
@@ -66,14 +78,28 @@ export class FastPath {
   /** Forgets a binding and what was counted for it. */
   remove(id: number): void {
     this.invalidate(id);
-    if (id >= this.counters.maxEntries) return;
-    const zero = (this.counters.getPerCpu(u32(id)) ?? []).map((value) => Buffer.alloc(value.length));
-    this.counters.setPerCpu(u32(id), zero);
+    for (const map of [this.counters, this.guestCounters]) {
+      if (id >= map.maxEntries) continue;
+      const zero = (map.getPerCpu(u32(id)) ?? []).map((value) => Buffer.alloc(value.length));
+      map.setPerCpu(u32(id), zero);
+    }
   }
 
-  /** What the fast path has tunnelled for a binding: one counter for every CPU. */
+  /** What the fast paths have tunnelled for a binding: one counter for every CPU. */
   tunnelled(id: number): Buffer[] {
     return id < this.counters.maxEntries ? (this.counters.getPerCpu(u32(id)) ?? []) : [];
+  }
+
+  /** All that the fast paths have counted for a binding. */
+  counted(id: number): FastCount[] {
+    const guest = id < this.guestCounters.maxEntries ? (this.guestCounters.getPerCpu(u32(id)) ?? []) : [];
+    return [
+      { reason: Reason.tunnelled, perCpu: this.tunnelled(id) },
+      ...this.guestCounts.map(({ name, offset, size }) => ({
+        reason: Reason[name as keyof typeof Reason],
+        perCpu: guest.map((value) => value.subarray(offset, offset + size)),
+      })),
+    ];
   }
 
   /** Copies an entry of `ports`, if the fast path can serve it. */
@@ -125,7 +151,7 @@ export class FastPath {
   }
 
   close(): void {
-    for (const map of [this.ports, this.bindings, this.counters]) map.close();
+    for (const map of [this.ports, this.bindings, this.counters, this.guestCounters]) map.close();
   }
 
   private binding(id: number): FastBindingStruct | undefined {

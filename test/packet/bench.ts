@@ -306,18 +306,28 @@ export class Bench {
 
   /** Packets of each binding. @throws {Error} when something was counted for a binding that is not there */
   countedForBindings(): BindingCount[] {
-    const fast = [...this.bound].map((id) => ({ id, reason: Reason.tunnelled, packets: this.fastTunnelledFor(id) }));
+    const packetsOf = (perCpu: readonly Buffer[]): number =>
+      perCpu.reduce((sum, counter) => sum + Number(counter.readBigUInt64LE()), 0);
+    const fast = [...this.bound].flatMap((id) =>
+      this.fastPath
+        .counted(id)
+        .map(({ reason, perCpu }) => ({ id, reason: Number(reason), packets: packetsOf(perCpu) })),
+    );
     const general = this.map('binding_counters', (map) =>
       [...map.entriesPerCpu()].map(([key, values]) => {
         const id = key.readUInt32LE(0);
         if (this.map('bindings', (bindings) => bindings.get(u32(id))) === undefined) {
           throw new Error(`a packet was counted for binding ${id}, which does not exist`);
         }
-        const packets = values.reduce((sum, value) => sum + Number(value.readBigUInt64LE(0)), 0);
-        return { id, reason: key.readUInt32LE(4), packets };
+        return { id, reason: key.readUInt32LE(4), packets: packetsOf(values) };
       }),
     );
-    return [...fast, ...general].filter(({ packets }) => packets > 0);
+    const sums = new Map<string, BindingCount>();
+    for (const { id, reason, packets } of [...fast, ...general]) {
+      const name = `${id} ${reason}`;
+      sums.set(name, { id, reason, packets: packets + (sums.get(name)?.packets ?? 0) });
+    }
+    return [...sums.values()].filter(({ packets }) => packets > 0);
   }
 
   private place(protocol: FastPlace['protocol'], address: string, port: number): FastPlace {

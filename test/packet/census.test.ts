@@ -133,20 +133,29 @@ test('with a thousand bindings makes a page of bounded length; the time is print
   assert.is(sampleOf(text, 'homeproxy_departed_processes', { peer: 'host1' }), BINDINGS);
 });
 
-test('adds what the fast path has tunnelled, which has counters of its own', async () => {
-  const fast = BpfMap.openPinned(join(pins, 'maps', 'fast_counters'));
-  const [id, packets] = [5, 1000n];
-  const key = Buffer.from(new Uint32Array([id]).buffer);
-  const values = fast.getPerCpu(key) ?? [];
-  const before = (await takeCensus(tables)).traffic.get(id)?.get('tunnelled')?.packets ?? 0;
-  fast.setPerCpu(
-    key,
-    values.map((_, cpu) => tables.counterCodec.encode({ packets: cpu === 0 ? packets : 0n, bytes: 0n })),
-  );
-  fast.close();
-  const after = (await takeCensus(tables)).traffic.get(id)?.get('tunnelled')?.packets ?? 0;
-  assert.is(after - before, Number(packets));
-  assert.is(after, Number(readBindingCounters(tables, id).tunnelled?.packets));
-});
+for (const [name, reason, offset] of [
+  ['fast_counters', 'tunnelled', 0],
+  ['guest_counters', 'delivered', 0],
+  ['guest_counters', 'sent', 16],
+  ['guest_counters', 'at_home', 32],
+] as const) {
+  test(`adds what the fast path has ${reason}, which has counters of its own, and forgets it with the binding`, async () => {
+    const id = 5;
+    const packets = async (): Promise<[number, number]> => [
+      (await takeCensus(tables)).traffic.get(id)?.get(reason)?.packets ?? 0,
+      Number(readBindingCounters(tables, id)[reason]?.packets ?? 0),
+    ];
+    const [before] = await packets();
+    const map = BpfMap.openPinned(join(pins, 'maps', name));
+    const key = Buffer.from(new Uint32Array([id]).buffer);
+    const values = map.getPerCpu(key) ?? [];
+    values[0]?.writeBigUInt64LE(1000n, offset);
+    map.setPerCpu(key, values);
+    map.close();
+    assert.equal(await packets(), [before + 1000, before + 1000]);
+    tables.fastPath.remove(id);
+    assert.equal(await packets(), [before, before]);
+  });
+}
 
 test.run();

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { Action, DeviceRole, Egress } from '../../cli/forwarding/abi.gen.js';
+import { Action, DeviceRole, Egress, Reason } from '../../cli/forwarding/abi.gen.js';
 import { encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import { NO_WAY } from '../../cli/forwarding/neighbours.js';
@@ -125,12 +125,8 @@ single('is shared by processes of one home, which are counted apart', () => {
 });
 
 function atHome(bench: Bench, id: number): number {
-  const map = bench.object.map('binding_counters');
-  const packets = [...map.entriesPerCpu()]
-    .filter(([key]) => key.readUInt32LE() === id)
-    .flatMap(([, values]) => values.map((value) => Number(value.readBigUInt64LE())));
-  map.close();
-  return packets.reduce((sum, each) => sum + each, 0);
+  const { packets } = bench.countedForBindings().find((each) => each.id === id && each.reason === Reason.at_home) ?? {};
+  return packets ?? 0;
 }
 
 single.run();
