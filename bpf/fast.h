@@ -195,7 +195,7 @@ static __always_inline __u32 fast_owner(void *data, void *end, const struct plai
 	entry.whole = *(volatile __u64 *)found;
 	if (entry.port.local != read(__be32, at_local))
 		return 0;
-	if (entry.port.kind == FAST_OWN)
+	if (__builtin_expect(entry.port.kind == FAST_OWN, 1))
 		return entry.port.binding;
 	return entry.port.kind == FAST_SHARED && at_local == AT_DESTINATION ? fast_shared(data) : 0;
 }

@@ -1,6 +1,7 @@
 /*
  * Part 1: nanoseconds per packet of every decision, by the number of flows, beside programs that do less.
  */
+import type { BpfProgram } from '../../addon/lib/index.js';
 import {
   foreignPort,
   GUEST,
@@ -39,19 +40,19 @@ export class Scene {
   private constructor(
     readonly nodes: readonly Node[],
     readonly references: readonly Reference[],
-    readonly steps: Node,
+    readonly steps: readonly Node[],
   ) {}
 
   static load(): Scene {
     return new Scene(
       FLOWS.map((flows) => Node.withFlows(flows)),
       FLOWS.map((flows) => Reference.withFlows(flows)),
-      Node.withSteps(),
+      FLOWS.map(() => Node.withSteps()),
     );
   }
 
   close(): void {
-    for (const each of [...this.nodes, ...this.references, this.steps]) each.close();
+    for (const each of [...this.nodes, ...this.references, ...this.steps]) each.close();
   }
 }
 
@@ -62,28 +63,33 @@ export function measurePackets({ nodes, references, steps }: Scene, rounds: Roun
     if (node === undefined || reference === undefined) throw new RangeError(`nothing is loaded for ${flows} flows`);
     return pointsOf(flows, node, reference, random);
   });
-  const own = ownPointsOf(nodes.at(-1) as Node);
-  return measure([...floors(references[0] as Reference), ...stepsOf(steps), ...own, ...points], rounds, random);
+  return measure([...floors(references), ...stepsOf(steps), ...ownPointsOf(nodes), ...points], rounds, random);
 }
 
-function floors(reference: Reference): Point[] {
+/** A program and its copies. */
+function loaded(programs: readonly BpfProgram[]): Pick<Point, 'program' | 'copies'> {
+  return { program: programs[0] as BpfProgram, copies: programs };
+}
+
+function floors(references: readonly Reference[]): Point[] {
   const frames = incoming(HOME, () => OWN_PORT);
   const common = { frames, flows: 1, base: BASE };
   return [
-    { ...common, name: BASE, program: reference.program('return_at_once'), verdict: PASS },
-    { ...common, name: FLOOR, program: reference.program('constant_header'), verdict: TX },
+    { ...common, name: BASE, ...loaded(references.map((each) => each.program('return_at_once'))), verdict: PASS },
+    { ...common, name: FLOOR, ...loaded(references.map((each) => each.program('constant_header'))), verdict: TX },
   ];
 }
 
 /**
- * A process with so many connections on its own ports, beside a million flows of others. All by the same loaded program: each
- * copy of a program lies elsewhere in memory, which alone makes it some nanoseconds faster or slower.
+ * A process with so many connections on its own ports, beside others'. By the same copies whatever the number: those of the nodes
+ * that have a process on as many ports.
  */
-function ownPointsOf(node: Node): Point[] {
+function ownPointsOf(nodes: readonly Node[]): Point[] {
+  const copies = nodes.filter((_, index) => ownPorts(FLOWS[index] ?? 0) === ownPorts(MOST));
   return FLOWS.map((flows) => ({
     name: pointName('encap', flows),
     base: BASE,
-    program: node.program('hp_xdp'),
+    ...loaded(copies.map((node) => node.program('hp_xdp'))),
     frames: incoming(HOME, (flow) => OWN_PORT + (flow % ownPorts(flows))),
     flows,
     verdict: TX,
@@ -91,10 +97,10 @@ function ownPointsOf(node: Node): Point[] {
 }
 
 /** Packets of a million connections, as those of the last point of {@link ownPointsOf}, which is the last step. */
-function stepsOf(node: Node): Point[] {
+function stepsOf(nodes: readonly Node[]): Point[] {
   const frames = incoming(HOME, (flow) => OWN_PORT + (flow % ownPorts(MOST)));
   const common = { base: BASE, frames, flows: MOST, verdict: TX };
-  return STEP_PROGRAMS.map((name) => ({ ...common, name, program: node.program(name) }));
+  return STEP_PROGRAMS.map((name) => ({ ...common, name, ...loaded(nodes.map((node) => node.program(name))) }));
 }
 
 function pointsOf(flows: number, node: Node, reference: Reference, random: Random): Point[] {

@@ -7,6 +7,8 @@ import { Durations, type Figure, figureOf } from './statistics.js';
 export interface Point {
   readonly name: string;
   readonly program: BpfProgram;
+  /** It and others like it, in turn: where in memory a program lies makes it some nanoseconds faster or slower. */
+  readonly copies?: readonly BpfProgram[];
   readonly frames: FrameKind;
   readonly flows: number;
   /** What the program must answer to every packet: otherwise something else than meant was measured. */
@@ -80,7 +82,8 @@ export function measure(points: readonly Point[], rounds: Rounds, random: Random
     for (const point of shuffle(points, random)) {
       const packets = randomFrames(point.frames, point.flows, rounds.runs, random);
       const lengths = new Uint32Array(rounds.runs).fill(point.frames.template.length);
-      const { verdicts, durationsNs } = runBatch(point.program, { packets, lengths });
+      const { program, copies = [program] } = point;
+      const { verdicts, durationsNs } = runBatch(copies[round % copies.length] ?? program, { packets, lengths });
       const wrong = verdicts.find((verdict) => verdict !== point.verdict);
       if (wrong !== undefined) throw new Error(`${point.name}: the program answered ${wrong}, not ${point.verdict}`);
       if (round > 0) measurement.add(point.name, durationsNs);
