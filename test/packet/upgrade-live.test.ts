@@ -34,6 +34,8 @@ const own = Machine.own();
 let machines: Machine[] = [];
 let lan: Lan;
 let careOfNode: Traffic;
+/** Who talks, to be ended whatever comes of it. */
+let talking: Traffic[] = [];
 
 /** The same datapath with one more field in its bindings, before all others. */
 function grownObject(): string {
@@ -107,6 +109,7 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
   let ends: { correspondent: Machine; pod: Machine };
 
   test.after(async () => {
+    for (const each of talking) each.close();
     careOfNode?.finish();
     await careOfNode?.next('gone', 60_000);
     await datapath?.detach();
@@ -153,8 +156,10 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
     `${UPGRADES_AWAY} upgrades of the care-of host lose neither what its guest hears nor what it says`,
     async () => {
       const guest = ends.pod.start('echo', HOME, PORT);
+      talking = [guest];
       await guest.next('ready', 60_000);
       const asking = ends.correspondent.start('ask', HOME, PORT);
+      talking.push(asking);
       await asking.next('answered', 60_000);
       for (let upgrade = 0; upgrade < UPGRADES_AWAY; upgrade++) {
         await sleep(TRAFFIC_MS);
