@@ -1,9 +1,11 @@
 /**
  * The other node of the live tests, in a network namespace of its own: `node care-of-main.js <attach> <folder> <bpffs>`.
- * Delivers what comes tunnelled for the home address into the pod behind `pod0`. On the end of its input it says what it
- * counted, and takes everything away.
+ * Delivers what comes tunnelled for the home address into the pod behind `pod0`. Each line of its input names a build of the
+ * programs, which take over from those that run. On the end of its input it says what it counted, and takes everything away.
  */
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
 import { Action, Egress } from '../../cli/forwarding/abi.gen.js';
 import { encodeAddress, encodeMac } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
@@ -16,13 +18,16 @@ import { CARE_OF, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js'
 const [attach = 'tc', folder = '', bpffs = ''] = process.argv.slice(2);
 const ID = 3;
 
-const datapath = await Datapath.open({
-  objectPath: projectFile('bpf/build/homeproxy.bpf.o'),
-  pins: join(bpffs, 'care-of'),
-  run: join(folder, 'care-of'),
-  nodeAddress: CARE_OF,
-  uplinks: [{ interface: 'up0', attach: attach as AttachChoice }],
-});
+const open = (objectPath: string): Promise<Datapath> =>
+  Datapath.open({
+    objectPath,
+    pins: join(bpffs, 'care-of'),
+    run: join(folder, 'care-of'),
+    nodeAddress: CARE_OF,
+    uplinks: [{ interface: 'up0', attach: attach as AttachChoice }],
+  });
+
+let datapath = await open(projectFile('bpf/build/homeproxy.bpf.o'));
 const [uplink, pod] = [await readLink('up0'), await readLink('pod0')];
 const { tables } = datapath;
 tables.setNodes([HOME]);
@@ -49,9 +54,27 @@ datapath.addDevice(pod.ifindex, ID, 'pod');
 const say = (event: object): void => {
   process.stdout.write(`${JSON.stringify(event)}\n`);
 };
+
+/** What runs on the uplink and behind the pod's link now. */
+const programs = (): (number | undefined)[] => [
+  xdpQuery(uplink.ifindex)?.programId,
+  ...[
+    { ifindex: uplink.ifindex, direction: 'ingress' } as const,
+    { ifindex: uplink.ifindex, direction: 'egress' } as const,
+    { ifindex: pod.ifindex, direction: 'ingress' } as const,
+  ].map((place) => tcQuery({ ...place, priority: 0x6870, handle: 1 })?.programId),
+];
+
 say({ event: 'ready' });
-process.stdin.resume();
-process.stdin.on('end', () => {
+for await (const build of createInterface({ input: process.stdin })) {
+  const before = programs();
+  datapath.close();
+  datapath = await open(build);
+  say({ event: 'upgraded', before, after: programs() });
+}
+finish();
+
+function finish(): void {
   const counted = Object.entries(datapath.bindingCounters(ID)).map(([reason, { packets }]) => [
     reason,
     Number(packets),
@@ -61,4 +84,4 @@ process.stdin.on('end', () => {
     datapath.close();
     say({ event: 'gone' });
   });
-});
+}

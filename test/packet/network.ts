@@ -131,6 +131,11 @@ export class Traffic {
     return this.events.filter((each) => each.event === event);
   }
 
+  /** Gives it a line of input. */
+  tell(line: string): void {
+    this.child.stdin?.write(`${line}\n`);
+  }
+
   /** Tells it to end. */
   /** @param lastWord for a role that is told something at the end. */
   finish(lastWord = ''): void {

@@ -135,6 +135,41 @@ async function stream(): Promise<void> {
   say({ event: 'sent', packets: next });
 }
 
+/** Sends every datagram back. */
+function echo(): void {
+  const socket = createSocket({ type: 'udp4', recvBufferSize: 8 << 20 });
+  socket.on('message', (message, from) => socket.send(message, from.port, from.address));
+  socket.bind(port, address, () => say({ event: 'ready' }));
+  process.stdin.on('end', () => socket.close());
+}
+
+/** So many questions may be without an answer. */
+const MOST_OPEN = 500;
+
+/** Sends numbered datagrams until told to end, and takes their echoes; says how many, when all have come or no more do. */
+async function ask(): Promise<void> {
+  const socket = createSocket('udp4');
+  const answers: number[] = [];
+  socket.on('message', (message) => void answers.push(message.readUInt32BE(0)));
+  let asked = 0;
+  let ended = false;
+  process.stdin.on('end', () => {
+    ended = true;
+  });
+  const payload = Buffer.alloc(64);
+  for (let begun = false; !ended; await pause(1)) {
+    for (let burst = 0; burst < 5 && asked - answers.length < MOST_OPEN; burst++) {
+      payload.writeUInt32BE(asked++, 0);
+      socket.send(Buffer.from(payload), port, address);
+    }
+    if (!begun && answers.length > 0) say({ event: 'answered' });
+    begun = answers.length > 0;
+  }
+  for (const end = Date.now() + LAST_MS; answers.length < asked && Date.now() < end; ) await pause(5);
+  socket.close();
+  say({ event: 'asked', asked, answers: answers.length, distinct: new Set(answers).size });
+}
+
 /** Bytes that tell where they belong: a shifted or repeated piece changes the hash. */
 function pattern(bytes: number): Buffer {
   const data = Buffer.alloc(bytes);
@@ -142,7 +177,17 @@ function pattern(bytes: number): Buffer {
   return data;
 }
 
-const roles: Record<string, () => unknown> = { sink, source, probe, 'probe-udp': probeUdp, datagram, count, stream };
+const roles: Record<string, () => unknown> = {
+  sink,
+  source,
+  probe,
+  'probe-udp': probeUdp,
+  datagram,
+  count,
+  stream,
+  echo,
+  ask,
+};
 if (role === 'sink') process.stdin.on('end', () => process.exit(0));
-if (role === 'sink' || role === 'count' || role === 'stream') process.stdin.resume();
+if (['sink', 'count', 'stream', 'echo', 'ask'].includes(role ?? '')) process.stdin.resume();
 await roles[role ?? '']?.();

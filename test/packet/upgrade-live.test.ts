@@ -1,11 +1,12 @@
 // limit: 300 s
 /**
- * The programs of a home node are replaced again and again, by a build with other structures and back, while numbered datagrams
- * go through the tunnel to a process that is away: every single one arrives.
+ * The programs of a home node, and then those of the care-of host, are replaced again and again, by a build with other structures
+ * and back, while numbered datagrams go through the tunnel to a process that is away: every single one arrives, or is answered.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
@@ -24,11 +25,17 @@ import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 const CARE_OF_MAIN = fileURLToPath(new URL('./care-of-main.js', import.meta.url));
 const ID = 1;
 const UPGRADES = 6;
+/** Of the care-of host: there and back. */
+const UPGRADES_AWAY = 2;
+/** Between them, in milliseconds. */
+const TRAFFIC_MS = 100;
 
 const own = Machine.own();
 let machines: Machine[] = [];
 let lan: Lan;
 let careOfNode: Traffic;
+/** Who talks, to be ended whatever comes of it. */
+let talking: Traffic[] = [];
 
 /** The same datapath with one more field in its bindings, before all others. */
 function grownObject(): string {
@@ -60,7 +67,12 @@ async function start(attach: AttachChoice): Promise<{ correspondent: Machine; po
     `link add pod0 address ${POD_HOST_MAC} type veth peer name eth0 address ${POD_MAC} netns ${pod.pid}`,
     'link set pod0 addrgenmode none up',
   );
-  pod.ip(`address add ${HOME}/32 dev eth0`, 'link set eth0 addrgenmode none up');
+  pod.ip(
+    `address add ${HOME}/32 dev eth0`,
+    'link set eth0 addrgenmode none up',
+    `neighbour add 169.254.77.1 lladdr ${POD_HOST_MAC} nud permanent dev eth0`,
+    `route add default via 169.254.77.1 dev eth0 onlink src ${HOME}`,
+  );
   pod.run('ethtool', '-K', 'eth0', 'gro', 'on');
   careOfNode = careOf.startProgram(CARE_OF_MAIN, attach, folder, bpffs);
   await careOfNode.next('ready', 60_000);
@@ -94,8 +106,10 @@ const tunnelled = (datapath: Datapath): number => Number(datapath.bindingCounter
 for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
   const test = suite(`upgrades under traffic by ${attach}`);
   let datapath: Datapath | undefined;
+  let ends: { correspondent: Machine; pod: Machine };
 
   test.after(async () => {
+    for (const each of talking) each.close();
     careOfNode?.finish();
     await careOfNode?.next('gone', 60_000);
     await datapath?.detach();
@@ -105,7 +119,8 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
   });
 
   test(`${UPGRADES} upgrades lose no packet, and every one is counted`, async () => {
-    const { correspondent, pod } = await start(attach);
+    ends = await start(attach);
+    const { correspondent, pod } = ends;
     datapath = await open(attach, BUILDS[1] as string);
     await bind(datapath);
     const listener = pod.start('count', HOME, PORT);
@@ -134,6 +149,37 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
     assert.is(tunnelled(datapath), sent);
     console.log(`${attach}: ${sent} packets sent and received over ${UPGRADES} upgrades`);
   });
+
+  // Generic XDP is replaced as native XDP is.
+  const away = attach === 'xdp-generic' ? undefined : test;
+  away?.(
+    `${UPGRADES_AWAY} upgrades of the care-of host lose neither what its guest hears nor what it says`,
+    async () => {
+      const guest = ends.pod.start('echo', HOME, PORT);
+      talking = [guest];
+      await guest.next('ready', 60_000);
+      const asking = ends.correspondent.start('ask', HOME, PORT);
+      talking.push(asking);
+      await asking.next('answered', 60_000);
+      for (let upgrade = 0; upgrade < UPGRADES_AWAY; upgrade++) {
+        await sleep(TRAFFIC_MS);
+        careOfNode.tell(BUILDS[upgrade % 2] as string);
+        const { before, after } = (await careOfNode.next('upgraded', 60_000)) as unknown as Record<string, number[]>;
+        assert.ok(
+          after?.every((program, index) => program === null || program !== before?.[index]),
+          'all are others',
+        );
+        assert.is(after?.filter((program) => program !== null).length, attach === 'tc' ? 3 : 4);
+      }
+      await sleep(TRAFFIC_MS);
+      asking.finish();
+      const { asked, answers, distinct } = await asking.next('asked', 60_000);
+      guest.finish();
+      assert.ok((asked as number) > 100 * UPGRADES_AWAY);
+      assert.equal({ answers, distinct }, { answers: asked, distinct: asked });
+      console.log(`${attach}: ${asked} questions to a guest answered over ${UPGRADES_AWAY} upgrades of its host`);
+    },
+  );
 
   test.run();
 }
