@@ -180,6 +180,15 @@ test('the commonest packet takes it: same verdict, same frame, same counters', (
   assert.is(readIpv4(readEthernet(quick?.out ?? Buffer.alloc(0)).payload).destination, CARE_OF);
 });
 
+test('a packet that begins a connection does not: its MSS must leave room for the tunnel', () => {
+  const begins = frame(request({ port: OWN.port, flags: 'S' }));
+  const before = fast.fast(OWN.binding);
+  for (const program of ['hp_xdp', 'hp_ingress'] as const) {
+    assert.equal(fast.run([begins], program), general.run([begins], program));
+  }
+  assert.is(fast.fast(OWN.binding), before);
+});
+
 for (const program of PROGRAMS) {
   for (const seed of [1, 2]) {
     test(`random and mutated packets come out of ${program} as from the general path (seed ${seed})`, () => {
