@@ -33,7 +33,7 @@ export async function makeReady(
   }
   if (request.carry === true) arrival.files = arrivingFiles(site, arrival, keep);
   await reached('destination', 'room-made', migration);
-  arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes, request.later);
+  arrival.memory = await ArrivingMemory.prepare(images, request.description, request.later);
   const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
   const shellJob = isShellJob(request.description);
   const listenersHere = arrival.resident === undefined && leftListeners(request.description);

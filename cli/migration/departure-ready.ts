@@ -73,7 +73,7 @@ export async function makeReady(
     resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
   departure.pages = await PagePipe.create(images);
   departure.gate = await Gate.create(images);
-  departure.memory = DepartingMemory.of(localPids, description.residentBytes);
+  departure.memory = DepartingMemory.of(localPids, description);
   departure.session = await startDump({
     criu,
     images,
