@@ -49,6 +49,8 @@ export interface Departure {
   drained: ProcessDescription | undefined;
   /** Connections that are about to begin, and whose correspondents did not answer in time. */
   slow: ReadonlySet<string>;
+  /** What the programs had let pass before all was held back that is not of a connection has come: {@link nothingUnderway}. */
+  quiet: boolean;
   /** Names of connections that it has closed, and that may be lost: somebody has said so. */
   lost: ReadonlySet<string>;
   /** Set when it lives here for another home. */
@@ -73,6 +75,7 @@ export const IDLE = {
   sending: undefined,
   drained: undefined,
   slow: new Set<string>(),
+  quiet: false,
   lost: new Set<string>(),
   reverting: false,
   preparing: undefined,

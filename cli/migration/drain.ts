@@ -3,6 +3,7 @@ import { programsEnded } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import { CLOSING } from '../process/closing-connections.js';
+import type { BoundPort, ProcessDescription } from '../process/description.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   type Endpoint,
@@ -98,17 +99,40 @@ function halfOpen({ localPids, ports }: Tree): string[] {
     .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`);
 }
 
+/** Whether a tree has datagram sockets. Who has none loses nothing when datagrams to its ports are held back early. */
+export function hearsDatagrams(pids: readonly number[]): boolean {
+  const sockets = readInternetSockets(pids[0] ?? 0, ['udp', 'udp6']);
+  if (sockets.length === 0) return false;
+  const holders = readSocketHolders(pids);
+  return sockets.some(({ inode }) => holders.has(inode));
+}
+
+/**
+ * Whether nothing can be on its way any more to a process for which datagrams and new connections were held back before
+ * {@link finishHandshakes} waited for the programs: had it opened a port since, what came to that was held back later.
+ * @param bound whether its binding had a port for itself then
+ */
+export function nothingUnderway(
+  { ports }: Pick<ProcessDescription, 'ports'>,
+  localPids: readonly number[],
+  bound: (port: BoundPort) => boolean,
+): boolean {
+  return ports.every((port) => port.exclusive && bound(port)) && !hearsDatagrams(localPids);
+}
+
 /**
  * Waits until the process has read its datagrams, which CRIU would lose: they are parked by now, so no more can come, and it
  * still runs.
+ * @param quiet {@link nothingUnderway}: the freeze need not be as long as an RCU grace period (4 to 20 ms)
  * @returns what to look for when it stands still: {@link requireNothingCame}
  * @throws {UserError} `NOT_READING`
  */
 export async function emptyDatagramQueues(
   tree: Tree & Listeners,
   limitMs: number,
+  quiet = false,
 ): Promise<(unfinished: ReadonlySet<string>) => Promise<void>> {
-  const ended = programsEnded();
+  const ended = quiet ? Promise.resolve() : programsEnded();
   ended.catch(() => undefined); // heard later
   const limit = performance.now() + limitMs;
   for (;;) {
