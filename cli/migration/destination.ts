@@ -17,6 +17,7 @@ import {
   limitOf,
   NEW_ARRIVAL,
   notExpected,
+  optionsOf,
   refuseStale,
 } from './arrival.js';
 import { makeReady } from './arrival-ready.js';
@@ -195,7 +196,8 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.resident === undefined) arrival.listeners = HomeListeners.take(arrival.record);
     await arrival.session?.release(inventory);
     arrival.windows = readWindows(arrival.record.images); // while CRIU restores
-    arrival.windows.catch(() => undefined); // heard when it has
+    arrival.options = optionsOf(arrival);
+    for (const read of [arrival.windows, arrival.options]) read.catch(() => undefined); // heard when it has
     await reached('destination', 'restoring', migration);
   }
 
@@ -214,7 +216,7 @@ export class LocalDestination implements DestinationParticipant {
     askRestored(arrival, tasks);
     arrival.listeners?.requireNoOther(tasks);
     const notKept = [
-      ...restoreOptions(record.images, tasks, arrival.listeners?.inodes),
+      ...restoreOptions(await (arrival.options ?? optionsOf(arrival)), tasks, arrival.listeners?.inodes),
       ...restoreWindows(await (arrival.windows ?? readWindows(record.images)), tasks),
     ];
     arrival.listeners?.close(); // the process has them too

@@ -15,6 +15,7 @@ import {
   type TcpState,
 } from '../process/sockets.js';
 import { hasObjects, sysvFindings } from '../process/sysv.js';
+import { WITH_DATA } from '../process/urgent-data.js';
 import type { DepartureRecord } from './records.js';
 import { refuse } from './refusals.js';
 
@@ -38,7 +39,8 @@ export async function finishHandshakes(
 ): Promise<{ readonly waitedMs: number; readonly unfinished: ReadonlySet<string> }> {
   await programsEnded();
   const waitedMs = await emptyAcceptQueues(tree, limitMs);
-  return { waitedMs, unfinished: new Set(halfOpen(tree)) };
+  const sockets = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], HALF_OPEN);
+  return { waitedMs, unfinished: new Set(halfOpen(tree, sockets)) };
 }
 
 /**
@@ -92,10 +94,10 @@ export function notAccepting({ receiveQueue, local: { port } }: InternetSocket):
 }
 
 /** Names of connections of these ports whose handshakes have begun, and that nobody holds. */
-function halfOpen({ localPids, ports }: Tree): string[] {
+function halfOpen({ ports }: Pick<Tree, 'ports'>, sockets: readonly InternetSocket[]): string[] {
   const ours = new Set(ports);
-  return readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], HALF_OPEN)
-    .filter(({ local, inode }) => inode === 0 && ours.has(local.port))
+  return sockets
+    .filter(({ local, inode, state }) => HALF_OPEN.includes(state) && inode === 0 && ours.has(local.port))
     .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`);
 }
 
@@ -131,7 +133,7 @@ export async function emptyDatagramQueues(
   tree: Tree & Listeners,
   limitMs: number,
   quiet = false,
-): Promise<(unfinished: ReadonlySet<string>) => Promise<void>> {
+): Promise<(unfinished: ReadonlySet<string>) => Promise<InternetSocket[]>> {
   const ended = quiet ? Promise.resolve() : programsEnded();
   ended.catch(() => undefined); // heard later
   const limit = performance.now() + limitMs;
@@ -146,25 +148,27 @@ export async function emptyDatagramQueues(
 /**
  * The process stands still. What the programs had let pass, before it was to be parked, has come by now: a datagram that is in its
  * queue would be lost, and a handshake that began so late would end with a reset where the listener is then.
+ * @returns connections with data and with none yet, those of others too: to look for them once takes a millisecond (sockets.ts)
  * @throws {UserError} `NOT_READING`, `CONNECTED_MEANWHILE`
  */
 async function requireNothingCame(
   tree: Tree & Listeners,
   unfinished: ReadonlySet<string>,
   ended: Promise<void>,
-): Promise<void> {
+): Promise<InternetSocket[]> {
   await ended;
   const unread = findUnreadDatagrams(tree.localPids);
   if (unread !== undefined) throw notReading(unread);
-  const begun = halfOpen(tree).filter((name) => !unfinished.has(name));
-  if (begun.length === 0) return;
+  const sockets = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], [...HALF_OPEN, ...WITH_DATA]);
+  const begun = halfOpen(tree, sockets).filter((name) => !unfinished.has(name));
+  if (begun.length === 0) return sockets;
   const holders = readSocketHolders(tree.localPids);
   const stays = stayingIn(tree); // and their handshakes with them
   const listening = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], ['LISTEN'])
     .filter((socket) => holders.has(socket.inode) && !stays(socket))
     .map(({ local }) => local.port);
   const found = begun.find((name) => listening.some((port) => name.split(' ')[1] === String(port)));
-  if (found === undefined) return;
+  if (found === undefined) return sockets;
   throw new UserError({
     code: 'CONNECTED_MEANWHILE',
     message: `a connection was made in the very moment in which the process was stopped: ${found}`,

@@ -198,15 +198,15 @@ export class LocalSource implements SourceParticipant {
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
     const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
-    const sending = new Sending(this.road, load);
-    departure.sending = sending;
     session.go('pre-dump');
+    const sending = new Sending(this.road, load); // CRIU needs some milliseconds to the first page
+    departure.sending = sending;
     await reached('source', 'dumping', migration);
     const stood = await sending.unlessItFails(standStill(departure, session, controlOf(this.site, departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
-    await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
-    refuse(record.request.pid, urgentVerdicts(record.localPids));
-    const noted = noteSockets(record);
+    const ours = await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
+    refuse(record.request.pid, urgentVerdicts(record.localPids, { ours }));
+    const noted = noteSockets(record, departure.defaults);
     const copied = copyObjects(record, resident !== undefined);
     for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages

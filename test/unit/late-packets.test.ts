@@ -60,7 +60,7 @@ test('a datagram that came since would be lost: the migration is given up', asyn
   subject.kill();
 });
 
-async function rejects(promise: Promise<void>, code: string): Promise<void> {
+async function rejects(promise: Promise<unknown>, code: string): Promise<void> {
   const answer = await promise.then(
     () => 'nothing',
     (error: { code?: string }) => error.code,
