@@ -1,7 +1,7 @@
 // limit: 60 s
 
 import * as assert from 'uvu/assert';
-import { emptyDatagramQueues, finishHandshakes } from '../../cli/migration/drain.js';
+import { emptyDatagramQueues, finishHandshakes, nothingUnderway } from '../../cli/migration/drain.js';
 import { readInternetSockets } from '../../cli/process/sockets.js';
 import { skip } from '../skip.js';
 import { suite } from '../suite.js';
@@ -58,6 +58,21 @@ test('a datagram that came since would be lost: the migration is given up', asyn
   await until('it has come', () => readInternetSockets('self', ['udp']).some(({ receiveQueue }) => receiveQueue > 0));
   await rejects(look(new Set()), 'NOT_READING');
   subject.kill();
+});
+
+test('nothing can be late for who hears no datagrams, and whose ports were all its own before', async () => {
+  const { subject, tree } = await server();
+  const port = { protocol: 'tcp' as const, address: HOME, port: PORT, exclusive: true };
+  const underway = (pids: readonly number[], given = port, bound = true): boolean =>
+    !nothingUnderway({ ports: [given] }, pids, ({ port: asked }) => bound && asked === PORT);
+  assert.is(underway(tree.localPids), true); // its second socket
+  subject.kill();
+  const silent = await startInState(`held = socket.create_server(('${HOME}', ${PORT}))`);
+  assert.is(underway([silent.pid]), false);
+  assert.is(underway([silent.pid], { ...port, exclusive: false }), true);
+  assert.is(underway([silent.pid], { ...port, port: PORT + 1 }), true);
+  assert.is(underway([silent.pid], port, false), true);
+  silent.kill();
 });
 
 async function rejects(promise: Promise<unknown>, code: string): Promise<void> {
