@@ -5,6 +5,7 @@ import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
+import { reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { pagerVerdicts } from '../memory/later-refusals.js';
@@ -19,6 +20,7 @@ import {
   notExpected,
   optionsOf,
   refuseStale,
+  roomOf,
 } from './arrival.js';
 import { makeReady } from './arrival-ready.js';
 import { restoreOptions } from './carried-options.js';
@@ -145,6 +147,8 @@ export class LocalDestination implements DestinationParticipant {
     const arrival = this.expect(peer, migration);
     const bytes = await keepAhead(pages, arrival.record.images, MAX_AHEAD_BYTES);
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
+    // CRIU carries all after all: its writes cannot be tracked
+    if (arrival.memory !== undefined) await reserveRoom(arrival.record.images, roomOf(arrival.record.request));
     await reached('destination', 'ahead-received', migration);
     return bytes;
   }
