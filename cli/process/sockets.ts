@@ -99,13 +99,17 @@ function askOne(
 }
 
 /**
- * TCP of both families in one walk through the kernel's table, which takes 1.1 ms for 2^18 buckets (measured): that is how a family
+ * TCP of both families, IPv4 first, in one walk through the kernel's table, which takes 1.1 ms for 2^18 buckets (measured): that is how a family
  * of 0 was always answered, and only to the older request may one be given.
  */
 function askBoth(pid: number | 'self', states: readonly TcpState[], extensions: number): Answer[] {
   try {
     const answers = dumpSockets(pid, 'tcp_diag', questionToBoth(states, extensions), TCPDIAG_GETSOCK) ?? [];
-    return answers.map((answer) => ({ transport: answer.readUInt8(0) === AF_INET6 ? 'tcp6' : 'tcp', answer }));
+    const isSix = (answer: Buffer): boolean => answer.readUInt8(0) === AF_INET6;
+    return [
+      ...answers.filter((answer) => !isSix(answer)).map((answer) => ({ transport: 'tcp' as const, answer })),
+      ...answers.filter(isSix).map((answer) => ({ transport: 'tcp6' as const, answer })),
+    ];
   } catch (error) {
     if (!(error instanceof ExternalError)) throw error;
     return TCP.flatMap((transport) => askOne(pid, transport, states, extensions)); // a kernel that knows it no more
