@@ -212,6 +212,12 @@ export class Tables {
     if (left_behind === 0) this.fastPath.claim(this.keys.fastPlace(key), binding, shared);
   }
 
+  /** Whether all that comes to a port is a binding's. */
+  hasPort(port: LocalPort, binding: number): boolean {
+    const entry = this.ports.get(this.keys.encodePort(port));
+    return entry?.equals(this.keys.encodePortEntry({ binding, shared: 0, left_behind: 0 })) === true;
+  }
+
   /**
    * Gives a block of ports of both protocols, at some local addresses, to a binding. Ports with an entry of their own are its
    * owner's.

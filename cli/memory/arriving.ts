@@ -1,7 +1,7 @@
 import type { Line } from '../../addon/lib/index.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import { BugError } from '../errors.js';
-import { MIN_MEMORY_BYTES } from './departing.js';
+import { isLarge } from './departing.js';
 import { Inlet } from './inlet.js';
 import { makeParent } from './page-map.js';
 import { startPager } from './pager.js';
@@ -19,8 +19,12 @@ export class ArrivingMemory {
    * Before CRIU's restore is started. @param later some of it comes when the process runs
    * @returns undefined when no memory will come in this way.
    */
-  static async prepare(folder: string, residentBytes: number, later = false): Promise<ArrivingMemory | undefined> {
-    if (residentBytes < MIN_MEMORY_BYTES) return undefined;
+  static async prepare(
+    folder: string,
+    description: Parameters<typeof isLarge>[0],
+    later = false,
+  ): Promise<ArrivingMemory | undefined> {
+    if (!isLarge(description)) return undefined;
     if (later) await startPager(folder);
     return new ArrivingMemory(await Inlet.create(folder));
   }

@@ -59,7 +59,7 @@ export type CopyProgress = z.infer<typeof copyProgress>;
 
 const WORDS: Readonly<Record<Exclude<ReasonCode, 'UNTRACKED' | 'NOT_TAKEN'>, string>> = {
   ASKED: 'as --mode stop-and-copy says',
-  SMALL: 'it has less than 16 MiB',
+  SMALL: 'it has less than 6 MiB of its own',
   TREE: 'it is a tree of several processes',
   SHADOW_STACK: 'it uses a shadow stack',
   FORKED: 'it had made a child by then',

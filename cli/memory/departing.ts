@@ -1,4 +1,5 @@
 import type { Line } from '../../addon/lib/index.js';
+import type { ProcessDescription } from '../process/description.js';
 import { readText, readTree } from '../system/procfs.js';
 import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
 import { type CopyAim, Copying } from './copying.js';
@@ -6,8 +7,19 @@ import { refusePostCopy } from './later-refusals.js';
 import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
 
-/** A process with less is CRIU's: it is copied in the freeze in less time than the preparations are worth. */
-export const MIN_MEMORY_BYTES = 16 << 20;
+/** A process with less that it does not share is CRIU's: it is copied in the freeze in less time than the last look takes. */
+const MIN_ANONYMOUS_BYTES = 6 << 20;
+/** As before, where that is not known: files of this size are seldom all that a process has. */
+const MIN_RESIDENT_BYTES = 16 << 20;
+
+/** Whether both ends make ready for memory that does not come in CRIU's images. */
+export function isLarge({
+  pids,
+  residentBytes,
+  anonymousBytes = 0,
+}: Pick<ProcessDescription, 'pids' | 'residentBytes' | 'anonymousBytes'>): boolean {
+  return residentBytes >= MIN_RESIDENT_BYTES || (pids.length === 1 && anonymousBytes >= MIN_ANONYMOUS_BYTES);
+}
 
 /** Where nobody says how long the freeze may be, the rounds work for this. */
 const BUDGET_MS = 100;
@@ -24,11 +36,11 @@ export interface SentAhead {
 /** Why the memory of a process is CRIU's; undefined: it is not. */
 export function whyCriu(
   pids: readonly number[],
-  residentBytes: number,
+  large: boolean,
 ): Extract<ReasonCode, 'TREE' | 'SMALL' | 'SHADOW_STACK'> | undefined {
   if (pids.length !== 1) return 'TREE'; // a child may share pages with its parent, which CRIU finds out while it restores them
   if (usesShadowStack(pids[0] ?? 0)) return 'SHADOW_STACK';
-  return residentBytes < MIN_MEMORY_BYTES ? 'SMALL' : undefined;
+  return large ? undefined : 'SMALL';
 }
 
 /**
@@ -48,8 +60,8 @@ export class DepartingMemory {
   private constructor() {}
 
   /** @returns undefined for a process whose memory is CRIU's. */
-  static of(pids: readonly number[], residentBytes: number): DepartingMemory | undefined {
-    return whyCriu(pids, residentBytes) === undefined ? new DepartingMemory() : undefined;
+  static of(pids: readonly number[], description: Parameters<typeof isLarge>[0]): DepartingMemory | undefined {
+    return whyCriu(pids, isLarge(description)) === undefined ? new DepartingMemory() : undefined;
   }
 
   /**

@@ -3,7 +3,7 @@ import { createImageFolder, reserveRoom } from '../checkpoint/image-folder.js';
 import { ArrivingMemory } from '../memory/arriving.js';
 import { isShellJob } from '../process/session-verdicts.js';
 import { Cgroup } from '../system/cgroup.js';
-import { type Arrival, limitOf, roomOf, surroundingsOf } from './arrival.js';
+import { type Arrival, defaultsFor, limitOf, roomOf, surroundingsOf } from './arrival.js';
 import { arrivingFiles } from './carrying.js';
 import { leftListeners } from './home-listeners.js';
 import { makeRoom } from './make-room.js';
@@ -33,7 +33,8 @@ export async function makeReady(
   }
   if (request.carry === true) arrival.files = arrivingFiles(site, arrival, keep);
   await reached('destination', 'room-made', migration);
-  arrival.memory = await ArrivingMemory.prepare(images, request.description.residentBytes, request.later);
+  arrival.defaults = defaultsFor(arrival);
+  arrival.memory = await ArrivingMemory.prepare(images, request.description, request.later);
   const memory = arrival.memory === undefined ? {} : { memoryLimit: limitOf(request) };
   const shellJob = isShellJob(request.description);
   const listenersHere = arrival.resident === undefined && leftListeners(request.description);

@@ -6,7 +6,9 @@ import type { FreezerRecord } from '../checkpoint/freezer.js';
 import type { Windows } from '../checkpoint/half-closed.js';
 import { UserError } from '../errors.js';
 import type { ArrivingMemory } from '../memory/arriving.js';
+import { readSocketDefaults, type SocketDefaults } from '../process/socket-survey.js';
 import { Cgroup } from '../system/cgroup.js';
+import { type ArrivedOptions, readOptions } from './carried-options.js';
 import type { Arriving } from './carrying.js';
 import type { HomeListeners } from './home-listeners.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
@@ -31,6 +33,10 @@ export interface Arrival {
   streams: Promise<SurveyedStream[] | undefined> | undefined;
   /** Of its half-closed connections, from its images; undefined until those came, and after a restart of the daemon. */
   windows: Promise<Windows> | undefined;
+  /** What new sockets have where it will be, asked before the freeze; undefined after a restart of the daemon. */
+  defaults: SocketDefaults | undefined;
+  /** Options of its sockets; undefined as with {@link windows}. */
+  options: Promise<ArrivedOptions> | undefined;
   /** Those of its listeners that stayed here, its home, while it was away; undefined until it is restored. */
   listeners: HomeListeners | undefined;
   /** It has all its memory, or never will: fulfilled then; undefined until it runs. */
@@ -51,6 +57,8 @@ export const NEW_ARRIVAL = {
   files: undefined,
   streams: undefined,
   windows: undefined,
+  defaults: undefined,
+  options: undefined,
   listeners: undefined,
   whole: undefined,
   notKept: [],
@@ -69,6 +77,16 @@ export function surroundingsOf({ record, resident }: Arrival): Surroundings {
   if (resident === undefined) return { cgroupProcs };
   const { init, root } = resident.pod;
   return { podInit: init.pid, ownRoot: root !== undefined, cgroupProcs };
+}
+
+/** Of its sockets, from its images, for the namespace where they will be. */
+export function optionsOf(arrival: Pick<Arrival, 'record' | 'resident' | 'defaults'>): Promise<ArrivedOptions> {
+  return readOptions(arrival.record.images, arrival.defaults ?? defaultsFor(arrival));
+}
+
+/** What new sockets have where it will be. */
+export function defaultsFor({ resident }: Pick<Arrival, 'resident'>): SocketDefaults {
+  return readSocketDefaults(resident?.pod.init.pid ?? 'self');
 }
 
 /** A checkpoint is hardly larger than the memory that was resident when the home looked; the rest is headroom. */

@@ -4,6 +4,7 @@ import { Action, type BindingStruct, Egress, Hold, type NextHopStruct } from '..
 import { decodeAddress, encodeAddress, encodeMac } from '../forwarding/address.js';
 import type { Datapath } from '../forwarding/datapath.js';
 import { type EncapsulationName, tunnelFields } from '../forwarding/encapsulation.js';
+import type { LocalPort } from '../forwarding/flow-keys.js';
 import { addressOf, LOOPBACK_ADDRESSES } from '../forwarding/loopback.js';
 import { type Neighbours, NO_WAY } from '../forwarding/neighbours.js';
 import { ParkQueue, type ParkQueueRecord } from '../forwarding/park-queue.js';
@@ -131,6 +132,11 @@ export class BindingControl {
       this.id,
     );
     for (const port of ports) tables.claimPort(known(port), this.id, !port.exclusive);
+  }
+
+  /** Whether all that comes to a port is the process's. */
+  has(port: LocalPort): boolean {
+    return this.forwarding.datapath.tables.hasPort({ ...port, address: this.known(port.address) }, this.id);
   }
 
   /** An address as the datapath knows it: loopback's are those of the process's home. */

@@ -25,15 +25,21 @@ const carriedSchema = z.object({
 type Carried = z.infer<typeof carriedSchema>;
 type Values = z.infer<typeof valuesSchema>;
 
-/** Asks the sockets of a tree, which stands still, and puts what CRIU forgets of them beside its images. @returns all of them. */
-export async function noteSockets({
-  localPids: [root = 0],
-  images,
-}: {
-  readonly localPids: readonly number[];
-  readonly images: string;
-}): Promise<SurveyedOptions[]> {
-  const defaults = readSocketDefaults(root);
+/**
+ * Asks the sockets of a tree, which stands still, and puts what CRIU forgets of them beside its images.
+ * @param defaults of new sockets where they are
+ * @returns all of them.
+ */
+export async function noteSockets(
+  {
+    localPids: [root = 0],
+    images,
+  }: {
+    readonly localPids: readonly number[];
+    readonly images: string;
+  },
+  defaults = readSocketDefaults(root),
+): Promise<SurveyedOptions[]> {
   const sockets = await surveyTree(readTree(root), defaults);
   writeOptions(images, sockets, defaults);
   return sockets;
@@ -60,27 +66,39 @@ export function writeOptions(folder: string, sockets: readonly SurveyedOptions[]
   writeFileSync(join(folder, FILE), JSON.stringify(carried), { mode: 0o600 });
 }
 
+/** What is to be set on restored sockets. */
+export interface ArrivedOptions {
+  readonly sockets: Carried['sockets'];
+  readonly defaults: Partial<Record<SocketKind, Values>>;
+}
+
+/**
+ * Reads which options sockets had that CRIU does not restore; for while it restores the others.
+ * @param folder of the images that came; without the file there are none.
+ * @param here what new sockets have where they will be
+ */
+export async function readOptions(folder: string, here: SocketDefaults): Promise<ArrivedOptions> {
+  const text = readText(join(folder, FILE));
+  const carried = text === undefined ? undefined : carriedSchema.parse(JSON.parse(text));
+  if (carried === undefined || carried.sockets.length === 0) return { sockets: [], defaults: {} };
+  return { sockets: carried.sockets, defaults: differing(carried.defaults, valuesOf(here)) };
+}
+
 /**
  * Gives restored sockets, whose processes do not run yet, the options that they had.
- * @param folder of the images that came; without the file nothing is set.
  * @param pids of the restored tree, as this node sees them.
  * @param others inodes of sockets that others have too, and that are as those want them
  * @returns what could not be set, in words.
  */
 export function restoreOptions(
-  folder: string,
+  { sockets: carried, defaults: otherDefaults }: ArrivedOptions,
   pids: readonly number[],
   others: ReadonlySet<number> = new Set(),
 ): string[] {
-  const text = readText(join(folder, FILE));
-  if (text === undefined) return [];
-  const carried = carriedSchema.parse(JSON.parse(text));
-  const [first] = pids;
-  if (first === undefined || carried.sockets.length === 0) return [];
+  if (carried.length === 0) return [];
   const localPids = new Map(pids.map((pid) => [homePidOf(pid), pid]));
-  const otherDefaults = differing(carried.defaults, valuesOf(readSocketDefaults(first)));
   const failures = new Map<string, { words: string; sockets: number }>();
-  for (const { pid, kind, fds: all, options } of carried.sockets) {
+  for (const { pid, kind, fds: all, options } of carried) {
     const localPid = localPids.get(pid);
     if (localPid === undefined) continue;
     const fds = others.size === 0 ? all : all.filter((fd) => !others.has(inodeOf(localPid, fd)));

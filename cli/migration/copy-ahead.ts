@@ -64,7 +64,7 @@ async function copied(
     return { bytes: sent.bytes, memory: withThrottle(departure, sent.memory) };
   }
   await departure.throttle?.lift(); // nothing of what follows waits for what it writes
-  departure.carried = sent?.memory ?? inFreeze(whyCriu(localPids, 0) ?? 'SMALL');
+  departure.carried = sent?.memory ?? inFreeze(whyCriu(localPids, false) ?? 'SMALL');
   departure.ahead = await sendAhead(road, destination, migration, root, limits?.bandwidthLimit);
   departure.pages?.expect(departure.ahead.pages.length);
   return { bytes: departure.ahead.pages.length, memory: withThrottle(departure, departure.carried) };

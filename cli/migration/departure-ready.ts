@@ -7,6 +7,7 @@ import { PagePipe } from '../checkpoint/page-pipe.js';
 import { DepartingMemory } from '../memory/departing.js';
 import type { ProcessDescription } from '../process/description.js';
 import { isShellJob } from '../process/session-verdicts.js';
+import { readSocketDefaults } from '../process/socket-survey.js';
 import { sysvFindings } from '../process/sysv.js';
 import type { Departure } from './departure.js';
 import { usesSysv } from './drain.js';
@@ -73,7 +74,8 @@ export async function makeReady(
     resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
   departure.pages = await PagePipe.create(images);
   departure.gate = await Gate.create(images);
-  departure.memory = DepartingMemory.of(localPids, description.residentBytes);
+  departure.defaults = readSocketDefaults(root);
+  departure.memory = DepartingMemory.of(localPids, description);
   departure.session = await startDump({
     criu,
     images,

@@ -9,6 +9,7 @@ import type { CarriedMemory } from '../memory/carried.js';
 import type { DepartingMemory } from '../memory/departing.js';
 import type { LaterPages } from '../memory/later-pages.js';
 import type { ProcessDescription } from '../process/description.js';
+import type { SocketDefaults } from '../process/socket-survey.js';
 import { Cgroup } from '../system/cgroup.js';
 import type { BindingControl } from './binding-control.js';
 import { Ahead } from './difference.js';
@@ -47,8 +48,12 @@ export interface Departure {
   sending: Sending | undefined;
   /** As it was looked at last, at home; undefined before the drain, and after a restart of the daemon. */
   drained: ProcessDescription | undefined;
+  /** What new sockets have where it is, asked before the freeze; undefined after a restart of the daemon. */
+  defaults: SocketDefaults | undefined;
   /** Connections that are about to begin, and whose correspondents did not answer in time. */
   slow: ReadonlySet<string>;
+  /** What the programs had let pass before all was held back that is not of a connection has come: {@link nothingUnderway}. */
+  quiet: boolean;
   /** Names of connections that it has closed, and that may be lost: somebody has said so. */
   lost: ReadonlySet<string>;
   /** Set when it lives here for another home. */
@@ -72,7 +77,9 @@ export const IDLE = {
   pace: undefined,
   sending: undefined,
   drained: undefined,
+  defaults: undefined,
   slow: new Set<string>(),
+  quiet: false,
   lost: new Set<string>(),
   reverting: false,
   preparing: undefined,

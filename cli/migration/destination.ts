@@ -5,6 +5,7 @@ import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { readWindows, restoreWindows } from '../checkpoint/half-closed.js';
+import { reserveRoom } from '../checkpoint/image-folder.js';
 import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { pagerVerdicts } from '../memory/later-refusals.js';
@@ -17,7 +18,9 @@ import {
   limitOf,
   NEW_ARRIVAL,
   notExpected,
+  optionsOf,
   refuseStale,
+  roomOf,
 } from './arrival.js';
 import { makeReady } from './arrival-ready.js';
 import { restoreOptions } from './carried-options.js';
@@ -144,6 +147,8 @@ export class LocalDestination implements DestinationParticipant {
     const arrival = this.expect(peer, migration);
     const bytes = await keepAhead(pages, arrival.record.images, MAX_AHEAD_BYTES);
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
+    // CRIU carries all after all: its writes cannot be tracked
+    if (arrival.memory !== undefined) await reserveRoom(arrival.record.images, roomOf(arrival.record.request));
     await reached('destination', 'ahead-received', migration);
     return bytes;
   }
@@ -195,7 +200,8 @@ export class LocalDestination implements DestinationParticipant {
     if (arrival.resident === undefined) arrival.listeners = HomeListeners.take(arrival.record);
     await arrival.session?.release(inventory);
     arrival.windows = readWindows(arrival.record.images); // while CRIU restores
-    arrival.windows.catch(() => undefined); // heard when it has
+    arrival.options = optionsOf(arrival);
+    for (const read of [arrival.windows, arrival.options]) read.catch(() => undefined); // heard when it has
     await reached('destination', 'restoring', migration);
   }
 
@@ -214,7 +220,7 @@ export class LocalDestination implements DestinationParticipant {
     askRestored(arrival, tasks);
     arrival.listeners?.requireNoOther(tasks);
     const notKept = [
-      ...restoreOptions(record.images, tasks, arrival.listeners?.inodes),
+      ...restoreOptions(await (arrival.options ?? optionsOf(arrival)), tasks, arrival.listeners?.inodes),
       ...restoreWindows(await (arrival.windows ?? readWindows(record.images)), tasks),
     ];
     arrival.listeners?.close(); // the process has them too

@@ -3,6 +3,7 @@ import { programsEnded } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { isInBlock, type PortBlock } from '../forwarding/port-block.js';
 import { CLOSING } from '../process/closing-connections.js';
+import type { BoundPort, ProcessDescription } from '../process/description.js';
 import type { SurveyedOptions } from '../process/socket-survey.js';
 import {
   type Endpoint,
@@ -14,6 +15,7 @@ import {
   type TcpState,
 } from '../process/sockets.js';
 import { hasObjects, sysvFindings } from '../process/sysv.js';
+import { WITH_DATA } from '../process/urgent-data.js';
 import type { DepartureRecord } from './records.js';
 import { refuse } from './refusals.js';
 
@@ -37,7 +39,8 @@ export async function finishHandshakes(
 ): Promise<{ readonly waitedMs: number; readonly unfinished: ReadonlySet<string> }> {
   await programsEnded();
   const waitedMs = await emptyAcceptQueues(tree, limitMs);
-  return { waitedMs, unfinished: new Set(halfOpen(tree)) };
+  const sockets = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], HALF_OPEN);
+  return { waitedMs, unfinished: new Set(halfOpen(tree, sockets)) };
 }
 
 /**
@@ -91,24 +94,47 @@ export function notAccepting({ receiveQueue, local: { port } }: InternetSocket):
 }
 
 /** Names of connections of these ports whose handshakes have begun, and that nobody holds. */
-function halfOpen({ localPids, ports }: Tree): string[] {
+function halfOpen({ ports }: Pick<Tree, 'ports'>, sockets: readonly InternetSocket[]): string[] {
   const ours = new Set(ports);
-  return readInternetSockets(localPids[0] ?? 0, ['tcp', 'tcp6'], HALF_OPEN)
-    .filter(({ local, inode }) => inode === 0 && ours.has(local.port))
+  return sockets
+    .filter(({ local, inode, state }) => HALF_OPEN.includes(state) && inode === 0 && ours.has(local.port))
     .map(({ local, remote }) => `${nameOf(local)} ${nameOf(remote)}`);
+}
+
+/** Whether a tree has datagram sockets. Who has none loses nothing when datagrams to its ports are held back early. */
+export function hearsDatagrams(pids: readonly number[]): boolean {
+  const sockets = readInternetSockets(pids[0] ?? 0, ['udp', 'udp6']);
+  if (sockets.length === 0) return false;
+  const holders = readSocketHolders(pids);
+  return sockets.some(({ inode }) => holders.has(inode));
+}
+
+/**
+ * Whether nothing can be on its way any more to a process for which datagrams and new connections were held back before
+ * {@link finishHandshakes} waited for the programs: had it opened a port since, what came to that was held back later.
+ * @param bound whether its binding had a port for itself then
+ */
+export function nothingUnderway(
+  { ports }: Pick<ProcessDescription, 'ports'>,
+  localPids: readonly number[],
+  bound: (port: BoundPort) => boolean,
+): boolean {
+  return ports.every((port) => port.exclusive && bound(port)) && !hearsDatagrams(localPids);
 }
 
 /**
  * Waits until the process has read its datagrams, which CRIU would lose: they are parked by now, so no more can come, and it
  * still runs.
+ * @param quiet {@link nothingUnderway}: the freeze need not be as long as an RCU grace period (4 to 20 ms)
  * @returns what to look for when it stands still: {@link requireNothingCame}
  * @throws {UserError} `NOT_READING`
  */
 export async function emptyDatagramQueues(
   tree: Tree & Listeners,
   limitMs: number,
-): Promise<(unfinished: ReadonlySet<string>) => Promise<void>> {
-  const ended = programsEnded();
+  quiet = false,
+): Promise<(unfinished: ReadonlySet<string>) => Promise<InternetSocket[]>> {
+  const ended = quiet ? Promise.resolve() : programsEnded();
   ended.catch(() => undefined); // heard later
   const limit = performance.now() + limitMs;
   for (;;) {
@@ -122,25 +148,27 @@ export async function emptyDatagramQueues(
 /**
  * The process stands still. What the programs had let pass, before it was to be parked, has come by now: a datagram that is in its
  * queue would be lost, and a handshake that began so late would end with a reset where the listener is then.
+ * @returns connections with data and with none yet, those of others too: to look for them once takes a millisecond (sockets.ts)
  * @throws {UserError} `NOT_READING`, `CONNECTED_MEANWHILE`
  */
 async function requireNothingCame(
   tree: Tree & Listeners,
   unfinished: ReadonlySet<string>,
   ended: Promise<void>,
-): Promise<void> {
+): Promise<InternetSocket[]> {
   await ended;
   const unread = findUnreadDatagrams(tree.localPids);
   if (unread !== undefined) throw notReading(unread);
-  const begun = halfOpen(tree).filter((name) => !unfinished.has(name));
-  if (begun.length === 0) return;
+  const sockets = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], [...HALF_OPEN, ...WITH_DATA]);
+  const begun = halfOpen(tree, sockets).filter((name) => !unfinished.has(name));
+  if (begun.length === 0) return sockets;
   const holders = readSocketHolders(tree.localPids);
   const stays = stayingIn(tree); // and their handshakes with them
   const listening = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], ['LISTEN'])
     .filter((socket) => holders.has(socket.inode) && !stays(socket))
     .map(({ local }) => local.port);
   const found = begun.find((name) => listening.some((port) => name.split(' ')[1] === String(port)));
-  if (found === undefined) return;
+  if (found === undefined) return sockets;
   throw new UserError({
     code: 'CONNECTED_MEANWHILE',
     message: `a connection was made in the very moment in which the process was stopped: ${found}`,

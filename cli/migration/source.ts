@@ -2,6 +2,7 @@ import { criuVersion, findCriu } from '../checkpoint/criu.js';
 import { CriuSession } from '../checkpoint/criu-session.js';
 import { PagePipe } from '../checkpoint/page-pipe.js';
 import { Throttle } from '../checkpoint/throttle.js';
+import { isInBlock } from '../forwarding/port-block.js';
 import type { CopyProgress } from '../memory/carried.js';
 import { closingVerdicts } from '../process/closing-connections.js';
 import { examineProcess } from '../process/examine.js';
@@ -16,7 +17,15 @@ import { copyAhead, withThrottle } from './copy-ahead.js';
 import { controlOf, type Departure, holdAfterKill, IDLE, NONE, settled, tooLate } from './departure.js';
 import { destroyCopy, letRunOn } from './departure-end.js';
 import { makeReady, newDeparture } from './departure-ready.js';
-import { emptyDatagramQueues, finishHandshakes, requireSamePorts, requireSaved, usesSysv } from './drain.js';
+import {
+  emptyDatagramQueues,
+  finishHandshakes,
+  hearsDatagrams,
+  nothingUnderway,
+  requireSamePorts,
+  requireSaved,
+  usesSysv,
+} from './drain.js';
 import type {
   CopyRequest,
   DrainResponse,
@@ -155,7 +164,10 @@ export class LocalSource implements SourceParticipant {
   async drain({ migration }: MigrationRequest): Promise<DrainResponse> {
     const departure = this.require(migration);
     const { record, resident } = departure;
-    resident?.control.holdNew();
+    const control = controlOf(this.site, departure);
+    const early = control !== undefined && !hearsDatagrams(record.localPids);
+    if (early) control.holdDatagrams();
+    else resident?.control.holdNew();
     try {
       const { waitedMs, unfinished } = await finishHandshakes(record, this.site.timeouts.drainMs);
       departure.slow = unfinished;
@@ -165,6 +177,9 @@ export class LocalSource implements SourceParticipant {
       requireSameStay(record, description.listening);
       this.keep(departure, { localPids, ports: description.ports.map(({ port }) => port) });
       departure.drained = description;
+      const inBlock = (port: number): boolean => record.block !== undefined && isInBlock(record.block, port);
+      departure.quiet =
+        early && nothingUnderway(description, localPids, (port) => inBlock(port.port) || control.has(port));
       resident?.control.claim(sharedAsAtHome(resident.description, description)); // another guest may share its ports
       return { waitedMs, description };
     } finally {
@@ -179,19 +194,19 @@ export class LocalSource implements SourceParticipant {
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
     controlOf(this.site, departure)?.holdDatagrams();
     await reached('source', 'datagrams-held', migration);
-    const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs);
+    const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs, departure.quiet);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
     const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
-    const sending = new Sending(this.road, load);
-    departure.sending = sending;
     session.go('pre-dump');
+    const sending = new Sending(this.road, load); // CRIU needs some milliseconds to the first page
+    departure.sending = sending;
     await reached('source', 'dumping', migration);
     const stood = await sending.unlessItFails(standStill(departure, session, controlOf(this.site, departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
-    await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
-    refuse(record.request.pid, urgentVerdicts(record.localPids));
-    const noted = noteSockets(record);
+    const ours = await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
+    refuse(record.request.pid, urgentVerdicts(record.localPids, { ours }));
+    const noted = noteSockets(record, departure.defaults);
     const copied = copyObjects(record, resident !== undefined);
     for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages

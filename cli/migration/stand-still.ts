@@ -24,6 +24,8 @@ export async function standStill(
     const lifted = departure.throttle?.lift();
     lifted?.catch(() => undefined); // heard below
     await reached('source', 'at-gate', migration);
+    const looking = memory?.lastLook(record.localPids[0] ?? 0); // on another thread, while we look at its connections
+    looking?.catch(() => undefined); // heard below
     if (control !== undefined && departure.resident === undefined) control.leaveBehind(record.ports);
     const notKept = departure.resident === undefined ? [] : await awaitClosed(record, departure.lost);
     if (departure.reverting) throw tooLate(migration);
@@ -33,7 +35,7 @@ export async function standStill(
     control?.park();
     control?.silence();
     await reached('source', 'parked', migration);
-    const mappings = (await memory?.lastLook(record.localPids[0] ?? 0)) ?? new BigUint64Array();
+    const mappings = (await looking) ?? new BigUint64Array();
     await lifted; // CRIU's code has to run in it
     gate?.pass(mappings);
     return { accepted, notKept };

@@ -66,6 +66,8 @@ export const descriptionSchema = z.object({
   /** Ids of all users that a process of it is, or may become. A record of an older version has none: root's alone to move. */
   users: z.array(z.number().int().min(0)).default([]),
   residentBytes: z.number().int().min(0),
+  /** What is no file's and in nobody else's memory of that (RssAnon, proc(5)). Absent from the record of an older version. */
+  anonymousBytes: z.number().int().min(0).optional(),
   /** All addresses of its home, by which correspondents may reach it, the node's own first. */
   homeAddresses: z.array(addressSchema).min(1),
   ports: z.array(portSchema),

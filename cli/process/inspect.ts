@@ -3,6 +3,7 @@ import { UserError } from '../errors.js';
 import {
   listProcesses,
   type ProcessIdentity,
+  readAnonymousBytes,
   readCommandLine,
   readDescriptors,
   readNamespace,
@@ -84,6 +85,7 @@ export function inspectProcess(pid: number, options: InspectOptions): Inspection
     executables: [...new Set(localPids.map(executableOf).filter((path) => path !== undefined))],
     users: [...new Set(localPids.flatMap(readUsers))],
     residentBytes: localPids.reduce((sum, member) => sum + (readProcess(member)?.residentBytes ?? 0), 0),
+    anonymousBytes: localPids.reduce((sum, member) => sum + readAnonymousBytes(member), 0),
     homeAddresses: [...options.homeAddresses],
     ports: bound.ports,
     flows: bound.flows,

@@ -5,14 +5,16 @@ import { refused } from './verdicts.js';
 
 /** A FIN that has come counts as something to read, and is no byte. */
 const AFTER_FIN: readonly TcpState[] = ['CLOSE_WAIT', 'LAST_ACK', 'CLOSING'];
-const WITH_DATA: readonly TcpState[] = ['ESTABLISHED', 'FIN_WAIT1', 'FIN_WAIT2', ...AFTER_FIN];
+/** States of connections that may have something to read. */
+export const WITH_DATA: readonly TcpState[] = ['ESTABLISHED', 'FIN_WAIT1', 'FIN_WAIT2', ...AFTER_FIN];
 /** A running process reads meanwhile: what looks the same so often in a row is so. */
 const ROUNDS = 3;
 
 /** What has been read already of the sockets of a tree. */
 interface Seen {
+  /** Its connections, and perhaps others'. */
   readonly ours: readonly InternetSocket[];
-  readonly holders: ReadonlyMap<number, Holder>;
+  readonly holders?: ReadonlyMap<number, Holder>;
 }
 
 /**

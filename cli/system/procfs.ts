@@ -87,6 +87,12 @@ export function readUsers(pid: number): number[] {
   return [...new Set([...uids.split(/\s+/).map(Number), ...(mighty ? [0] : [])])];
 }
 
+/** Resident memory of a process that is no file's and not shared by mapping, in bytes; 0 when it is gone. */
+export function readAnonymousBytes(pid: number): number {
+  const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
+  return Number(kilobytes ?? 0) * 1024;
+}
+
 /** The cgroup (v2) that a process is in, as /proc has it: relative to the root of our cgroup namespace. */
 export function readCgroup(pid: number): string | undefined {
   return /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`) ?? '')?.[1];

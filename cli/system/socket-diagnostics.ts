@@ -10,6 +10,7 @@ import {
 import { ExternalError } from '../errors.js';
 
 const SOCK_DIAG_BY_FAMILY = 20; // include/uapi/linux/sock_diag.h
+export const TCPDIAG_GETSOCK = 18; // include/uapi/linux/inet_diag.h
 const NLM_F_REQUEST = 1;
 const NLM_F_DUMP = 0x300;
 const NLMSG_ERROR = 2;
@@ -21,17 +22,23 @@ export type DiagnosticsModule = 'unix_diag' | 'tcp_diag' | 'udp_diag';
 /**
  * Asks the kernel for all sockets of a kind in the network namespace that `pid` is in (sock_diag(7)).
  * @param body the request's structure, as the module defines it
+ * @param type of the request
  * @returns the structures that it answers with, each with its attributes; undefined when the process is gone
  * @throws {ExternalError} `NO_UNIX_DIAG`, `NO_TCP_DIAG`, `NO_UDP_DIAG` when the kernel was built without
  */
-export function dumpSockets(pid: number | 'self', module: DiagnosticsModule, body: Buffer): Buffer[] | undefined {
+export function dumpSockets(
+  pid: number | 'self',
+  module: DiagnosticsModule,
+  body: Buffer,
+  type = SOCK_DIAG_BY_FAMILY,
+): Buffer[] | undefined {
   const namespace = `/proc/${pid}/ns/net`;
   if (!existsSync(namespace)) return undefined;
   return withNetworkNamespace(namespace, () => {
     const fd = openSocketDiagnostics();
     try {
       const flags = NLM_F_REQUEST | NLM_F_DUMP;
-      sendNetlink(fd, encodeNetlink({ type: SOCK_DIAG_BY_FAMILY, flags, sequence: 1, body }, []));
+      sendNetlink(fd, encodeNetlink({ type, flags, sequence: 1, body }, []));
       return answers(fd, module);
     } finally {
       closeSync(fd);

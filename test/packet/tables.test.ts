@@ -143,6 +143,8 @@ test('a port belongs to one binding, unless both share it', () => {
   assert.throws(() => tables.claimPort(port(80), 2, true), /belongs to binding 1/);
   tables.claimPort(port(81), 1, true);
   assert.throws(() => tables.claimPort(port(81), 2, false), /belongs to binding 1/);
+  const has = (binding: number): boolean[] => [80, 81, 82].map((each) => tables.hasPort(port(each), binding));
+  assert.equal([has(1), has(2)], [Array(3).fill(false).with(0, true), Array(3).fill(false)]);
   tables.claimPort(port(80), 1, false);
   tables.removeBinding(1);
 });

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { setSocketsOption } from '../../addon/lib/index.js';
-import { reappliedOptions, restoreOptions, writeOptions } from '../../cli/migration/carried-options.js';
+import { readOptions, reappliedOptions, restoreOptions, writeOptions } from '../../cli/migration/carried-options.js';
 import { congestionVerdicts } from '../../cli/migration/room-verdicts.js';
 import { readSocketDefaults, surveyTree } from '../../cli/process/socket-survey.js';
 import { suite } from '../suite.js';
@@ -101,7 +101,7 @@ test('what was set is set again, but for the number of an interface', async (con
   assert.equal(setSocketsOption(pid, [datagrams], 0, 50, number(0)), []);
   assert.equal(setSocketsOption(pid, [datagrams], 0, 4, Buffer.alloc(0)), []);
   assert.equal((await setOf(pid))[listener], []);
-  assert.equal(restoreOptions(folder, [pid]), []);
+  assert.equal(restoreOptions(await readOptions(folder, readSocketDefaults(pid)), [pid]), []);
   assert.equal(reappliedOptions(folder, []).sort(), [
     'IP_MTU_DISCOVER (2), 1 socket',
     'IP_OPTIONS (01010100), 1 socket',
@@ -118,7 +118,7 @@ test('what nobody has set stays as it was there, where new sockets are otherwise
   const { pid, fds, folder } = context;
   await write(context);
   alter(context, (text) => text.replace(/("listener4":\{[^}]*"TCP_SYNCNT":")06/, '$103')); // net.ipv4.tcp_syn_retries was 3
-  assert.equal(restoreOptions(folder, [pid]), []);
+  assert.equal(restoreOptions(await readOptions(folder, readSocketDefaults(pid)), [pid]), []);
   assert.ok((await setOf(pid))[fds[0] ?? 0]?.includes('TCP_SYNCNT'));
 });
 
@@ -130,15 +130,15 @@ test('what cannot be set is told in words, and the rest is set', async (context)
     text.replace('"TCP_USER_TIMEOUT":"e1100000"', `"TCP_CONGESTION":"${name}","NOT_KNOWN":"01"`),
   );
   assert.equal(setSocketsOption(pid, [fds[0] ?? 0], TCP, 9, number(0)), []);
-  const told = restoreOptions(folder, [pid]);
+  const told = restoreOptions(await readOptions(folder, readSocketDefaults(pid)), [pid]);
   assert.equal(told, ['TCP_CONGESTION (nosuch): ENOENT; 1 socket', 'NOT_KNOWN (01): unknown here; 1 socket']);
   assert.ok((await setOf(pid))[fds[0] ?? 0]?.includes('TCP_DEFER_ACCEPT'));
   const again = reappliedOptions(folder, told).map((words) => words.split(' ')[0]);
   assert.equal(again.sort(), ['IP_MTU_DISCOVER', 'IP_OPTIONS', 'TCP_DEFER_ACCEPT', 'UDP_ENCAP']);
 });
 
-test('without the file nothing is set', ({ folder, pid }) => {
-  assert.equal(restoreOptions(folder, [pid]), []);
+test('without the file nothing is set', async ({ folder, pid }) => {
+  assert.equal(restoreOptions(await readOptions(folder, readSocketDefaults(pid)), [pid]), []);
 });
 
 test('a congestion control that the destination does not have is no reason to stay', () => {

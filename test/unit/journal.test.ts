@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { UserError } from '../../cli/errors.js';
 import { Journal } from '../../cli/migration/journal.js';
@@ -34,6 +35,29 @@ test('a transaction that throws leaves nothing', async () => {
   );
   assert.is(journal.queues.get('1'), undefined);
   await journal.close();
+});
+
+test('steps can be read at once, and are on disk when the store was closed or none has followed for a while', async () => {
+  const journal = new Journal(join(folder, 'steps'));
+  const noted = (): number => journal.steps.of('m-1').length;
+  journal.steps.append('m-1', { step: 'source:noted', at: 1 });
+  journal.steps.append('m-1', { step: 'source:frozen', at: 2 });
+  journal.steps.append('m-0', { step: 'source:noted', at: 3 });
+  assert.is(noted(), 2);
+  assert.equal(journal.steps.migrations(), ['m-0', 'm-1']);
+  await sleep(500);
+  for (let other = 2; other < 40; other++) journal.steps.append(`m-${other}`, { step: 'source:noted', at: other });
+  assert.is(noted(), 2); // it is not at hand any more
+  await journal.close();
+  const again = new Journal(join(folder, 'steps'));
+  assert.equal(
+    again.steps.of('m-1').map(({ step }) => step),
+    ['source:noted', 'source:frozen'],
+  );
+  assert.is(again.steps.migrations().length, 40);
+  again.steps.delete('m-1');
+  assert.equal(again.steps.of('m-1'), []);
+  await again.close();
 });
 
 test('children do not inherit it: CRIU and pods must not hold the journal', async () => {

@@ -1,7 +1,7 @@
 // limit: 60 s
 
 import * as assert from 'uvu/assert';
-import { emptyDatagramQueues, finishHandshakes } from '../../cli/migration/drain.js';
+import { emptyDatagramQueues, finishHandshakes, nothingUnderway } from '../../cli/migration/drain.js';
 import { readInternetSockets } from '../../cli/process/sockets.js';
 import { skip } from '../skip.js';
 import { suite } from '../suite.js';
@@ -60,7 +60,22 @@ test('a datagram that came since would be lost: the migration is given up', asyn
   subject.kill();
 });
 
-async function rejects(promise: Promise<void>, code: string): Promise<void> {
+test('nothing can be late for who hears no datagrams, and whose ports were all its own before', async () => {
+  const { subject, tree } = await server();
+  const port = { protocol: 'tcp' as const, address: HOME, port: PORT, exclusive: true };
+  const underway = (pids: readonly number[], given = port, bound = true): boolean =>
+    !nothingUnderway({ ports: [given] }, pids, ({ port: asked }) => bound && asked === PORT);
+  assert.is(underway(tree.localPids), true); // its second socket
+  subject.kill();
+  const silent = await startInState(`held = socket.create_server(('${HOME}', ${PORT}))`);
+  assert.is(underway([silent.pid]), false);
+  assert.is(underway([silent.pid], { ...port, exclusive: false }), true);
+  assert.is(underway([silent.pid], { ...port, port: PORT + 1 }), true);
+  assert.is(underway([silent.pid], port, false), true);
+  silent.kill();
+});
+
+async function rejects(promise: Promise<unknown>, code: string): Promise<void> {
   const answer = await promise.then(
     () => 'nothing',
     (error: { code?: string }) => error.code,

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { isLarge } from '../../cli/memory/departing.js';
 import { refusePostCopy } from '../../cli/memory/later-refusals.js';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { makeParent, pointToParent } from '../../cli/memory/page-map.js';
@@ -36,6 +37,15 @@ test('only large mappings that are private, anonymous, readable and do not grow 
     ownMappings(maps).map(({ start }) => start.toString(16)),
     ['5600a0000000', '7f0000000000', '7f0050000000', '7f0070000000'],
   );
+});
+
+test('CRIU carries a process with little memory of its own, and a tree; what an older node describes by its size', () => {
+  const alone = { pids: [7], residentBytes: 12 << 20 };
+  assert.is(isLarge({ ...alone, anonymousBytes: 10 << 20 }), true);
+  assert.is(isLarge({ ...alone, anonymousBytes: 3 << 20 }), false);
+  assert.is(isLarge({ ...alone, pids: [7, 8], anonymousBytes: 10 << 20 }), false);
+  assert.is(isLarge(alone), false);
+  assert.is(isLarge({ ...alone, residentBytes: 20 << 20 }), true);
 });
 
 test('ranges: what two lists share, and the way to the addon and back', () => {

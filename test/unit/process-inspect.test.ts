@@ -43,6 +43,8 @@ about(
     assert.match(description.commandLine, /python3? .*-c/);
     assert.ok(description.executables[0]?.startsWith('/'));
     assert.ok(description.residentBytes > 1e6, `${description.residentBytes} bytes`);
+    const { residentBytes, anonymousBytes = 0 } = description;
+    assert.ok(anonymousBytes > 1e6 && anonymousBytes < residentBytes, `${anonymousBytes} of ${residentBytes} bytes`);
   },
 );
 
