@@ -19,6 +19,7 @@ namespace {
 constexpr char kIdentity[] = "homeproxy";
 constexpr unsigned char kSuite[] = {0x13, 0x02};  // TLS_AES_256_GCM_SHA384 (RFC 8446, B.4), Node's own first choice
 constexpr size_t kReadAhead = 256 << 10;
+constexpr size_t kWriteBehind = 256 << 10;  // records go into the socket by so much at once: each time costs segments and wakes somebody
 constexpr std::chrono::milliseconds kMadeUp(100);
 
 // OpenSSL's form of a pre-shared key is a session that never was.
@@ -73,7 +74,12 @@ SecureStream::SecureStream(int fd, std::vector<uint8_t> secret, bool server)
   ssl_ = SSL_new(context_);
   if (ssl_ == nullptr) return;
   SSL_set_app_data(ssl_, &secret_);
-  SSL_set_fd(ssl_, fd_.Get());
+  BIO* socket = BIO_new_socket(fd_.Get(), BIO_NOCLOSE);
+  out_ = BIO_new(BIO_f_buffer());
+  BIO_set_write_buffer_size(out_, kWriteBehind);
+  BIO_up_ref(socket);
+  SSL_set0_rbio(ssl_, socket);
+  SSL_set0_wbio(ssl_, BIO_push(out_, socket));
 }
 
 SecureStream::~SecureStream() {
@@ -100,7 +106,11 @@ bool SecureStream::Wait(int result, const char* call, bool listening, Trouble* t
     *trouble = {!lost ? EPROTO : failed != 0 ? failed : ECONNRESET, call};
     return false;
   }
-  pollfd waiting = {fd_.Get(), static_cast<short>(why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT | (listening ? POLLIN : 0)), 0};
+  return WaitFor(why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, call, listening, trouble);
+}
+
+bool SecureStream::WaitFor(short what, const char* call, bool listening, Trouble* trouble) {
+  pollfd waiting = {fd_.Get(), static_cast<short>(what | (listening ? POLLIN : 0)), 0};
   const int ready = poll(&waiting, 1, patience_);
   if (ready < 0 && errno != EINTR) {
     *trouble = {errno, "poll"};
@@ -145,8 +155,21 @@ bool SecureStream::Put(const void* data, size_t size, bool listening, Trouble* t
     ERR_clear_error();
     errno = 0;
     const int done = SSL_write(ssl_, data, static_cast<int>(size));
-    if (done > 0) return true;
+    if (done > 0) return Flush(listening, trouble);
     if (!Wait(done, "SSL_write", listening, trouble)) return false;
+  }
+}
+
+bool SecureStream::Flush(bool listening, Trouble* trouble) {
+  for (;;) {
+    errno = 0;
+    if (BIO_flush(out_) > 0) return true;
+    const int failed = errno;
+    if (cut_ || !BIO_should_retry(out_)) {
+      *trouble = {cut_ ? ECONNABORTED : failed != 0 ? failed : ECONNRESET, "SSL_write"};
+      return false;
+    }
+    if (!WaitFor(POLLOUT, "SSL_write", listening, trouble)) return false;
   }
 }
 
@@ -202,7 +225,7 @@ bool SecureStream::Finish(Trouble* trouble) {
     ERR_clear_error();
     errno = 0;
     const int done = SSL_shutdown(ssl_);
-    if (done >= 0) return true;
+    if (done >= 0) return Flush(false, trouble);
     if (!Wait(done, "SSL_shutdown", false, trouble)) return false;
   }
 }

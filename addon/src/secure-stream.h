@@ -60,7 +60,9 @@ class SecureStream {
 
  private:
   bool Put(const void* data, size_t size, bool listening, Trouble* trouble);
+  bool Flush(bool listening, Trouble* trouble);
   bool Wait(int result, const char* call, bool listening, Trouble* trouble);
+  bool WaitFor(short what, const char* call, bool listening, Trouble* trouble);
   bool KeepPace(size_t bytes, Trouble* trouble);
 
   UniqueFd fd_;
@@ -68,6 +70,7 @@ class SecureStream {
   const bool server_;
   SSL_CTX* context_ = nullptr;
   SSL* ssl_ = nullptr;
+  BIO* out_ = nullptr;  // of ssl_
   std::atomic<bool> cut_ = false;
   bool ended_ = false;
   std::vector<uint8_t> unread_;
