@@ -27,6 +27,7 @@
         'src/survey.cc',
         'src/system.cc',
         'src/tap.cc',
+        'src/tcx.cc',
         'src/tracker.cc',
         'src/watch.cc',
         'src/whole-mapping.cc',

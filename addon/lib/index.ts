@@ -16,7 +16,7 @@ export {
   receiveNetlink,
   sendNetlink,
 } from './netlink.js';
-export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, xdpQuery } from './network.js';
+export { tcAttach, tcDetach, tcQuery, tcRemoveClsact, tcxQuery, xdpQuery } from './network.js';
 export { BpfObject } from './object.js';
 export { BpfProgram, programInfo, programsEnded } from './program.js';
 export { RingBuffer } from './ring-buffer.js';

@@ -9,7 +9,7 @@ export class BpfLink {
   readonly #descriptor: Descriptor;
   #path: string | undefined;
 
-  /** @internal Use `BpfProgram.attachXdp` or `openPinned`. */
+  /** @internal Use `BpfProgram.attachXdp`, `attachTcx` or `openPinned`. */
   constructor(descriptor: Descriptor, path?: string) {
     this.#descriptor = descriptor;
     this.#path = path;

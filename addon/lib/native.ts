@@ -116,6 +116,8 @@ export interface Native {
     watched: readonly (readonly [fd: number, bytes: number, rows: Uint32Array])[],
   ): number;
   linkCreateXdp(program: number, ifindex: number, flags: number): Descriptor;
+  linkCreateTcx(program: number, ifindex: number, attachType: number, flags: number): Descriptor;
+  attachTcx(program: number, ifindex: number, attachType: number, flags: number): void;
   linkUpdate(link: number, program: number): void;
   linkDetach(link: number): void;
   linkInfo(link: number): { id: number; programId: number; ifindex: number };
@@ -135,6 +137,7 @@ export interface Native {
   tcQuery(ifindex: number, attachPoint: number, priority: number, handle: number): number;
   tcDetach(ifindex: number, attachPoint: number, priority: number, handle: number): void;
   xdpQuery(ifindex: number): [mode: number, program: number];
+  tcxQuery(ifindex: number, attachType: number): [program: number, link: number][];
 
   setns(fd: number, nstype: number): void;
   pidfdOpen(pid: number): number;
@@ -197,7 +200,7 @@ function load(): Native {
     const what = missing ? 'the native addon is not built' : `the native addon cannot be loaded (${String(cause)})`;
     throw new Error(`${what}; run: npm run build:addon`, { cause });
   }
-  if (addon.programsEnded === undefined || addon.memfdSeals === undefined) {
+  if (addon.memfdSeals === undefined || addon.tcxQuery === undefined) {
     throw new Error('the native addon is older than this library; run: npm run build:addon');
   }
   addon.setErrorClass(BpfError);

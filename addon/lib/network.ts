@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { native } from './native.js';
 import type { BpfProgram } from './program.js';
-import type { TcAttached, TcDirection, TcFilter, XdpState } from './types.js';
+import type { TcAttached, TcDirection, TcFilter, TcxProgram, XdpState } from './types.js';
 
 /** enum bpf_tc_attach_point */
 const ATTACH_POINTS: Record<TcDirection, number> = { ingress: 1, egress: 2 };
 const BOTH_DIRECTIONS = 3;
+/** BPF_TCX_INGRESS and BPF_TCX_EGRESS of linux/bpf.h (6.6). */
+export const TCX_ATTACH_TYPES: Record<TcDirection, number> = { ingress: 46, egress: 47 };
 /** IFLA_XDP_ATTACHED */
 const XDP_MODES: readonly (XdpState['mode'] | undefined)[] = [undefined, 'native', 'generic', 'offload'];
 
@@ -25,6 +27,14 @@ export function xdpQuery(ifindex: number): XdpState | undefined {
   const [attached, programId] = native.xdpQuery(ifindex);
   const mode = XDP_MODES[attached];
   return mode === undefined ? undefined : { mode, programId };
+}
+
+/**
+ * The tcx programs on one side of an interface, whoever attached them, in the order in which they run: before all tc filters.
+ * Throws EINVAL when the kernel has no tcx, ENODEV when there is no such interface.
+ */
+export function tcxQuery(ifindex: number, direction: TcDirection): TcxProgram[] {
+  return native.tcxQuery(ifindex, TCX_ATTACH_TYPES[direction]).map(([programId, linkId]) => ({ programId, linkId }));
 }
 
 /**

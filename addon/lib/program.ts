@@ -2,10 +2,13 @@
 import { unlinkSync } from 'node:fs';
 import { BpfLink } from './link.js';
 import { type Descriptor, native, openFd } from './native.js';
-import type { ProgramInfo, TestRunOptions, TestRunResult, XdpMode } from './types.js';
+import { TCX_ATTACH_TYPES } from './network.js';
+import type { ProgramInfo, TcDirection, TestRunOptions, TestRunResult, XdpMode } from './types.js';
 
 /** XDP_FLAGS_* of linux/if_link.h. */
 const XDP_FLAGS: Record<XdpMode, number> = { auto: 0, generic: 1 << 1, native: 1 << 2 };
+/** BPF_F_BEFORE of linux/bpf.h (6.6); with no other program named, before all. */
+const BEFORE_ALL = 1 << 3;
 /** How much a program may prepend to a packet (XDP_PACKET_HEADROOM). */
 const HEADROOM = 256;
 
@@ -70,6 +73,21 @@ export class BpfProgram {
    */
   attachXdp(ifindex: number, options: { readonly mode: XdpMode }): BpfLink {
     return new BpfLink(native.linkCreateXdp(this.fd, ifindex, XDP_FLAGS[options.mode]));
+  }
+
+  /**
+   * Attaches to one side of an interface by tcx, before the programs that are there: those behind it see what it gives TCX_NEXT
+   * for (-1, TC_ACT_UNSPEC), and so do the tc filters. Lasts as long as the link.
+   * Throws EINVAL when the kernel has no tcx (before 6.6), EEXIST when this very program is there, ERANGE when 64 others are,
+   * ENODEV when there is no such interface.
+   */
+  attachTcx(ifindex: number, direction: TcDirection): BpfLink {
+    return new BpfLink(native.linkCreateTcx(this.fd, ifindex, TCX_ATTACH_TYPES[direction], BEFORE_ALL));
+  }
+
+  /** The same without a link: it lasts as long as the interface. */
+  attachTcxForGood(ifindex: number, direction: TcDirection): void {
+    native.attachTcx(this.fd, ifindex, TCX_ATTACH_TYPES[direction], BEFORE_ALL);
   }
 
   pin(path: string): void {

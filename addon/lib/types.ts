@@ -161,6 +161,13 @@ export interface TcAttached {
   readonly createdClsact: boolean;
 }
 
+/** A program of tcx (Linux 6.6) on one side of an interface. */
+export interface TcxProgram {
+  readonly programId: number;
+  /** 0: attached without a link. */
+  readonly linkId: number;
+}
+
 export interface FieldType {
   readonly kind: 'int' | 'array' | 'struct' | 'union' | 'enum' | 'pointer' | 'float';
   /** Name of the typedef, structure or enum: '__be16', 'next_hop', ... */

@@ -20,6 +20,7 @@
 #include "survey.h"
 #include "system.h"
 #include "tap.h"
+#include "tcx.h"
 #include "tracker.h"
 #include "watch.h"
 
@@ -55,6 +56,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportSurvey(env, exports);
   ExportSystem(env, exports);
   ExportTap(env, exports);
+  ExportTcx(env, exports);
   ExportTracker(env, exports);
   ExportWatch(env, exports);
   return exports;

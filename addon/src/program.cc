@@ -97,6 +97,9 @@ void LinkDetach(const Napi::CallbackInfo& info) {
   if (error != 0) Fail(info.Env(), -error, "bpf_link_detach");
 }
 
+// BPF_LINK_TYPE_TCX of linux/bpf.h since 6.6.
+constexpr uint32_t kLinkTypeTcx = 11;
+
 Napi::Value LinkInfo(const Napi::CallbackInfo& info) {
   bpf_link_info kernel = {};
   uint32_t size = sizeof kernel;
@@ -106,7 +109,9 @@ Napi::Value LinkInfo(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(info.Env());
   result["id"] = kernel.id;
   result["programId"] = kernel.prog_id;
-  result["ifindex"] = kernel.type == BPF_LINK_TYPE_XDP ? kernel.xdp.ifindex : 0;
+  // Links of both kinds have the interface in the same place.
+  const bool has_interface = kernel.type == BPF_LINK_TYPE_XDP || kernel.type == kLinkTypeTcx;
+  result["ifindex"] = has_interface ? kernel.xdp.ifindex : 0;
   return result;
 }
 
