@@ -21,7 +21,8 @@
  * the same thing) needs a new LAYOUT_VERSION, and LAYOUT_OLDEST is the oldest one whose content means the same.
  */
 enum layout_number {
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2, /* tc programs may be attached by tcx, which builds that know only 1 could not replace */
+	LAYOUT_FILTERS = 1, /* the same where they are filters: those builds may take over */
 	LAYOUT_OLDEST = 1,
 };
 

@@ -152,8 +152,8 @@ static __always_inline int egress(struct __sk_buff *skb, struct decision *d)
 		d->reason = REASON_TOO_BIG;
 		return TC_ACT_UNSPEC;
 	}
-	if (skb->mark == MARK_REVERSED) { /* the process itself, from where it is away */
-		skb->mark = 0;
+	/* The process itself, from where it is away. The mark stays on: while tcx takes over from a filter of ours, both judge. */
+	if (skb->mark == MARK_REVERSED) {
 		d->reason = REASON_REVERSED;
 		return TC_ACT_UNSPEC;
 	}

@@ -14,7 +14,8 @@ export default class Status extends ConfiguredCommand {
     this.log(
       `${report.node} (${report.address}), homeproxy ${report.version}, daemon ${report.pid}, up since ${new Date(report.startedAt).toISOString()}`,
     );
-    for (const uplink of report.uplinks) this.log(`  ${uplink.interface}: ${uplink.mode} (${uplink.reason})`);
+    for (const { interface: name, mode, reason, classifier: tc } of report.uplinks)
+      this.log(`  ${name}: ${mode} (${reason})${tc === undefined ? '' : `; tc programs by ${tc.by} (${tc.reason})`}`);
     this.log(
       `  ${report.departed} away, ${report.residents} here for another home, ${report.moving.length} moving, ${report.bindings} bindings`,
     );

@@ -99,6 +99,13 @@ export const configSchema = z
       .max(64)
       .default([])
       .describe("Interfaces to attach to. Default: the interface that has this node's address, attach auto."),
+    tcx: z
+      .boolean('must be true or false')
+      .default(true)
+      .describe(
+        'Attach tc programs by tcx where the kernel has it (Linux 6.6): they cost less, and come before the programs and filters ' +
+          'of others. false: as tc filters of priority 26736, as without it. Default true.',
+      ),
     tls: z
       .strictObject({
         ca: absolutePath

@@ -5,24 +5,26 @@ import { UserError } from '../errors.js';
 import { readLink } from '../system/ip.js';
 import { DeviceRole, type DeviceStruct } from './abi.gen.js';
 import { addressBytes } from './address.js';
-import { attachFilter, attachUplink, clsactMark, requireFree, type UplinkStatus } from './attachments.js';
+import type { AttachmentFolders } from './attachment-folders.js';
+import { attachUplink, requireFree, type UplinkStatus } from './attachments.js';
 import { Changes } from './changes.js';
+import { attachClassifier, chooseClassifier } from './classifier.js';
 import { type BindingTotals, type CounterRow, readBindingCounters, readCounters } from './counters.js';
 import { GUE_PORT } from './encapsulation.js';
 import { DatapathEvents } from './events.js';
 import type { AttachChoice } from './hook-choice.js';
 import { leaveLoopback, prepareLoopback, watchLoopback } from './loopback.js';
+import { finishPinned } from './pinned-link.js';
 import { ownMapIds, PinnedMaps } from './pinned-maps.js';
-import { pinPodPrograms } from './pod-programs.js';
+import { type PodPrograms, pinPodPrograms } from './pod-programs.js';
 import { removeDatapath, removeFromOthers } from './removal.js';
 import { Tables } from './tables.js';
+import { attachFilter, clsactMark } from './tc-filter.js';
+import { forgetAllGone, forgetTcx } from './tcx.js';
 
-export interface DatapathOptions {
+/** `pins`: a folder in a bpffs that is ours alone. `run`: a root-only one, for the lock too. */
+export interface DatapathOptions extends AttachmentFolders {
   readonly objectPath: string;
-  /** Folder in a bpffs that is ours alone. */
-  readonly pins: string;
-  /** Root-only folder for the lock and for what we must put back. */
-  readonly run: string;
   readonly nodeAddress: string;
   /** The node's address of the other family: tunnels to it are accepted as well. */
   readonly otherAddress?: string;
@@ -43,6 +45,9 @@ export class Datapath {
   readonly events: DatapathEvents;
   /** The last change of what `lo` has of ours; one at a time. */
   private loopback: Promise<void> = Promise.resolve();
+  /** Interfaces that were given up and may still be there: what is pinned of them goes after them. */
+  private readonly leaving = new Set<number>();
+
   private constructor(
     private readonly object: BpfObject,
     private readonly options: DatapathOptions,
@@ -67,6 +72,7 @@ export class Datapath {
     let maps: PinnedMaps | undefined;
     let datapath: Datapath | undefined;
     try {
+      finishPinned(options.pins);
       for (const { interface: name, attach } of options.uplinks) requireFree(options, await readLink(name), attach);
       object = BpfObject.open(options.objectPath, {
         rodata: {
@@ -81,6 +87,8 @@ export class Datapath {
       object.load();
       maps.stage();
       refreshFastPath(object, maps);
+      const byTcx = chooseClassifier(options).by === 'tcx';
+      if (byTcx) maps.announceTcx();
       const uplinks: UplinkStatus[] = [];
       for (const { interface: name, attach } of options.uplinks) {
         uplinks.push(await attachUplink(object, options, name, attach, changes));
@@ -93,7 +101,8 @@ export class Datapath {
       changes.atLast(() => pinPodPrograms(object as BpfObject, options.pins));
       const owned = ownMapIds(options.pins);
       changes.atLast(() => removeFromOthers(options, uplinks, owned));
-      maps.commit();
+      changes.atLast(() => forgetAllGone(options));
+      maps.commit(byTcx);
     } catch (error) {
       await changes.takeBack();
       maps?.abandon();
@@ -144,8 +153,8 @@ export class Datapath {
     const { attach = 'auto' } = this.options.uplinks.find((uplink) => uplink.interface === name) ?? {};
     const changes = new Changes();
     try {
-      attachFilter(this.object, this.options, ifindex, 'ingress', 'hp_ingress', changes);
-      attachFilter(this.object, this.options, ifindex, 'egress', 'hp_egress', changes);
+      attachClassifier(this.object, this.options, ifindex, 'ingress', 'hp_ingress', changes);
+      attachClassifier(this.object, this.options, ifindex, 'egress', 'hp_egress', changes);
       requireFree(this.options, await readLink(name), attach);
       const status = await attachUplink(this.object, this.options, name, attach, changes);
       await changes.keep();
@@ -162,8 +171,7 @@ export class Datapath {
   private change(name: string, status: Partial<UplinkStatus>): void {
     const old = this.uplinks.find((uplink) => uplink.interface === name);
     if (old === undefined) return;
-    if (old.ifindex !== 0 && old.ifindex !== status.ifindex)
-      rmSync(clsactMark(this.options, old.ifindex), { force: true });
+    if (old.ifindex !== 0 && old.ifindex !== status.ifindex) this.forget(old.ifindex);
     this.uplinks = this.uplinks.map((uplink) => (uplink === old ? { ...old, ...status } : uplink));
     this.nameOutlets();
   }
@@ -176,14 +184,27 @@ export class Datapath {
 
   /** Gives a device to a binding: a pod's veth (what enters was sent by the process) or a twin's TAP (what enters is replayed). */
   addDevice(ifindex: number, binding: number, role: 'pod' | 'park'): void {
+    this.leaving.delete(ifindex);
     this.tables.devices.put(ifindex, { binding, role: DeviceRole[role] });
-    attachFilter(this.object, this.options, ifindex, 'ingress', role === 'pod' ? 'hp_pod' : 'hp_replay');
+    this.attachDevice(ifindex, role);
   }
 
-  /** Forgets a device; its filter goes with it when it is deleted. */
+  /** A twin's is a filter in any case: few packets are replayed, and tcx takes 10 ms (tcx_entry_sync), 8 more when the TAP goes. */
+  private attachDevice(ifindex: number, role: 'pod' | 'park', changes = new Changes()): void {
+    if (role === 'pod') attachClassifier(this.object, this.options, ifindex, 'ingress', 'hp_pod', changes);
+    else attachFilter(this.object, this.options, ifindex, 'ingress', 'hp_replay', changes);
+  }
+
+  /** Forgets a device; its program goes with it when it is deleted, and until then lets nothing pass. */
   removeDevice(ifindex: number): void {
     this.tables.devices.delete(ifindex);
+    this.forget(ifindex);
+  }
+
+  private forget(ifindex: number): void {
     rmSync(clsactMark(this.options, ifindex), { force: true });
+    this.leaving.add(ifindex);
+    for (const each of this.leaving) if (forgetTcx(this.options, each)) this.leaving.delete(each);
   }
 
   /** @param needed a process of this node is away: its correspondents here speak with it over `lo` */
@@ -194,9 +215,9 @@ export class Datapath {
     await this.loopback;
   }
 
-  /** Where the programs for pods are pinned. */
-  get pins(): string {
-    return this.options.pins;
+  /** What a pod needs to get its programs. */
+  get podPrograms(): PodPrograms {
+    return { pins: this.options.pins, classifier: chooseClassifier(this.options).by };
   }
 
   /** Packets and bytes by hook and reason, summed over the CPUs. */
@@ -226,8 +247,7 @@ export class Datapath {
   private refreshDevices(changes: Changes): void {
     for (const [ifindex, { role }] of this.tables.devices.entries() as Iterable<[number, DeviceStruct]>) {
       try {
-        const program = role === DeviceRole.pod ? 'hp_pod' : 'hp_replay';
-        attachFilter(this.object, this.options, ifindex, 'ingress', program, changes);
+        this.attachDevice(ifindex, role === DeviceRole.pod ? 'pod' : 'park', changes);
       } catch (error) {
         if ((error as { code?: string }).code !== 'ENODEV') throw error;
         changes.atLast(() => this.removeDevice(ifindex)); // a TAP that ended with the previous daemon

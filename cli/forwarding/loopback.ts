@@ -3,15 +3,10 @@ import { join } from 'node:path';
 import type { BpfObject } from '../../addon/lib/index.js';
 import { LoopbackMark } from './abi.gen.js';
 import { decodeAddress, encodeAddress } from './address.js';
-import {
-  type AttachmentFolders,
-  attachFilter,
-  clsactMark,
-  detachFilter,
-  findFilter,
-  removeOwnClsact,
-} from './attachments.js';
+import type { AttachmentFolders } from './attachment-folders.js';
 import type { Changes } from './changes.js';
+import { attachClassifier, chooseClassifier, detachClassifier, findClassifier } from './classifier.js';
+import { attachFilter, clsactMark, detachFilter, removeOwnClsact } from './tc-filter.js';
 
 const LOOPBACK_IFINDEX = 1;
 /** The loopback addresses at which a process that is away is reached from its home. */
@@ -43,27 +38,28 @@ export function watchLoopback(object: BpfObject, folders: AttachmentFolders): vo
     writeFileSync(markOf(folders, name), '', { mode: 0o600 });
     writeFileSync(settingOf(name), '1');
   }
-  if (isWatched()) return;
-  attachFilter(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback');
+  if (isWatched(folders)) return;
+  attachClassifier(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback');
 }
 
 /**
- * Makes the place for our program on `lo`, once: while the kernel adds a clsact qdisc, or takes one away, everything that is
- * sent over the device is lost, and nobody is told (qdisc_graft -> dev_deactivate -> noop_qdisc). A filter comes and goes
- * without that. After an adoption `lo` still runs the previous daemon's program, if any; it gets ours.
+ * After an adoption `lo` still runs the previous daemon's program, if any; it gets ours. Where tc programs become filters, this
+ * makes the place for ours, once: while the kernel adds a clsact qdisc, or takes one away, everything that is sent over the device
+ * is lost, and nobody is told (qdisc_graft -> dev_deactivate -> noop_qdisc). A filter, and a link of tcx, comes and goes without that.
  */
 export function prepareLoopback(object: BpfObject, folders: AttachmentFolders, changes: Changes): void {
-  const watched = isWatched();
-  const ready = watched || existsSync(clsactMark(folders, LOOPBACK_IFINDEX));
+  const watched = isWatched(folders);
+  if (watched) attachClassifier(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback', changes);
+  if (watched || chooseClassifier(folders).by === 'tcx') return;
+  const ready = existsSync(clsactMark(folders, LOOPBACK_IFINDEX));
   attachFilter(object, folders, LOOPBACK_IFINDEX, 'egress', 'hp_loopback', changes);
-  if (watched) return;
   detachFilter(LOOPBACK_IFINDEX, 'egress');
   if (!ready) changes.undoBy(() => removeOwnClsact(folders, LOOPBACK_IFINDEX));
 }
 
-/** Nobody is away any more. The qdisc stays: see {@link prepareLoopback}. */
+/** Nobody is away any more. A qdisc stays: see {@link prepareLoopback}. */
 export function leaveLoopback(folders: AttachmentFolders): void {
-  if (isWatched()) detachFilter(LOOPBACK_IFINDEX, 'egress');
+  if (isWatched(folders)) detachClassifier(folders, LOOPBACK_IFINDEX, 'egress');
   restoreSettings(folders);
 }
 
@@ -83,8 +79,8 @@ function restoreSettings(folders: AttachmentFolders): void {
   }
 }
 
-function isWatched(): boolean {
-  return findFilter(LOOPBACK_IFINDEX, 'egress')?.name === 'hp_loopback';
+function isWatched(folders: AttachmentFolders): boolean {
+  return findClassifier(folders, LOOPBACK_IFINDEX, 'egress')?.name === 'hp_loopback';
 }
 
 function settingOf(name: (typeof SETTINGS)[number]): string {

@@ -19,6 +19,8 @@ export class PinnedMaps {
   private readonly converted = new Set<string>();
   /** Whether the folder is other than what was pinned. */
   private changed = false;
+  /** What the pinned layout was before {@link announceTcx}. */
+  private announced: Buffer | undefined;
 
   private constructor(
     private readonly pins: string,
@@ -74,17 +76,35 @@ export class PinnedMaps {
     }
   }
 
-  /** From now on what `stage` pinned is what is pinned. */
-  commit(): void {
+  /**
+   * Programs are about to be attached by tcx: builds from before it, that could not replace those, must not take over from here on,
+   * how ever far this start comes.
+   */
+  announceTcx(): void {
+    const layout = this.pinned.get('layout');
+    this.announced = layout?.get(KEY);
+    layout?.set(KEY, this.encoded(this.layouts().newest));
+  }
+
+  /**
+   * From now on what `stage` pinned is what is pinned.
+   * @param byTcx what is attached is nothing that builds before tcx could replace: they must not take over
+   */
+  commit(byTcx: boolean): void {
     if (this.changed) replace(this.pins);
     const layout = this.object.map('layout');
-    const codec = new StructCodec(this.object.btf, 'layout');
-    layout.set(KEY, codec.encode({ version: this.layouts().newest } satisfies LayoutStruct));
+    const { newest, filters } = this.layouts();
+    layout.set(KEY, this.encoded(byTcx ? newest : filters));
     layout.close();
+  }
+
+  private encoded(version: number): Buffer {
+    return new StructCodec(this.object.btf, 'layout').encode({ version } satisfies LayoutStruct);
   }
 
   /** Removes what `stage` pinned. */
   abandon(): void {
+    if (this.announced !== undefined) this.pinned.get('layout')?.set(KEY, this.announced);
     rmSync(join(this.pins, STAGED), { recursive: true, force: true });
   }
 
@@ -112,9 +132,13 @@ export class PinnedMaps {
   }
 
   /** What the object says of itself: see enum layout_number. */
-  private layouts(): { oldest: number; newest: number } {
-    const { LAYOUT_OLDEST: oldest = 1, LAYOUT_VERSION: newest = 1 } = this.object.btf.enum('layout_number');
-    return { oldest, newest };
+  private layouts(): { oldest: number; newest: number; filters: number } {
+    const {
+      LAYOUT_OLDEST: oldest = 1,
+      LAYOUT_VERSION: newest = 1,
+      LAYOUT_FILTERS: filters = newest,
+    } = this.object.btf.enum('layout_number');
+    return { oldest, newest, filters };
   }
 
   /** Counts of parked packets cannot be copied while packets are parked. */

@@ -21,7 +21,7 @@ export async function makeRoom(
       homeAddresses: description.homeAddresses,
       ports: block,
       ...(carry === true ? { root: carriedFolder(site, twin) } : {}),
-      programs: forwarding.datapath.pins,
+      programs: forwarding.datapath.podPrograms,
       ...limitsOf(site, home),
     });
     try {

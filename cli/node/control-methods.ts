@@ -54,7 +54,16 @@ export const statusReport = z.object({
   version: z.string(),
   pid: z.number().int(),
   startedAt: z.number(),
-  uplinks: z.array(z.object({ interface: z.string(), ifindex: z.number(), mode: z.string(), reason: z.string() })),
+  uplinks: z.array(
+    z.object({
+      interface: z.string(),
+      ifindex: z.number(),
+      mode: z.string(),
+      reason: z.string(),
+      /** How the tc programs are attached; absent: a daemon of an older version. */
+      classifier: z.object({ by: z.enum(['tcx', 'filter']), reason: z.string() }).optional(),
+    }),
+  ),
   bindings: z.number().int(),
   departed: z.number().int(),
   residents: z.number().int(),

@@ -90,6 +90,7 @@ export async function openDatapath(config: Config, node: NodeName, home: string)
       nodeAddress: node.address,
       ...(otherAddress === undefined ? {} : { otherAddress }),
       uplinks,
+      tcx: config.tcx,
     });
   } catch (error) {
     if (!pinned) rmSync(config.paths.bpf, { recursive: true, force: true });

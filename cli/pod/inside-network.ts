@@ -1,5 +1,5 @@
 import { isIPv6 } from 'node:net';
-import { POD_PROGRAMS, podProgram } from '../forwarding/pod-programs.js';
+import { POD_PROGRAMS, type PodPrograms, podProgram } from '../forwarding/pod-programs.js';
 import type { PodOptions, PodRecord } from './pod.js';
 
 /** What differs between the families. The next hops are link-local, never on any wire (RFC 3927, RFC 4291 2.5.6). */
@@ -50,12 +50,19 @@ export function networkSettings({ ports }: Pick<PodOptions, 'ports'>): string[] 
   ];
 }
 
-/** The lines for `tc -batch` that attach our programs (bpf/inside.h), to one of which the class of its filter tells the link. */
-export function insideFilters(pins: string, link: number): string[] {
+/**
+ * The lines for `tc -batch` that attach those of our programs (bpf/inside.h) that are filters. That of `lo` always is: the class
+ * of its filter tells it the link, and nothing of the kind is in tcx.
+ */
+export function insideFilters({ pins, classifier }: PodPrograms, link: number): string[] {
   return [
     'qdisc add dev lo clsact',
     `filter add dev lo egress bpf direct-action object-pinned ${podProgram(pins, POD_PROGRAMS.lo)} classid 0:${link.toString(16)}`,
-    'qdisc add dev eth0 clsact',
-    `filter add dev eth0 ingress bpf direct-action object-pinned ${podProgram(pins, POD_PROGRAMS.link)}`,
+    ...(classifier === 'tcx'
+      ? []
+      : [
+          'qdisc add dev eth0 clsact',
+          `filter add dev eth0 ingress bpf direct-action object-pinned ${podProgram(pins, POD_PROGRAMS.link)}`,
+        ]),
   ];
 }

@@ -5,6 +5,7 @@ import { isIPv6 } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError, ExternalError } from '../errors.js';
+import { attachEntry, type PodPrograms } from '../forwarding/pod-programs.js';
 import type { PortBlock } from '../forwarding/port-block.js';
 import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
@@ -50,8 +51,8 @@ export interface PodOptions {
   readonly root?: string;
   /** MTU of `lo`, in bytes: what the process says over it to its home goes through a tunnel. Default: the kernel's. */
   readonly loopbackMtu?: number;
-  /** Where the programs for pods are pinned; undefined: correspondents on its home node itself do not reach it. */
-  readonly programs?: string;
+  /** The programs for pods; undefined: correspondents on its home node itself do not reach it. */
+  readonly programs?: PodPrograms;
 }
 
 /**
@@ -215,7 +216,7 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
   await run('nsenter', [...inside, 'sh', '-c', TAKE_SETTINGS, 'sh', ...tcpSettings()]);
   await run('nsenter', [...inside, 'sh', '-c', WRITE_SETTINGS, 'sh', ...networkSettings(options)]);
   await localRoutes(pod, options.homeAddresses.filter(isIPv6));
-  if (options.programs !== undefined) await attachInside(inside, options.programs);
+  if (options.programs !== undefined) await attachInside(pod.init.pid, inside, options.programs);
   // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
   await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
   const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);
@@ -224,11 +225,12 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
 }
 
 /** @param inside the words that bring a command into the pod's network */
-async function attachInside(inside: readonly string[], programs: string): Promise<void> {
+async function attachInside(init: number, inside: readonly string[], programs: PodPrograms): Promise<void> {
   const { stdout } = await run('nsenter', [...inside, 'ip', '-j', 'link', 'show', 'dev', 'eth0']);
   const [link] = JSON.parse(stdout) as { ifindex: number }[];
-  const filters = insideFilters(programs, link?.ifindex ?? 0).join('\n');
-  await run('nsenter', [...inside, 'tc', '-batch', '-'], { input: filters });
+  const ifindex = link?.ifindex ?? 0;
+  await run('nsenter', [...inside, 'tc', '-batch', '-'], { input: insideFilters(programs, ifindex).join('\n') });
+  if (programs.classifier === 'tcx') attachEntry(programs.pins, `/proc/${init}/ns/net`, ifindex);
 }
 
 /** The kernel makes the local route of an IPv6 address in a work queue, after it has answered (addrconf_dad_work). */

@@ -1,4 +1,5 @@
-import { programInfo, xdpQuery } from '../../addon/lib/index.js';
+import { programInfo, tcxQuery, xdpQuery } from '../../addon/lib/index.js';
+import type { TcDirection } from '../../addon/lib/types.js';
 import { type Config, type NodeEntry, ownNode } from '../config/load.js';
 import { tunnelOverhead } from '../forwarding/encapsulation.js';
 import { interfaceOf, readLink } from '../system/ip.js';
@@ -36,10 +37,36 @@ async function checkUplink(name: string, { address, encapsulation }: NodeEntry):
         `${link.mtu}; packets of up to ${inner} bytes fit into the tunnel, larger ones are answered`,
       ),
       xdpOwner(name, link.ifindex),
+      ...(['ingress', 'egress'] as const).flatMap((direction) => inFrontOfUs(name, link.ifindex, direction)),
       reversePathFilter(name),
     ];
   } catch {
     return [failed(`uplink:${name}`, 'there is no such interface', 'correct `uplinks` in the configuration')];
+  }
+}
+
+/** Programs of others that have come in front of our tc programs, which see only what those pass on. */
+export function inFrontOfUs(name: string, ifindex: number, direction: TcDirection): Finding[] {
+  const programs = tcxNames(ifindex, direction);
+  const ours = programs.findIndex((program) => program.startsWith('hp_'));
+  const others = ours < 0 ? [] : programs.slice(0, ours);
+  if (others.length === 0) return [];
+  return [
+    warning(
+      `tc-${direction}:${name}`,
+      `${others.map((program) => `"${program}"`).join(', ')} came before ours since it was attached, and hides from it what it does not pass on`,
+      'see that it starts before the daemon; `homeproxy down` and `homeproxy up` put ours in front again',
+    ),
+  ];
+}
+
+/** In the order in which they run; none where the kernel has no tcx, or does not tell us. */
+function tcxNames(ifindex: number, direction: TcDirection): string[] {
+  try {
+    return tcxQuery(ifindex, direction).map(({ programId }) => programInfo(programId).name);
+  } catch (error) {
+    if (['EINVAL', 'EPERM'].includes((error as { code?: string }).code ?? '')) return [];
+    throw error;
   }
 }
 

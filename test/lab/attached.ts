@@ -1,22 +1,31 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { tcxQuery, withNetworkNamespace } from '../../addon/lib/index.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 
 /** Ids of the programs on a node's eth0, by hook: `xdp`, `ingress`, `egress`; a hook without one is left out. */
 export async function attachedPrograms(node: LabNode): Promise<Record<string, number[]>> {
   const programs: Record<string, number[]> = {};
-  const link = JSON.parse((await node.run(['ip', '-j', '-d', 'link', 'show', 'dev', 'eth0'])).stdout) as {
+  const [link] = JSON.parse((await node.run(['ip', '-j', '-d', 'link', 'show', 'dev', 'eth0'])).stdout) as {
+    ifindex: number;
     xdp?: { prog?: { id: number } };
   }[];
-  const xdp = link[0]?.xdp?.prog?.id;
+  const xdp = link?.xdp?.prog?.id;
   if (xdp !== undefined) programs.xdp = [xdp];
-  if (!(await hasClsact(node))) return programs;
-  for (const direction of ['ingress', 'egress']) {
-    const { stdout } = await node.run(['tc', '-j', 'filter', 'show', 'dev', 'eth0', direction]);
-    const filters = JSON.parse(stdout) as { options?: { prog?: { id: number } } }[];
-    const ids = filters.flatMap(({ options }) => options?.prog?.id ?? []);
+  const filters = await hasClsact(node);
+  for (const direction of ['ingress', 'egress'] as const) {
+    const ids = withNetworkNamespace(`/proc/${node.initPid}/ns/net`, () => tcxQuery(link?.ifindex ?? 0, direction)).map(
+      ({ programId }) => programId,
+    );
+    if (filters) ids.push(...(await filterPrograms(node, direction)));
     if (ids.length > 0) programs[direction] = ids;
   }
   return programs;
+}
+
+async function filterPrograms(node: LabNode, direction: string): Promise<number[]> {
+  const { stdout } = await node.run(['tc', '-j', 'filter', 'show', 'dev', 'eth0', direction]);
+  const filters = JSON.parse(stdout) as { options?: { prog?: { id: number } } }[];
+  return filters.flatMap(({ options }) => options?.prog?.id ?? []);
 }
 
 export async function hasClsact(node: LabNode): Promise<boolean> {

@@ -178,7 +178,7 @@ async function assertDetached(name: string): Promise<void> {
   assert.equal(await attachedPrograms(target), {});
 }
 
-node('down ends the daemon and removes all it owns: pins, XDP program, tc filters, clsact', async () => {
+node('down ends the daemon and removes all it owns: pins, XDP program, tc programs', async () => {
   await scenario.recall(redis.pid);
   assert.ok(existsSync(scenario.home.path(PINS)));
   const outcome = await scenario.homeproxy('home', ['down', '--json']);
@@ -206,6 +206,7 @@ node('down without a daemon does the same', async () => {
 
 node('down leaves a tc filter of somebody else, and the clsact that it needs', async () => {
   const host = scenario.lab.node('host1');
+  await host.run(['tc', 'qdisc', 'replace', 'dev', 'eth0', 'clsact']);
   const filter = ['protocol', 'ip', 'prio', '77', 'u32', 'match', 'u32', '0', '0', 'flowid', '1:1'];
   await host.run(['tc', 'filter', 'add', 'dev', 'eth0', 'ingress', ...filter]);
   const outcome = await scenario.homeproxy('host1', ['down', '--json']);

@@ -52,6 +52,8 @@ export interface Outcome {
   readonly verdict: Verdict;
   readonly reason: ReasonName;
   readonly frame: Buffer;
+  /** The skb's afterwards, of a packet that was given one. */
+  readonly mark: number;
   /** What was counted for the binding, by reason. */
   readonly binding: ReadonlyMap<ReasonName, number>;
 }
@@ -222,7 +224,8 @@ export class Bench {
     const before = this.counters();
     const beforeBinding = this.bindingCounters();
     const ctx = Object.keys(skb).length > 0 ? skBuff(skb) : undefined;
-    const { retval, data: frame } = this.program(name).testRun({ data, ...(ctx === undefined ? {} : { ctx }) });
+    const ran = this.program(name).testRun({ data, ...(ctx === undefined ? {} : { ctx }) });
+    const { retval, data: frame } = ran;
     const counted = [...this.counters()].flatMap(([index, { packets, bytes }]) => {
       const more = packets - (before.get(index)?.packets ?? 0);
       return more === 0 ? [] : [{ index, packets: more, bytes: bytes - (before.get(index)?.bytes ?? 0) }];
@@ -242,7 +245,7 @@ export class Bench {
       if (more !== 0) binding.set(reasons[reason] ?? 'malformed', more);
     }
     const reason = reasons[only.index % Counters.per_hook] ?? 'malformed';
-    return { verdict: verdict ?? `unknown ${retval}`, reason, frame, binding };
+    return { verdict: verdict ?? `unknown ${retval}`, reason, frame, mark: ran.ctx?.readUInt32LE(8) ?? 0, binding };
   }
 
   /** Empties the maps: the bench is as new, at a hundredth of the time of another one. */

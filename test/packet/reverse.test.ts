@@ -152,8 +152,9 @@ test('is the one thing that the guard at home lets speak for the process', () =>
   const bench = homeBench().bind(BINDING, away);
   benches.push(bench);
   expectOf(bench, 'hp_egress', frame(reply()), 'drop', 'guarded');
-  const { verdict, reason } = bench.run('hp_egress', frame(reply()), { mark: MARK_REVERSED });
+  const { verdict, reason, mark } = bench.run('hp_egress', frame(reply()), { mark: MARK_REVERSED });
   assert.equal([verdict, reason], ['pass', 'reversed']);
+  assert.is(mark, MARK_REVERSED, 'while one way of attaching takes over from the other, a second guard asks as well');
 });
 
 test.after(() => {

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { tcQuery, xdpQuery } from '../../addon/lib/index.js';
+import { xdpQuery } from '../../addon/lib/index.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
@@ -18,6 +18,8 @@ import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { suite } from '../suite.js';
+import type { Upgrade } from './care-of-main.js';
+import { asFilterToo, type Classifier, classifiers } from './classifiers.js';
 import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, type Lan, Machine, type Traffic } from './network.js';
@@ -25,8 +27,14 @@ import { joinLan, type Lan, Machine, type Traffic } from './network.js';
 const CARE_OF_MAIN = fileURLToPath(new URL('./care-of-main.js', import.meta.url));
 const ID = 1;
 const UPGRADES = 6;
-/** Of the care-of host: there and back. */
-const UPGRADES_AWAY = 2;
+/** How the tc programs are attached, first and after each upgrade: filters as older builds left them become tcx, and back. */
+const BY_TCX = [false, true, false, false, true, true, false];
+/** Of the care-of host, which begins with filters: to tcx by a daemon that is killed on the way, and by the next one, and back. */
+const UPGRADES_AWAY = [
+  { tcx: true, unfinished: true, by: ['tcx', 'filter'] },
+  { tcx: true, by: ['tcx'] },
+  { tcx: false, by: ['filter'] },
+];
 /** Between them, in milliseconds. */
 const TRAFFIC_MS = 100;
 
@@ -48,11 +56,17 @@ function grownObject(): string {
   return join(source, 'build/homeproxy.bpf.o');
 }
 
-const BUILDS = [grownObject(), projectFile('bpf/build/homeproxy.bpf.o')];
+const BUILDS = [grownObject(), projectFile('bpf/build/homeproxy.bpf.o')] as const;
 
-const open = (attach: AttachChoice, objectPath: string): Promise<Datapath> =>
+/** What runs after so many upgrades; another build each time. */
+const version = (upgrades: number): Upgrade => ({
+  objectPath: BUILDS[upgrades % 2 === 0 ? 1 : 0],
+  tcx: BY_TCX[upgrades] ?? true,
+});
+
+const open = (attach: AttachChoice, upgrade: Upgrade): Promise<Datapath> =>
   Datapath.open({
-    objectPath,
+    ...upgrade,
     pins: join(bpffs, 'home'),
     run: join(folder, 'run'),
     nodeAddress: HOME,
@@ -92,13 +106,13 @@ async function bind(datapath: Datapath): Promise<void> {
 }
 
 /** What runs on the uplink now. */
-async function programs(): Promise<(number | undefined)[]> {
+async function programs(): Promise<{ ids: (number | undefined)[]; by: string[] }> {
   const { ifindex } = await readLink('up0');
-  const place = { ifindex, priority: 0x6870, handle: 1 };
-  return [
-    xdpQuery(ifindex)?.programId,
-    ...(['ingress', 'egress'] as const).map((direction) => tcQuery({ ...place, direction })?.programId),
-  ];
+  const tc = (['ingress', 'egress'] as const).flatMap((direction) => classifiers(ifindex, direction));
+  return {
+    ids: [xdpQuery(ifindex)?.programId, ...tc.map(({ programId }) => programId)],
+    by: tc.map(({ by }) => by),
+  };
 }
 
 const tunnelled = (datapath: Datapath): number => Number(datapath.bindingCounters(ID).tunnelled?.packets ?? 0n);
@@ -121,20 +135,22 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
   test(`${UPGRADES} upgrades lose no packet, and every one is counted`, async () => {
     ends = await start(attach);
     const { correspondent, pod } = ends;
-    datapath = await open(attach, BUILDS[1] as string);
+    datapath = await open(attach, version(0));
     await bind(datapath);
     const listener = pod.start('count', HOME, PORT);
     await listener.next('ready', 60_000);
     const sender = correspondent.start('stream', HOME, PORT, 10_000_000);
     const seen = new Set<string>();
     for (let upgrade = 0; upgrade < UPGRADES; upgrade++) {
-      seen.add(String(await programs()));
+      const { ids, by } = await programs();
+      seen.add(String(ids));
+      assert.equal(by, new Array(2).fill(BY_TCX[upgrade] === true ? 'tcx' : 'filter'));
       const before = tunnelled(datapath);
       while (tunnelled(datapath) < before + 200) await new Promise((resolve) => setTimeout(resolve, 5));
       datapath.close();
-      datapath = await open(attach, BUILDS[upgrade % 2] as string);
+      datapath = await open(attach, version(upgrade + 1));
     }
-    seen.add(String(await programs()));
+    seen.add(String((await programs()).ids));
     sender.finish();
     const { packets: sent } = (await sender.next('sent', 60_000)) as unknown as { packets: number };
     while (tunnelled(datapath) < sent) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -153,7 +169,7 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
   // Generic XDP is replaced as native XDP is.
   const away = attach === 'xdp-generic' ? undefined : test;
   away?.(
-    `${UPGRADES_AWAY} upgrades of the care-of host lose neither what its guest hears nor what it says`,
+    'upgrades of the care-of host lose neither what its guest hears nor what it says, killed on their way or not',
     async () => {
       const guest = ends.pod.start('echo', HOME, PORT);
       talking = [guest];
@@ -161,25 +177,48 @@ for (const attach of ['xdp', 'xdp-generic', 'tc'] as const) {
       const asking = ends.correspondent.start('ask', HOME, PORT);
       talking.push(asking);
       await asking.next('answered', 60_000);
-      for (let upgrade = 0; upgrade < UPGRADES_AWAY; upgrade++) {
+      const seen: number[] = [];
+      for (const [index, { by, ...upgrade }] of UPGRADES_AWAY.entries()) {
         await sleep(TRAFFIC_MS);
-        careOfNode.tell(BUILDS[upgrade % 2] as string);
-        const { before, after } = (await careOfNode.next('upgraded', 60_000)) as unknown as Record<string, number[]>;
-        assert.ok(
-          after?.every((program, index) => program === null || program !== before?.[index]),
-          'all are others',
-        );
-        assert.is(after?.filter((program) => program !== null).length, attach === 'tc' ? 3 : 4);
+        careOfNode.tell(JSON.stringify({ ...version(index), ...upgrade }));
+        const { xdp, tc } = (await careOfNode.next('upgraded', 60_000)) as unknown as {
+          xdp?: number;
+          tc: Classifier[][];
+        };
+        const found = tc.map((side) => side.map((each) => each.by));
+        assert.equal(found, [by, by, by]);
+        assert.is(xdp !== undefined, attach === 'xdp');
+        seen.push(...tc.map(([first]) => first?.programId ?? 0), ...(xdp === undefined ? [] : [xdp]));
       }
+      assert.is(new Set(seen).size, seen.length, 'all are others each time');
       await sleep(TRAFFIC_MS);
+      await unfinishedAtHome();
       asking.finish();
       const { asked, answers, distinct } = await asking.next('asked', 60_000);
       guest.finish();
-      assert.ok((asked as number) > 100 * UPGRADES_AWAY);
+      assert.ok((asked as number) > 100 * UPGRADES_AWAY.length);
       assert.equal({ answers, distinct }, { answers: asked, distinct: asked });
-      console.log(`${attach}: ${asked} questions to a guest answered over ${UPGRADES_AWAY} upgrades of its host`);
+      console.log(
+        `${attach}: ${asked} questions to a guest answered over ${UPGRADES_AWAY.length} upgrades of its host`,
+      );
     },
   );
+
+  /** The home node goes from filters to tcx, by a daemon that is killed on the way and by the next one. */
+  async function unfinishedAtHome(): Promise<void> {
+    const { ifindex } = await readLink('up0');
+    for (const tcx of [false, true]) {
+      datapath?.close();
+      datapath = await open(attach, { ...version(0), tcx });
+    }
+    for (const direction of ['ingress', 'egress'] as const) asFilterToo(ifindex, direction);
+    assert.equal((await programs()).by, ['tcx', 'filter', 'tcx', 'filter']);
+    await sleep(TRAFFIC_MS);
+    datapath?.close();
+    datapath = await open(attach, { ...version(0), tcx: true });
+    assert.equal((await programs()).by, ['tcx', 'tcx']);
+    await sleep(TRAFFIC_MS);
+  }
 
   test.run();
 }

@@ -1,151 +1,34 @@
 // limit: 240 s
 /** One version of the datapath takes over from another: adopted or migrated maps, and what a failure on the way leaves behind. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { BpfMap, BpfObject, Btf, tcAttach, tcQuery, xdpQuery } from '../../addon/lib/index.js';
+import { BpfMap, BpfObject, Btf, tcAttach, tcQuery } from '../../addon/lib/index.js';
 import type { UserError } from '../../cli/errors.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
-import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
-import { suite } from '../suite.js';
+import {
+  ADDRESS,
+  ALL_HOOKS,
+  attached,
+  binding,
+  ifindex,
+  ip,
+  leave,
+  open,
+  PORT,
+  pinned,
+  refusal,
+  takingOver,
+  tc,
+  UPLINKS,
+  version,
+} from './take-over-scene.js';
 
 const OBJECT = projectFile('bpf/build/homeproxy.bpf.o');
-const ADDRESS = '10.0.0.2';
-const PORT = 6379;
-
-interface Context {
-  pins: string;
-  run: string;
-}
-
-const ip = (...args: string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
-const tc = (...args: string[]): string => execFileSync('tc', args, { encoding: 'utf8' });
-
-function ifindex(name: string): number {
-  const [link] = JSON.parse(ip('-j', 'link', 'show', name)) as { ifindex: number }[];
-  return link?.ifindex ?? 0;
-}
-
-const binding: BindingStruct = {
-  epoch: 3,
-  action: Action.tunnel,
-  egress: Egress.shut,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 0,
-  uplink_ifindex: 1,
-  pod_ifindex: 0,
-  pod_mac: Buffer.alloc(6),
-  host_mac: Buffer.alloc(6),
-  ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
-  node: encodeAddress(ADDRESS),
-  home: encodeAddress(ADDRESS),
-  next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6, 2), destination: Buffer.alloc(6, 4) },
-};
-
-const UPLINKS = ['up0', 'up1'];
-
-const test = suite<Context>('taking over');
-
-test.before.each((context) => {
-  for (const name of UPLINKS) {
-    ip('link', 'add', name, 'type', 'veth', 'peer', 'name', `${name}-peer`);
-    for (const end of [name, `${name}-peer`]) ip('link', 'set', end, 'up');
-  }
-  context.pins = join(mkdtempSync(join(bpffs, 'upgrade')), 'pins');
-  context.run = mkdtempSync(join(folder, 'upgrade'));
-});
-
-test.after.each(() => {
-  for (const name of UPLINKS) if (existsSync(`/sys/class/net/${name}`)) ip('link', 'del', name);
-});
-
-interface OpenChange {
-  readonly attach?: AttachChoice;
-  readonly objectPath?: string;
-  readonly uplinks?: readonly string[];
-  readonly flowCapacity?: number;
-}
-
-function open({ pins, run }: Context, change: OpenChange = {}): Promise<Datapath> {
-  const { attach = 'xdp', objectPath = OBJECT, uplinks = UPLINKS, ...rest } = change;
-  return Datapath.open({
-    objectPath,
-    pins,
-    run,
-    nodeAddress: ADDRESS,
-    uplinks: uplinks.map((name) => ({ interface: name, attach })),
-    ...rest,
-  });
-}
-
-async function refusal(opening: Promise<Datapath>): Promise<UserError> {
-  try {
-    (await opening).close();
-  } catch (error) {
-    return error as UserError;
-  }
-  throw new Error('it was not refused');
-}
-
-/** Ids of our programs by interface and hook; a hook without one is left out. */
-function attached(): Record<string, number> {
-  const found: Record<string, number> = {};
-  for (const name of UPLINKS) {
-    const index = ifindex(name);
-    const xdp = xdpQuery(index)?.programId;
-    if (xdp !== undefined) found[`${name} xdp`] = xdp;
-    for (const direction of ['ingress', 'egress'] as const) {
-      const filter = tcQuery({ ifindex: index, direction, priority: 0x6870, handle: 1 });
-      if (filter !== undefined) found[`${name} ${direction}`] = filter.programId;
-    }
-  }
-  return found;
-}
-
-const ALL_HOOKS = UPLINKS.flatMap((name) => ['xdp', 'ingress', 'egress'].map((hook) => `${name} ${hook}`));
-
-/** Everything pinned, with the ids of the maps: the same before and after means that nothing was touched. */
-function pinned({ pins }: Context): Record<string, number> {
-  if (!existsSync(pins)) return {};
-  return Object.fromEntries(
-    readdirSync(pins, { recursive: true, encoding: 'utf8' })
-      .sort()
-      .filter((name) => name.includes('/') && !/^(links|programs)/.test(name))
-      .map((name) => {
-        const map = BpfMap.openPinned(join(pins, name));
-        map.close();
-        return [name, map.id];
-      }),
-  );
-}
-
-/** A running datapath with a binding, a port and counts, left by its daemon. */
-async function leave(context: Context, change: OpenChange = {}): Promise<void> {
-  const first = await open(context, change);
-  first.tables.putBinding(4, binding);
-  first.tables.claimPort({ protocol: 'tcp', address: ADDRESS, port: PORT }, 4, false);
-  first.close();
-}
-
-/** Compiles the datapath after changing its source: another version of it. */
-function version(name: string, changes: Readonly<Record<string, readonly [string, string]>>): string {
-  const source = mkdtempSync(join(folder, name));
-  for (const file of readdirSync(projectFile('bpf')).filter((each) => /\.(h|c)$|^Makefile$/.test(each))) {
-    const text = readFileSync(projectFile(`bpf/${file}`), 'utf8');
-    const [before, after] = changes[file] ?? ['', ''];
-    assert.ok(text.includes(before), `${file} has no "${before}" to be changed`);
-    writeFileSync(join(source, file), before === '' ? text : text.replace(before, after));
-  }
-  execFileSync('make', ['-s', '-C', source], { stdio: ['ignore', 'ignore', 'inherit'] });
-  return join(source, 'build/homeproxy.bpf.o');
-}
+const test = takingOver('taking over');
 
 let grownObject: string | undefined;
 /** A version whose bindings have one more field, before all others. */
@@ -236,12 +119,12 @@ test('per-CPU counters grow with their array, and keep what they have', async (c
 });
 
 test('a layout that this version does not know is a refusal that names both', async (context) => {
-  const newer = version('newer', { 'abi.h': ['LAYOUT_VERSION = 1', 'LAYOUT_VERSION = 9'] });
+  const newer = version('newer', { 'abi.h': ['LAYOUT_VERSION = 2', 'LAYOUT_VERSION = 9'] });
   await leave(context, { objectPath: newer });
   const [before, maps] = [attached(), pinned(context)];
   const error = await refusal(open(context));
   assert.equal([error.code, error.exitStatus], ['LAYOUT_UNKNOWN', 7]);
-  assert.match(error.message, /layout 9, and this build knows 1/);
+  assert.match(error.message, /layout 9, and this build knows 1 to 2/);
   assert.ok(error.remedy !== undefined);
   assert.equal([attached(), pinned(context)], [before, maps]);
 });
@@ -310,7 +193,7 @@ for (const hook of ['xdp', 'ingress', 'egress'] as const) {
     const link = hook === 'xdp' ? program.attachXdp(place.ifindex, { mode: 'native' }) : undefined;
     if (hook !== 'xdp') tcAttach({ ...place, direction: hook, program });
     const before = attached();
-    const error = await refusal(open(context));
+    const error = await refusal(open(context, { tcx: false }));
     assert.is(error.code, hook === 'xdp' ? 'XDP_TAKEN' : 'TC_TAKEN');
     assert.equal(attached(), before, 'what was there is there, and no more');
     assert.not.match(tc('qdisc', 'show', 'dev', 'up0'), /clsact/);
@@ -339,12 +222,16 @@ test('and an upgrade puts the old programs back, everywhere', async (context) =>
   again.close();
 });
 
-test('an uplink that the settings do not name any more is let go', async (context) => {
-  await leave(context);
-  (await open(context, { uplinks: ['up1'] })).close();
-  assert.equal(Object.keys(attached()).sort(), ['up1 egress', 'up1 ingress', 'up1 xdp']);
-  assert.not.match(tc('qdisc', 'show', 'dev', 'up0'), /clsact/);
-});
+for (const [way, tcx] of [
+  ['filters', false],
+  ['tcx', true],
+] as const)
+  test(`${way}: an uplink that the settings do not name any more is let go`, async (context) => {
+    await leave(context, { tcx });
+    (await open(context, { uplinks: ['up1'] })).close();
+    assert.equal(Object.keys(attached()).sort(), ['up1 egress', 'up1 ingress', 'up1 xdp']);
+    assert.not.match(tc('qdisc', 'show', 'dev', 'up0'), /clsact/);
+  });
 
 test('an uplink that was deleted and made anew is attached again: its old link is dead', async (context) => {
   await leave(context, { uplinks: ['up0'] });

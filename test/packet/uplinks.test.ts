@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { findFilter, type UplinkStatus } from '../../cli/forwarding/attachments.js';
+import type { UplinkStatus } from '../../cli/forwarding/attachments.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import { Neighbours } from '../../cli/forwarding/neighbours.js';
 import { followUplinks } from '../../cli/forwarding/uplinks.js';
@@ -17,6 +17,7 @@ import { projectFile } from '../../cli/system/project.js';
 import { RouteMonitor } from '../../cli/system/route-monitor.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { suite } from '../suite.js';
+import { classifier } from './classifiers.js';
 import { departed } from './departed.js';
 import { CARE_OF, CORRESPONDENT, HOME, POD_HOST_MAC, POD_MAC, PORT } from './live-addresses.js';
 import { joinLan, Machine, type Traffic } from './network.js';
@@ -133,7 +134,7 @@ for (const kind of ['vxlan', 'macvlan'] as const) {
     assert.equal(datapath.status()[0], { ...status, reason: datapath.status()[0]?.reason });
     assert.equal([status.ifindex, status.mode], [now, 'tc']);
     assert.match(datapath.status()[0]?.reason ?? '', /came back/);
-    for (const direction of ['ingress', 'egress'] as const) assert.ok(findFilter(now, direction));
+    for (const direction of ['ingress', 'egress'] as const) assert.ok(classifier(now, direction));
     assert.is(datapath.tables.bindings.get(ID)?.uplink_ifindex, now);
     assert.is(tunnelledSoFar(), before); // the maps are the same ones
     await reach();

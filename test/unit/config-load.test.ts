@@ -48,6 +48,7 @@ test('two settings are enough; everything else has its default', () => {
     node: 'home',
     nodes: [{ name: 'home', address: '10.77.0.2', port: 7077, reverseTunnel: false, encapsulation: 'ip' }],
     uplinks: [],
+    tcx: true,
     tls: {
       ca: '/etc/homeproxy/ca.pem',
       certificate: '/etc/homeproxy/node.pem',
