@@ -29,6 +29,7 @@ import {
 import type {
   CopyRequest,
   DrainResponse,
+  FreezeRequest,
   FreezeResponse,
   InspectRequest,
   InspectResponse,
@@ -188,7 +189,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
-  async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
+  async freeze({ migration, together = false }: FreezeRequest): Promise<FreezeResponse> {
     const departure = this.require(migration);
     const { record, session, pages, ahead, resident } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
@@ -197,7 +198,7 @@ export class LocalSource implements SourceParticipant {
     const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs, departure.quiet);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
-    const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
+    const load = { to: record.request.destination, migration, folder: record.images, together, pages, ahead, pid };
     session.go('pre-dump');
     const sending = new Sending(this.road, load); // CRIU needs some milliseconds to the first page
     departure.sending = sending;
