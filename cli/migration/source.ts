@@ -205,11 +205,11 @@ export class LocalSource implements SourceParticipant {
     await reached('source', 'dumping', migration);
     const stood = await sending.unlessItFails(standStill(departure, session, controlOf(this.site, departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
+    const noted = noteSockets(record, departure.defaults); // on another thread: nothing may wait for it in the end
+    const copied = noted.then((sockets) => copyObjects(record, resident !== undefined, sockets));
+    for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     const ours = await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids, { ours }));
-    const noted = noteSockets(record, departure.defaults);
-    const copied = copyObjects(record, resident !== undefined);
-    for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages
     const dump = session.reached('post-dump', freezeMs + transferMs).catch(async (error: unknown) => {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);
