@@ -57,7 +57,7 @@
       # Loaded into CRIU, beside CRIU's own libc: it needs nothing but that.
       'target_name': 'criu_hooks',
       'type': 'loadable_module',
-      'sources': ['src/criu-hooks.c'],
+      'sources': ['src/criu-hooks.c', 'src/criu-epoll.c', 'src/criu-files.c', 'src/criu-streams.c'],
       'cflags': ['-Wall', '-Wextra', '-fvisibility=hidden'],
       'ldflags': ['-Wl,--as-needed'],
     },

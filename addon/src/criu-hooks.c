@@ -16,6 +16,8 @@
  * journal what was promised, writes its word. Without the FIFO there is nobody left to ask.
  */
 #define _GNU_SOURCE
+#include "criu-hooks.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -92,6 +94,8 @@ static int ask(const char *hook, const char *images)
 		return announce(hook) != 0;
 	if (!waits_at(hook))
 		return 0;
+	if (strcmp(hook, "post-dump") == 0 && !streams_written())
+		return 1;
 	if (announce(hook) != 0)
 		return 1;
 	snprintf(path, sizeof(path), "%s/verdict", folder);
@@ -130,7 +134,7 @@ static int end(void *status)
 	return 0;
 }
 
-__attribute__((visibility("default"))) pid_t fork(void)
+EXPORT pid_t fork(void)
 {
 	static _Alignas(16) char stack[4096];
 	const char *hook = getenv("CRTOOLS_SCRIPT_ACTION"), *images = getenv("CRTOOLS_IMAGE_DIR");

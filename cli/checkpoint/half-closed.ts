@@ -1,11 +1,11 @@
-import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { setSocketsOption } from '../../addon/lib/index.js';
 import { textOfEndpoint } from '../process/connection-state.js';
 import { readInternetSockets, readSocketHolders, type TcpState } from '../process/sockets.js';
 import { errnoName } from '../system/errno.js';
-import { FILES, readWindow, socketsIn, streamImages } from './stream-images.js';
+import { FILES, socketsIn, streamImages, windowOf } from './stream-images.js';
 
 /*
  * A connection whose correspondent has closed its half is restored with a FIN that CRIU sends to it itself (send_fin, soccr/soccr.c),
@@ -27,13 +27,17 @@ export type Windows = ReadonlyMap<string, Buffer>;
 /** What the windows were, from the images that came. */
 export async function readWindows(folder: string): Promise<Windows> {
   const windows = new Map<string, Buffer>();
-  const images = streamImages(folder);
-  if (images.size === 0) return windows;
+  const files = await readFile(join(folder, FILES)).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return Buffer.alloc(0); // it has nothing open
+    throw error;
+  });
+  let images: Map<number, Buffer> | undefined;
   let seen = 0;
-  for (const { inode, local, remote } of socketsIn(readFileSync(join(folder, FILES)), HALF_CLOSED)) {
+  for (const { inode, local, remote } of socketsIn(files, HALF_CLOSED)) {
     if (++seen % AT_ONCE === 0) await turn();
+    images ??= await streamImages(folder); // most processes have no such connection, and may have thousands of others
     const image = images.get(inode);
-    const window = image === undefined ? undefined : readWindow(join(folder, image));
+    const window = image === undefined ? undefined : windowOf(image);
     if (window !== undefined) windows.set(`${local} ${remote}`, window);
   }
   return windows;

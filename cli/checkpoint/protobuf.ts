@@ -34,6 +34,31 @@ export function fieldsOf(image: Buffer, start: number, end: number): Map<number,
   return new Map(eachField(image, start, end));
 }
 
+/** One field of a message, the first of its number; for when there are thousands of messages: nothing is made of the others. */
+export function fieldIn(image: Buffer, start: number, end: number, wanted: number): Field | undefined {
+  for (let at = start; at < end; ) {
+    let [tag, scale, next] = [0, 1, at];
+    for (let byte = 0x80; byte >= 0x80 && next < end; scale *= 128) {
+      byte = image[next++] ?? 0;
+      tag += (byte & 0x7f) * scale;
+    }
+    if (tag >>> 3 === wanted) return eachField(image, at, end).next().value?.[1];
+    const kind = tag & 7;
+    if (kind === 0) while ((image[next++] ?? 0) >= 0x80 && next < end);
+    else if (kind === 1) next += 8;
+    else if (kind === 5) next += 4;
+    else if (kind === 2) next = endOf(image, next, end);
+    else return undefined;
+    at = next;
+  }
+  return undefined;
+}
+
+function endOf(image: Buffer, start: number, end: number): number {
+  const length = varint(image, start, end);
+  return length.end + length.value;
+}
+
 /** The numbers of a repeated field, packed or not. */
 export function numbersIn(image: Buffer, message: Pick<Field, 'at' | 'end'>, wanted: number): number[] {
   const numbers: number[] = [];

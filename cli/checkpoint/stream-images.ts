@@ -1,20 +1,19 @@
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type ConnectionState, endpointText } from '../process/connection-state.js';
 import { TCP_STATES, type TcpState } from '../process/sockets.js';
-import { type Field, fieldsOf, numbersIn } from './protobuf.js';
+import { type Field, fieldIn, fieldsOf, numbersIn } from './protobuf.js';
+import { streamStarts } from './stream-file.js';
 
 export const FILES = 'files.img';
-/** `tcp-stream-<inode in hexadecimal>.img`: one for each connection. */
-const STREAM = /^tcp-stream-([0-9a-f]{1,8})\.img$/;
 /** Two magic numbers begin every image (criu/include/magic.h), a length each message. */
 const MAGIC_BYTES = 8;
 const LENGTH_BYTES = 4;
 /** A stream's message has 17 numbers of at most 5 bytes, each after its tag; what waits in the queues follows it. */
 const STREAM_BYTES = MAGIC_BYTES + LENGTH_BYTES + 128;
-/** Images that are read before others have their turn: some 15 us for each. */
-const AT_ONCE = 16;
+/** Images that are looked at before others have their turn: a microsecond each, or some where much is unread. */
+const AT_ONCE = 256;
 
 /** CRIU's images/fdinfo.proto, sk-inet.proto and tcp-stream.proto. */
 const FILE_INET = 4;
@@ -40,11 +39,11 @@ type Socket = Pick<ConnectionState, 'local' | 'remote' | 'state'> & { readonly i
  * @returns undefined when there are no images (any more)
  */
 export async function readStreams(folder: string, limit: number): Promise<StoppedConnections | undefined> {
-  let images: Map<number, string>;
+  let images: Map<number, Buffer>;
   let files: Buffer;
   try {
-    images = streamImages(folder);
-    if (images.size === 0) return { total: 0, connections: [] };
+    images = await streamImages(folder);
+    if (images.size === 0) return existsSync(folder) ? { total: 0, connections: [] } : undefined;
     files = readFileSync(join(folder, FILES));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
@@ -59,7 +58,7 @@ export async function readStreams(folder: string, limit: number): Promise<Stoppe
     images.delete(inode);
     if (UNCONNECTED.has(socket.state)) total--;
     else {
-      const numbers = streamOf(readStart(join(folder, image)));
+      const numbers = streamOf(image);
       if (numbers !== undefined) connections.push({ ...socket, ...numbers });
       if (++read === limit) break;
       if (read % AT_ONCE === 0) await turn();
@@ -68,12 +67,12 @@ export async function readStreams(folder: string, limit: number): Promise<Stoppe
   return { total, connections };
 }
 
-/** The images of connections, by the inodes of their sockets. */
-export function streamImages(folder: string): Map<number, string> {
-  const images = new Map<number, string>();
-  for (const name of readdirSync(folder)) {
-    const inode = STREAM.exec(name)?.[1];
-    if (inode !== undefined) images.set(Number.parseInt(inode, 16), name);
+/** The images of connections, by the inodes of their sockets: their numbers, and of what waits in the queues at most some bytes. */
+export async function streamImages(folder: string): Promise<Map<number, Buffer>> {
+  const images = new Map<number, Buffer>();
+  for (const { inode, content } of streamStarts(folder, STREAM_BYTES)) {
+    if (!images.has(inode)) images.set(inode, content);
+    if (images.size % AT_ONCE === 0) await turn();
   }
   return images;
 }
@@ -84,12 +83,12 @@ export function* socketsIn(image: Buffer, states?: readonly TcpState[]): Generat
     const start = at + LENGTH_BYTES;
     at = start + image.readUInt32LE(at);
     if (at > image.length) return;
-    const message = fieldsOf(image, start, at).get(FILE_INET);
+    const message = fieldIn(image, start, at, FILE_INET);
     if (message === undefined || message.end > at) continue;
+    const state = TCP_STATES[fieldIn(image, message.at, message.end, INET.state)?.value ?? 0] ?? 'NONE';
+    if (states?.includes(state) === false) continue;
     const fields = fieldsOf(image, message.at, message.end);
     const inode = fields.get(INET.inode)?.value;
-    const state = TCP_STATES[fields.get(INET.state)?.value ?? 0] ?? 'NONE';
-    if (states?.includes(state) === false) continue;
     const local = endpointIn(image, message, INET.local, fields.get(INET.localPort)?.value);
     const remote = endpointIn(image, message, INET.remote, fields.get(INET.remotePort)?.value);
     if (inode === undefined || local === undefined || remote === undefined) continue;
@@ -122,8 +121,8 @@ export function streamOf(
 }
 
 /** How much the ends of a connection take, from its image, as the kernel is told it; undefined when that does not say it. */
-export function readWindow(path: string): Buffer | undefined {
-  const numbers = WINDOW.map(numbersOfStream(readStart(path)));
+export function windowOf(image: Buffer): Buffer | undefined {
+  const numbers = WINDOW.map(numbersOfStream(image));
   return numbers.every(isWord) ? Buffer.from(Uint32Array.from(numbers).buffer) : undefined;
 }
 
@@ -141,14 +140,4 @@ function numbersOfStream(image: Buffer): (field: number) => number {
 
 function isWord(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff;
-}
-
-function readStart(path: string): Buffer {
-  const start = Buffer.alloc(STREAM_BYTES);
-  const file = openSync(path, 'r');
-  try {
-    return start.subarray(0, readSync(file, start, 0, start.length, 0));
-  } finally {
-    closeSync(file);
-  }
 }

@@ -28,6 +28,8 @@ const FRAME_BYTES = 65_536 + 18;
 const BURST = 256;
 /** A batch of XDP redirects is flushed at the end of its NAPI poll, microseconds later; a busy machine may preempt it. */
 const HANDOVER_MS = 20;
+/** In a flood the queue is seldom empty: so often it must have been before what was missing each time is lost. */
+const MOMENT_LOOKS = 16;
 const HOLDER_FD = 3;
 /** All our TAPs are named so, with a number that the kernel gives. */
 export const PARK_PREFIX = 'hpt';
@@ -101,20 +103,18 @@ export class ParkQueue {
    */
   async replay(): Promise<ReplayCounts> {
     const frame = Buffer.allocUnsafe(FRAME_BYTES);
+    const missing = new Missing();
     let replayed = 0;
-    let emptySince: number | undefined;
     for (;;) {
       for (let burst = 0; burst < BURST; burst++) {
         const length = readFrame(this.fd, frame);
         if (length < 0) {
           this.release();
-          if (this.pending <= 0) return { replayed, lost: 0 };
-          // XDP counts a frame before the driver hands the batch to the TAP: give it a moment before we call it lost
-          emptySince ??= performance.now();
-          if (performance.now() - emptySince > HANDOVER_MS) return { replayed, lost: this.pending };
+          const { pending } = this;
+          if (pending <= 0) return { replayed, lost: 0 };
+          if (missing.areLost(pending)) return { replayed, lost: pending };
           break;
         }
-        emptySince = undefined;
         while (writeFrame(this.fd, frame.subarray(0, length)) < 0) await turn(); // the kernel has no room now
         replayed++;
       }
@@ -142,6 +142,28 @@ export class ParkQueue {
 
   private counts(): { parked: bigint; replayed: bigint } {
     return this.datapath.tables.parkStates.get(this.binding) ?? { parked: 0n, replayed: 0n };
+  }
+}
+
+/**
+ * Frames that are counted and not there when the queue is empty. XDP counts a frame before the driver hands the batch to the TAP, so
+ * they have a moment before they are lost; others may come all that time, since as long as any are missing the programs park on.
+ */
+class Missing {
+  private since = 0;
+  private looks = 0;
+  private least = 0;
+  private lost = 0;
+
+  /** @param now how many are missing now. @returns whether so many were missing at every look of the last moment: they do not come */
+  areLost(now: number): boolean {
+    const at = performance.now();
+    const over = this.looks >= MOMENT_LOOKS && at - this.since > HANDOVER_MS;
+    if (over) this.lost = this.least;
+    if (over || this.looks === 0) [this.since, this.looks, this.least] = [at, 0, now];
+    this.looks++;
+    this.least = Math.min(this.least, now);
+    return now <= this.lost;
   }
 }
 

@@ -260,7 +260,7 @@ export class Coordinator {
     watch.begin('dump');
     course.freezeBegins();
     twin.control.holdDatagrams();
-    joined(course, await course.unlessStopped(source.freeze({ migration })));
+    joined(course, await course.unlessStopped(source.freeze({ migration, together: course.together })));
     await reached('coordinator', 'frozen', migration);
     twin.control.park();
     await reached('coordinator', 'parked', migration);

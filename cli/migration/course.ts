@@ -52,6 +52,8 @@ export interface Course
   /** For whoever copies its memory ahead, in milliseconds. */
   readonly limits: NonNullable<CopyRequest['limits']>;
   readonly startedAt: number;
+  /** The destination takes the images of connections in one. */
+  together: boolean;
   bytesMoved: number;
   /** How its memory goes, once that is known. */
   memory: CarriedMemory | undefined;
@@ -82,6 +84,7 @@ export function startCourse(begun: CourseParts): Course {
     ...parts,
     startedAt: wallClock(),
     limits: { budgetMs: freezeBudgetMs, maxFreezeMs, bandwidthLimit, throttle, later: parts.postCopy === true },
+    together: false,
     bytesMoved: 0,
     memory: parts.copyAhead === false ? inFreeze('ASKED') : undefined,
     notKept: [],
@@ -144,8 +147,9 @@ export function interruptedByRestart(
 }
 
 /** The destination has made room for it. @throws {UserError} `REFUSED`; `NO_POST_COPY`: what was asked for is not known there */
-export function accepted(course: Course, { verdicts, later }: PrepareDestinationResponse): void {
+export function accepted(course: Course, { verdicts, later, together }: PrepareDestinationResponse): void {
   refuse(course.description.homePid, verdicts);
+  course.together = together === true;
   if (course.limits.later !== true || later === true) return;
   throw new UserError({
     code: 'NO_POST_COPY',

@@ -136,7 +136,7 @@ export class LocalDestination implements DestinationParticipant {
       throw error;
     }
     arrival.preparing = undefined;
-    return { verdicts, later: request.later };
+    return { verdicts, later: request.later, together: true };
   }
 
   /**

@@ -12,6 +12,7 @@ import {
   isLoopback,
   readInternetSockets,
   readSocketHolders,
+  readSocketsWithData,
   type TcpState,
 } from '../process/sockets.js';
 import { hasObjects, sysvFindings } from '../process/sysv.js';
@@ -148,7 +149,8 @@ export async function emptyDatagramQueues(
 /**
  * The process stands still. What the programs had let pass, before it was to be parked, has come by now: a datagram that is in its
  * queue would be lost, and a handshake that began so late would end with a reset where the listener is then.
- * @returns connections with data and with none yet, those of others too: to look for them once takes a millisecond (sockets.ts)
+ * @returns connections that have something to read, and those that are beginning, of others too: to look for them once takes a
+ * millisecond (sockets.ts)
  * @throws {UserError} `NOT_READING`, `CONNECTED_MEANWHILE`
  */
 async function requireNothingCame(
@@ -159,7 +161,7 @@ async function requireNothingCame(
   await ended;
   const unread = findUnreadDatagrams(tree.localPids);
   if (unread !== undefined) throw notReading(unread);
-  const sockets = readInternetSockets(tree.localPids[0] ?? 0, ['tcp', 'tcp6'], [...HALF_OPEN, ...WITH_DATA]);
+  const sockets = readSocketsWithData(tree.localPids[0] ?? 0, HALF_OPEN, WITH_DATA);
   const begun = halfOpen(tree, sockets).filter((name) => !unfinished.has(name));
   if (begun.length === 0) return sockets;
   const holders = readSocketHolders(tree.localPids);

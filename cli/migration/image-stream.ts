@@ -11,32 +11,33 @@
  *                                              | offset (u64) |: `size` bytes from there of the pages that were sent ahead
  *
  * A file whose size nobody knows yet, because CRIU still writes it, comes in several records of the same name. Integers are
- * big endian. Names are plain file names of [A-Za-z0-9._-]: no path can leave the folder.
+ * big endian. Names are plain file names of [A-Za-z0-9._-]: no path can leave the folder. The images of connections come one by one, or, to
+ * whom has said that it takes them so, as `tcp-streams.img`: the file in which they are (checkpoint/stream-file.ts).
  */
-import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { INVENTORY } from '../checkpoint/criu-session.js';
-import { clearWay, isFull, listImages, openAhead, openInReserve, writeAhead } from '../checkpoint/image-folder.js';
+import { clearWay, listImages, writeAhead } from '../checkpoint/image-folder.js';
 import { PAGES } from '../checkpoint/page-pipe.js';
 import { PAGE_BYTES } from '../checkpoint/private-memory.js';
+import { nameOfStream, STREAMS, streamRecords } from '../checkpoint/stream-file.js';
 import { BugError, UserError } from '../errors.js';
+import { ArrivingFile, type ArrivingImage, ArrivingStreams, ByteReader, malformed } from './arriving-images.js';
 import { type Ahead, difference } from './difference.js';
 
 const HEADER_BYTES = 10;
 const MORE = 1n << 63n;
 const KNOWN = 1n << 62n;
 const OFFSET_BYTES = 8;
+/** Of {@link STREAMS} on its way. */
+const TOGETHER = 'tcp-streams.img';
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 const MAX_FILES = 65_536;
 const MAX_INVENTORY_BYTES = 4096;
 const CHUNK_BYTES = 1 << 20;
 /** An upload in which nothing comes for longer is cut: while CRIU dumps children, nothing of the root is left to send. */
 const SIGN_OF_LIFE_MS = 2000;
-/** What is known is copied in pieces of this size, through memory that was touched before. */
-const COPY_BYTES = 256 << 10;
-const copied = Buffer.alloc(COPY_BYTES, 1); // no call to copy waits for anything, so one is enough
-
 /** New pages are sent when there are so many: they are not kept back for long, nor in crumbs. */
 const PAGES_BYTES = 128 << 10;
 
@@ -54,28 +55,42 @@ export interface Underway {
 /**
  * Reads a folder as the stream above, in chunks of at most about 1 MiB. The folder is on a tmpfs, or was written a moment ago: a
  * synchronous read is a copy within memory, where a hundred small files through the thread pool cost a millisecond each.
+ * @param together whether the images of connections are sent in one
  */
-export async function* encodeImages(folder: string, underway?: Underway): AsyncGenerator<Buffer> {
+export async function* encodeImages(folder: string, underway?: Underway, together = false): AsyncGenerator<Buffer> {
   if (underway !== undefined) {
     yield* encodePages(underway);
     while (!(await within(underway.dumped, SIGN_OF_LIFE_MS))) yield header(PAGES, 0, MORE);
   }
-  const files = listImages(folder);
-  let small: Buffer[] = underway === undefined ? [] : [header(PAGES, 0)];
+  let small: Buffer[] = [];
   let pending = 0;
-  for (const { name, size } of files) {
-    small.push(header(name, size));
-    for (const chunk of fileChunks(join(folder, name), size)) {
-      small.push(chunk);
-      pending += chunk.length;
-      if (pending < CHUNK_BYTES) continue;
-      yield Buffer.concat(small);
-      small = [];
-      pending = 0;
-    }
+  for (const piece of records(folder, underway === undefined ? [] : [header(PAGES, 0)], together)) {
+    small.push(piece);
+    pending += piece.length;
+    if (pending < CHUNK_BYTES) continue;
+    yield Buffer.concat(small);
+    small = [];
+    pending = 0;
   }
-  small.push(header('', files.length + (underway === undefined ? 0 : 1)));
   yield Buffer.concat(small);
+}
+
+/** The records of all files in a folder, and of the images in that of the connections, after those that end a file; then the end mark. */
+function* records(folder: string, before: readonly Buffer[], together: boolean): Generator<Buffer> {
+  yield* before;
+  let count = before.length;
+  for (const { name, size } of listImages(folder)) {
+    if (name === STREAMS && !together) continue;
+    yield header(name === STREAMS ? TOGETHER : name, size);
+    yield* fileChunks(join(folder, name), size);
+    count++;
+  }
+  for (const { inode, content, more } of together ? [] : streamRecords(folder)) {
+    yield header(nameOfStream(inode), content.length, more ? MORE : 0n);
+    yield content;
+    if (!more) count++;
+  }
+  yield header('', count);
 }
 
 /**
@@ -185,12 +200,13 @@ function header(name: string, size: number, more = 0n): Buffer {
  */
 export async function decodeImages(source: AsyncIterable<Buffer>, folder: string, maxBytes: number): Promise<Buffer> {
   let inventory: Buffer | undefined;
-  let unfinished: ArrivingFile | undefined;
+  let unfinished: ArrivingImage | undefined;
+  const streams = new ArrivingStreams(folder);
   const reader = new ByteReader(source);
   let total = 0;
   try {
     for (let count = 0; ; ) {
-      const head = await reader.exactly(HEADER_BYTES);
+      const head = reader.ready(HEADER_BYTES) ?? (await reader.exactly(HEADER_BYTES));
       const nameBytes = head.readUInt16BE(0);
       const word = head.readBigUInt64BE(2);
       const more = (word & MORE) !== 0n;
@@ -200,19 +216,24 @@ export async function decodeImages(source: AsyncIterable<Buffer>, folder: string
         if (more || known) throw malformed('its end is none');
         if (size !== count || unfinished !== undefined) throw malformed(`${size} files announced, ${count} received`);
         if (inventory === undefined) throw malformed('it has no inventory');
+        streams.finish();
         clearWay(folder);
         return inventory;
       }
       if (count >= MAX_FILES || nameBytes > 128) throw malformed('too many files or too long a name');
-      const name = (await reader.exactly(nameBytes)).toString('latin1');
+      const name = (reader.ready(nameBytes) ?? (await reader.exactly(nameBytes))).toString('latin1');
       if (!NAME.test(name)) throw malformed('a file name that is not plain');
       if (unfinished !== undefined && unfinished.name !== name) throw malformed(`${unfinished.name} is not whole`);
       total += size;
       if (total > maxBytes) throw malformed(`more than ${maxBytes} bytes`);
       if (name !== INVENTORY) {
-        unfinished ??= new ArrivingFile(folder, name, more);
+        unfinished ??=
+          streams.imageOf(name) ?? new ArrivingFile(folder, name, more, name === TOGETHER ? STREAMS : name);
         if (known) unfinished.recall(Number((await reader.exactly(OFFSET_BYTES)).readBigUInt64BE()), size);
-        else await unfinished.receive(reader, size);
+        else {
+          const receiving = unfinished.receive(reader, size);
+          if (receiving !== undefined) await receiving;
+        }
         if (!more) {
           unfinished.finish();
           unfinished = undefined;
@@ -224,6 +245,7 @@ export async function decodeImages(source: AsyncIterable<Buffer>, folder: string
     }
   } catch (error) {
     unfinished?.close();
+    streams.close();
     throw error;
   }
 }
@@ -244,114 +266,4 @@ export async function keepAhead(source: AsyncIterable<Buffer>, folder: string, m
     }
   };
   return await writeAhead(folder, counted());
-}
-
-/** A file that is written as its records come. */
-class ArrivingFile {
-  private readonly fd: number;
-  private ahead: number | undefined;
-  private length = 0;
-
-  /** @param large whether it comes in parts: then it takes the room that was reserved. */
-  constructor(
-    private readonly folder: string,
-    readonly name: string,
-    private readonly large: boolean,
-  ) {
-    this.fd = this.withRoom(() => (large ? openInReserve(folder, name) : openSync(join(folder, name), 'wx', 0o600)));
-  }
-
-  async receive(reader: ByteReader, size: number): Promise<void> {
-    for (let left = size; left > 0; ) {
-      const chunk = await reader.upTo(left);
-      this.withRoom(() => writeAll(this.fd, chunk));
-      left -= chunk.length;
-    }
-    this.length += size;
-  }
-
-  /** Takes `size` bytes that were sent ahead. */
-  recall(offset: number, size: number): void {
-    this.ahead ??= openAhead(this.folder);
-    for (let done = 0; done < size; ) {
-      const wanted = Math.min(COPY_BYTES, size - done);
-      const at = offset + done;
-      const possible = Number.isSafeInteger(at); // readSync throws at any other position
-      if (this.ahead === undefined || !possible || readSync(this.ahead, copied, 0, wanted, at) !== wanted) {
-        throw malformed('it names pages that were not sent ahead');
-      }
-      this.withRoom(() => writeAll(this.fd, copied.subarray(0, wanted)));
-      done += wanted;
-    }
-    this.length += size;
-  }
-
-  /** It is whole. */
-  finish(): void {
-    if (this.large) ftruncateSync(this.fd, this.length);
-    this.close();
-  }
-
-  close(): void {
-    closeSync(this.fd);
-    if (this.ahead !== undefined) closeSync(this.ahead);
-  }
-
-  private withRoom<Result>(act: () => Result): Result {
-    try {
-      return act();
-    } catch (error) {
-      if (!isFull(error)) throw error;
-      throw new UserError({
-        code: 'DISK_FULL',
-        message: `there is no room for the checkpoint's images in ${this.folder}`,
-        remedy: 'free memory or disk there, or point paths.run at a larger file system',
-        exitStatus: 7,
-      });
-    }
-  }
-}
-
-function writeAll(fd: number, chunk: Buffer): void {
-  for (let offset = 0; offset < chunk.length; ) offset += writeSync(fd, chunk, offset);
-}
-
-function malformed(what: string): UserError {
-  return new UserError({
-    code: 'IMAGES_MALFORMED',
-    message: `the images that arrived are not a whole checkpoint: ${what}`,
-    remedy: "look at the source node's log; versions of homeproxy that differ can cause this",
-    exitStatus: 4,
-  });
-}
-
-/** Takes exact or bounded numbers of bytes from a chunked stream. */
-class ByteReader {
-  private readonly chunks: AsyncIterator<Buffer>;
-  private rest: Buffer = Buffer.alloc(0);
-
-  constructor(source: AsyncIterable<Buffer>) {
-    this.chunks = source[Symbol.asyncIterator]();
-  }
-
-  async upTo(count: number): Promise<Buffer> {
-    while (this.rest.length === 0) {
-      const { value, done } = await this.chunks.next();
-      if (done === true) throw malformed('it ends early');
-      this.rest = value;
-    }
-    const taken = this.rest.subarray(0, count);
-    this.rest = this.rest.subarray(taken.length);
-    return taken;
-  }
-
-  async exactly(count: number): Promise<Buffer> {
-    const parts: Buffer[] = [];
-    for (let left = count; left > 0; ) {
-      const part = await this.upTo(left);
-      parts.push(part);
-      left -= part.length;
-    }
-    return parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts);
-  }
 }

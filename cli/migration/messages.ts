@@ -78,8 +78,14 @@ export const prepareDestinationRequest = z.object({
   /** Some of its memory comes when it runs. */
   later: z.boolean().optional(),
 });
-/** `later`: memory may come when it runs; an older version says nothing. */
-export const prepareDestinationResponse = z.object({ verdicts: z.array(verdictSchema), later: z.boolean().optional() });
+/** What it can take; an older version says nothing. */
+export const prepareDestinationResponse = z.object({
+  verdicts: z.array(verdictSchema),
+  /** Memory may come when it runs. */
+  later: z.boolean().optional(),
+  /** The images of connections may come in one. */
+  together: z.boolean().optional(),
+});
 export type PrepareDestinationRequest = z.infer<typeof prepareDestinationRequest>;
 export type PrepareDestinationResponse = z.infer<typeof prepareDestinationResponse>;
 
@@ -140,6 +146,9 @@ export const stepsResponse = z.object({
 
 /** What the process is like now: connections come and go between the inspection and this moment. */
 export const drainResponse = z.object({ waitedMs: z.number(), description: descriptionSchema });
+/** `together`: the destination takes the images of connections in one; an older home says nothing. */
+export const freezeRequest = migrationRequest.extend({ together: z.boolean().optional() });
+export type FreezeRequest = z.infer<typeof freezeRequest>;
 /** What another node says of that when the process stands still; an older version says nothing. */
 export const freezeResponse = z.object({ notKept: z.array(z.string()).default([]) });
 export interface FreezeResponse {
@@ -211,7 +220,7 @@ export interface SourceParticipant {
   /** New connections are held back by now: wait until those on their way in have been accepted. */
   drain(request: MigrationRequest): Promise<DrainResponse>;
   /** Stop it and write its images; ends held at CRIU's `post-dump`. */
-  freeze(request: MigrationRequest): Promise<FreezeResponse>;
+  freeze(request: FreezeRequest): Promise<FreezeResponse>;
   /** Send the images to the destination. */
   transfer(request: MigrationRequest): Promise<TransferResponse>;
   /** The destination's copy is the process: destroy this one silently. Idempotent. */

@@ -25,6 +25,8 @@ export interface Load {
   readonly migration: string;
   /** Where CRIU writes the images. */
   readonly folder: string;
+  /** The destination takes the images of connections in one. */
+  readonly together: boolean;
   readonly pages: PagePipe;
   /** What the destination has of them. */
   readonly ahead: Ahead;
@@ -99,12 +101,12 @@ export class Sending {
   }
 
   private async start(road: ImageRoad): Promise<number> {
-    const { to, migration, folder, pages, ahead, pid } = this.load;
+    const { to, migration, folder, together, pages, ahead, pid } = this.load;
     const { dumped } = this;
     let bytes = 0;
     const counted = async function* (): AsyncGenerator<Buffer> {
       const underway = { pages: pages.chunks(), ahead, code: () => readCodePages(pid), dumped };
-      for await (const chunk of encodeImages(folder, underway)) {
+      for await (const chunk of encodeImages(folder, underway, together)) {
         bytes += chunk.length;
         yield chunk;
       }

@@ -34,6 +34,7 @@ import {
   type SharedObject,
   sharedObjects,
 } from '../process/shared-memory.js';
+import type { Holder } from '../process/sockets.js';
 import { refused } from '../process/verdicts.js';
 import type { Arrival } from './arrival.js';
 import type { ArrivalRecord, DepartureRecord } from './records.js';
@@ -69,9 +70,13 @@ export interface CopiedObjects {
   readonly list: readonly Omit<Travelling, 'names'>[];
 }
 
-/** Copies the objects in /dev/shm of a tree, which stands still, beside its images. */
-export async function copyObjects({ localPids, images }: DepartureRecord, inPod: boolean): Promise<CopiedObjects> {
-  const objects = sharedObjects(localPids, inPod);
+/** Copies the objects in /dev/shm of a tree, which stands still, beside its images. @param sockets of the tree */
+export async function copyObjects(
+  { localPids, images }: DepartureRecord,
+  inPod: boolean,
+  sockets: readonly Holder[],
+): Promise<CopiedObjects> {
+  const objects = sharedObjects(localPids, inPod, sockets);
   const list = await Promise.all(
     objects.map((object, index) => copyOut(localPids[0], object, join(images, contentOf(index)))),
   );

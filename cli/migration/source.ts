@@ -29,6 +29,7 @@ import {
 import type {
   CopyRequest,
   DrainResponse,
+  FreezeRequest,
   FreezeResponse,
   InspectRequest,
   InspectResponse,
@@ -188,7 +189,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   /** Stops the process and dumps it; its memory is on the way to the destination meanwhile. */
-  async freeze({ migration }: MigrationRequest): Promise<FreezeResponse> {
+  async freeze({ migration, together = false }: FreezeRequest): Promise<FreezeResponse> {
     const departure = this.require(migration);
     const { record, session, pages, ahead, resident } = departure;
     if (session === undefined || pages === undefined) throw outOfOrder(migration, 'is not prepared');
@@ -197,18 +198,18 @@ export class LocalSource implements SourceParticipant {
     const requireNothingCame = await emptyDatagramQueues(record, this.site.timeouts.drainMs, departure.quiet);
     if (departure.reverting) throw tooLate(migration);
     const pid = record.localPids[0] ?? 0;
-    const load = { to: record.request.destination, migration, folder: record.images, pages, ahead, pid };
+    const load = { to: record.request.destination, migration, folder: record.images, together, pages, ahead, pid };
     session.go('pre-dump');
     const sending = new Sending(this.road, load); // CRIU needs some milliseconds to the first page
     departure.sending = sending;
     await reached('source', 'dumping', migration);
     const stood = await sending.unlessItFails(standStill(departure, session, controlOf(this.site, departure)));
     const { freezeMs, transferMs } = this.site.timeouts;
+    const noted = noteSockets(record, departure.defaults); // on another thread: nothing may wait for it in the end
+    const copied = noted.then((sockets) => copyObjects(record, resident !== undefined, sockets));
+    for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     const ours = await requireNothingCame(departure.slow); // while CRIU dumps: the process stands still and so do its sockets
     refuse(record.request.pid, urgentVerdicts(record.localPids, { ours }));
-    const noted = noteSockets(record, departure.defaults);
-    const copied = copyObjects(record, resident !== undefined);
-    for (const beside of [noted, copied]) beside.catch(() => undefined); // heard when the dump is over
     // CRIU goes no faster than the network takes the pages
     const dump = session.reached('post-dump', freezeMs + transferMs).catch(async (error: unknown) => {
       if ((await settled(session.exited)) === null && !departure.reverting) holdAfterKill(record);

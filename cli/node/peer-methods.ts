@@ -10,7 +10,9 @@ import {
   type CopyRequest,
   copyRequest,
   drainResponse,
+  type FreezeRequest,
   fenceRequest,
+  freezeRequest,
   freezeResponse,
   holdingResponse,
   inspectRequest,
@@ -56,7 +58,7 @@ export const sourceMethods = {
   progress: defineMethod({ name: 'source-progress', request: migrationRequest, response: copyProgress }),
   carry: defineMethod({ name: 'source-carry', request: migrationRequest, response: transferResponse }),
   drain: defineMethod({ name: 'source-drain', request: migrationRequest, response: drainResponse }),
-  freeze: defineMethod({ name: 'source-freeze', request: migrationRequest, response: freezeResponse }),
+  freeze: defineMethod({ name: 'source-freeze', request: freezeRequest, response: freezeResponse }),
   transfer: defineMethod({ name: 'source-transfer', request: migrationRequest, response: transferResponse }),
   commit: defineMethod({ name: 'source-commit', request: migrationRequest, response: parkCountsSchema }),
   abort: defineMethod({ name: 'source-abort', request: migrationRequest, response: nothing }),
@@ -185,7 +187,7 @@ export function participantHandlers({
     ),
     serve(
       sourceMethods.freeze,
-      owned(source, async (request: MigrationRequest) => ({ notKept: [...(await source.freeze(request)).notKept] })),
+      owned(source, async (request: FreezeRequest) => ({ notKept: [...(await source.freeze(request)).notKept] })),
     ),
     serve(
       sourceMethods.transfer,

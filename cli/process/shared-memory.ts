@@ -4,6 +4,7 @@ import { openBeneath } from '../../addon/lib/index.js';
 import { listProcesses, type OpenDescriptor, readDescriptors, readProcess, readText } from '../system/procfs.js';
 import type { Verdict } from './description.js';
 import { statOf } from './memory-map.js';
+import type { Holder } from './sockets.js';
 import { isStranger } from './strangers.js';
 import { count, refused, willChange } from './verdicts.js';
 
@@ -57,9 +58,16 @@ export function sharedMemoryFindings(pids: readonly number[], inPod = false): Sh
   return { objects, verdicts: shared.length > 0 ? shared : [goesAlong(root, objects)] };
 }
 
-/** Those that have a name: one without travels in CRIU's images. @param pids the root first */
-export function sharedObjects(pids: readonly number[], inPod = false): SharedObject[] {
-  const used = pids.flatMap((pid) => usedBy(pid, OBJECT));
+/**
+ * Those that have a name: one without travels in CRIU's images.
+ * @param pids the root first
+ * @param sockets descriptors of theirs that are known to be none
+ */
+export function sharedObjects(pids: readonly number[], inPod = false, sockets: readonly Holder[] = []): SharedObject[] {
+  const used = pids.flatMap((pid) => {
+    const known = sockets.filter((socket) => socket.pid === pid).map(({ fd }) => fd);
+    return usedBy(pid, OBJECT, new Set(known));
+  });
   if (used.length === 0 && !inPod) return [];
   return inSharedMemory(pids[0], (folder) => objectsIn(folder, used, inPod)) ?? [];
 }
@@ -152,13 +160,13 @@ interface Use {
 }
 
 /** What a process has there in its memory or open, by the names under which it came to it. */
-function usedBy(pid: number, kind: RegExp): Use[] {
+function usedBy(pid: number, kind: RegExp, except?: ReadonlySet<number>): Use[] {
   const inMemory = mappingsOf(pid).map(({ path, range }) => ({
     path,
     entry: `/proc/${pid}/map_files/${range}`,
     mapped: true,
   }));
-  const open = descriptorsOf(pid).map(({ fd, target }) => ({
+  const open = descriptorsOf(pid, except).map(({ fd, target }) => ({
     path: target,
     entry: `/proc/${pid}/fd/${fd}`,
     mapped: false,
@@ -201,9 +209,9 @@ function deviceText(dev: number): string {
 }
 
 /** As {@link textOf}. */
-function descriptorsOf(pid: number): OpenDescriptor[] {
+function descriptorsOf(pid: number, except?: ReadonlySet<number>): OpenDescriptor[] {
   try {
-    return readDescriptors(pid);
+    return readDescriptors(pid, except);
   } catch {
     return [];
   }

@@ -14,6 +14,8 @@ const INET_DIAG_INFO = 2; // include/uapi/linux/inet_diag.h
 const INET_DIAG_MD5SIG = 18;
 const WITH_TCP_INFO = 1 << (INET_DIAG_INFO - 1);
 const MESSAGE_BYTES = 72;
+/** Of the receive queue in a message. */
+const QUEUE_AT = 56;
 
 /** TCP states by their number (include/net/tcp_states.h); a bound UDP socket is in CLOSE, a connected one in ESTABLISHED. */
 export const TCP_STATES = [
@@ -64,6 +66,21 @@ export function readInternetSockets(
   states: readonly TcpState[] = TCP_STATES,
 ): InternetSocket[] {
   return ask(pid, transports, states).map(({ transport, answer }) => parseSocket(transport, answer));
+}
+
+/**
+ * TCP sockets in some states, and of those in others the ones that have something in their receive queue: there may be thousands more,
+ * of which nothing is to be known.
+ */
+export function readSocketsWithData(
+  pid: number,
+  states: readonly TcpState[],
+  withData: readonly TcpState[],
+): InternetSocket[] {
+  const always = maskOf(states);
+  return ask(pid, TCP, [...states, ...withData])
+    .filter(({ answer }) => (always >> answer.readUInt8(1)) & 1 || answer.readUInt32LE(QUEUE_AT) > 0)
+    .map(({ transport, answer }) => parseSocket(transport, answer));
 }
 
 interface Answer {
@@ -173,7 +190,7 @@ export function parseSocket(transport: TransportName, answer: Buffer): InternetS
     local: { address: address(8), port: answer.readUInt16BE(4) },
     remote: { address: address(24), port: answer.readUInt16BE(6) },
     state,
-    receiveQueue: answer.readUInt32LE(56),
+    receiveQueue: answer.readUInt32LE(QUEUE_AT),
     inode: answer.readUInt32LE(68),
     ...(state === 'LISTEN' ? { cookie: answer.readBigUInt64LE(44).toString(16).padStart(16, '0') } : {}),
   };

@@ -129,10 +129,14 @@ export interface OpenDescriptor {
   readonly target: string;
 }
 
-/** Open descriptors of a process; those that close while we look are left out. */
-export function readDescriptors(pid: number): OpenDescriptor[] {
+/**
+ * Open descriptors of a process; those that close while we look are left out.
+ * @param except what somebody knows already: each takes some microseconds, and there may be thousands
+ */
+export function readDescriptors(pid: number, except?: ReadonlySet<number>): OpenDescriptor[] {
   const result: OpenDescriptor[] = [];
   for (const name of list(`/proc/${pid}/fd`)) {
+    if (except?.has(Number(name)) === true) continue;
     const target = readLink(`/proc/${pid}/fd/${name}`);
     if (target !== undefined) result.push({ fd: Number(name), target });
   }

@@ -88,6 +88,21 @@ park('it holds so many packets, and says how many it lost beyond that', async ()
   sender.close();
 });
 
+park('what it lost is not waited for, though packets come all the time', async () => {
+  const queue = await ParkQueue.create(datapath, ID, 50);
+  const parking = { ...binding, park_ifindex: queue.ifindex };
+  datapath.tables.putBinding(ID, parking);
+  const sender = correspondent.start('stream', HOME, PORT, 1_000_000);
+  await until(() => queue.pending > 200, 'it is full');
+  datapath.tables.putBinding(ID, { ...parking, action: Action.pass, egress: Egress.open, draining: 1 });
+  const began = performance.now();
+  const { replayed, lost } = await queue.replay();
+  assert.ok(performance.now() - began < 1000, `${performance.now() - began} ms`);
+  assert.ok(replayed > 0 && lost > 0, `${replayed} replayed, ${lost} lost`);
+  queue.close();
+  sender.close();
+});
+
 park('the kernel puts nothing of its own into it', async () => {
   const queue = await ParkQueue.create(datapath, ID, 50);
   await new Promise((resolve) => setTimeout(resolve, 300)); // router solicitations and the like would come at once

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { StreamFile } from '../../cli/checkpoint/stream-file.js';
 import { readStreams, socketsIn, streamOf } from '../../cli/checkpoint/stream-images.js';
 import { matchConnections } from '../../cli/migration/connection-notes.js';
 import { NOTED_CONNECTIONS } from '../../cli/migration/connection-table.js';
@@ -86,6 +87,16 @@ function stream(sent: number, received: number, [unread, unacknowledged, unsent]
   return Buffer.concat([MAGIC, entry(numbers), Buffer.alloc((unread ?? 0) + (unacknowledged ?? 0), 'x')]);
 }
 
+/** The images of connections, by their inodes, as `addon/src/criu-streams.c` writes them. */
+function writeStreams(folder: string, images: readonly (readonly [number, Buffer])[]): void {
+  const file = new StreamFile(folder);
+  for (const [inode, image] of images) {
+    file.begin(inode);
+    file.add(image);
+  }
+  file.finish();
+}
+
 const OURS = [10, 77, 0, 2];
 const CLIENT = [10, 77, 0, 1];
 const NET6 = [0xfd, 0x77, ...Array.from({ length: 12 }, () => 0)];
@@ -111,10 +122,12 @@ test('the images of CRIU: each connection with its ends, its state and its numbe
       socket(0x1d, OURS, CLIENT, SYN_SENT),
     ]),
   );
-  writeFileSync(join(folder, 'tcp-stream-1a.img'), stream(0xffff_ffff, 0, [3000, 500, 200]));
-  writeFileSync(join(folder, 'tcp-stream-1b.img'), stream(1, 2));
-  writeFileSync(join(folder, 'tcp-stream-1c.img'), stream(3, 4));
-  writeFileSync(join(folder, 'tcp-stream-1d.img'), stream(5, 0));
+  writeStreams(folder, [
+    [0x1a, stream(0xffff_ffff, 0, [3000, 500, 200])],
+    [0x1b, stream(1, 2)],
+    [0x1c, stream(3, 4)],
+    [0x1d, stream(5, 0)],
+  ]);
   assert.equal(await readStreams(folder, 10), {
     total: 3,
     connections: [
@@ -158,11 +171,11 @@ test('no more of them are read than are wanted, and it says how many there are',
     join(folder, 'files.img'),
     Buffer.concat([MAGIC, ...inodes.map((inode) => socket(inode, OURS, CLIENT))]),
   );
-  for (const inode of inodes) {
-    const path = join(folder, `tcp-stream-${inode.toString(16)}.img`);
-    if (inode <= 20) writeFileSync(path, stream(inode, inode));
-    else writeFileSync(path, 'nobody reads it');
-  }
+  const nobodys = Buffer.from('nobody reads it');
+  writeStreams(
+    folder,
+    inodes.map((inode) => [inode, inode <= 20 ? stream(inode, inode) : nobodys]),
+  );
   const { total, connections = [] } = (await readStreams(folder, 20)) ?? {};
   assert.is(total, 50);
   assert.equal(
@@ -174,7 +187,7 @@ test('no more of them are read than are wanted, and it says how many there are',
 test('without images nothing is known; without connections there are none', async ({ folder }) => {
   assert.is(await readStreams(join(folder, 'nothing'), 10), undefined);
   assert.equal(await readStreams(folder, 10), { total: 0, connections: [] });
-  writeFileSync(join(folder, 'tcp-stream-1.img'), stream(1, 1));
+  writeStreams(folder, [[1, stream(1, 1)]]);
   assert.is(await readStreams(folder, 10), undefined);
 });
 
@@ -185,8 +198,10 @@ test('an image that is cut short, empty or of something else is no connection', 
   assert.equal(streamOf(whole.subarray(0, end))?.sent, 1);
   assert.is(streamOf(Buffer.concat([MAGIC, entry(message([[1, 2 ** 32]]))])), undefined);
   writeFileSync(join(folder, 'files.img'), Buffer.concat([MAGIC, socket(1, OURS, CLIENT), socket(2, OURS, CLIENT)]));
-  writeFileSync(join(folder, 'tcp-stream-1.img'), '');
-  writeFileSync(join(folder, 'tcp-stream-2.img'), whole);
+  writeStreams(folder, [
+    [1, Buffer.from('x')],
+    [2, whole],
+  ]);
   const { total, connections = [] } = (await readStreams(folder, 10)) ?? {};
   assert.equal([total, connections.map(({ sent }) => sent)], [2, [1]]);
 });

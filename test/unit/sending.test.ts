@@ -104,6 +104,7 @@ async function begin(context: { folder: string }, road: Road, ahead = Buffer.all
     to: TO,
     migration: 'm1',
     folder,
+    together: false,
     pages,
     ahead: new Ahead(ahead),
     pid: process.pid,
