@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { NodeCommand } from './node-command.js';
 import { type Frame, readPcap } from './pcap.js';
@@ -6,6 +7,8 @@ import { type Frame, readPcap } from './pcap.js';
 const FILE = '/tmp/capture.pcap';
 /** Ethernet header, VLAN tag and IP packet. */
 const LONGEST = 18 + 65_535;
+/** What tcpdump says when it is asked; at its end it says it in lines. */
+const COUNTS = /^tcpdump: (\d+) packets? captured, (\d+) packets? received by filter, /gm;
 
 /** tcpdump on a node's interface: everything that it sends and receives, whole. */
 export class Capture {
@@ -24,12 +27,25 @@ export class Capture {
     return new Capture(node, command);
   }
 
-  /** Ends the capture and returns its frames. @throws {Error} when tcpdump missed one */
+  /** Ends the capture and returns its frames, all that passed until now. @throws {Error} when tcpdump missed one */
   async stop(): Promise<Frame[]> {
+    await this.caughtUp();
     this.command.kill('SIGINT');
     const { status, stderr } = await this.command.ended;
     if (status !== 0 || !/^0 packets dropped by kernel$/m.test(stderr)) throw new Error(`tcpdump: ${stderr}`);
     return readPcap(readFileSync(this.node.path(FILE)));
+  }
+
+  /** SIGINT ends tcpdump before it has read what is still in the kernel's buffer; SIGUSR1 lets it say how far it is. */
+  private async caughtUp(): Promise<void> {
+    const counts = (): RegExpExecArray[] => [...this.command.stderr.matchAll(COUNTS)];
+    for (let asked = 1; ; asked++) {
+      this.command.kill('SIGUSR1');
+      if (!(await this.command.printedOrEnded(() => counts().length >= asked))) return; // `stop` hears why
+      const [, captured, received] = counts().at(-1) ?? [];
+      if (Number(captured) >= Number(received)) return;
+      await turn();
+    }
   }
 }
 
