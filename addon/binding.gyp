@@ -18,6 +18,7 @@
         'src/netlink.cc',
         'src/network.cc',
         'src/object.cc',
+        'src/outlet.cc',
         'src/program.cc',
         'src/ring.cc',
         'src/same-files.cc',
@@ -65,9 +66,9 @@
       # Loaded into CRIU, which may be one with a C library of its own: nothing but that may be needed.
       'target_name': 'criu-memory',
       'type': 'loadable_module',
-      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-pager.c', 'src/criu-restore.c'],
+      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-pager.c', 'src/criu-restore.c', 'src/criu-room.c'],
       'cflags': ['-fvisibility=hidden', '-Wall', '-Wextra'],
-      'ldflags': ['-Wl,--as-needed'],
+      'ldflags': ['-Wl,--as-needed', '-pthread'],
     },
     {
       # A program of its own: it outlives the daemon.

@@ -31,6 +31,12 @@ bool know_listeners(void);
 /* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */
 bool take_memory(uint64_t room);
 
+/* Makes huge pages there, by and by; what is to be read into it waits for them. All has to be mapped. */
+void ask_room(const void *place, uint64_t bytes);
+void await_room(const void *place, uint64_t bytes);
+/* Before anything is forked; what is not made yet is not made any more. */
+void end_room(void);
+
 /* In the restored process, for each mapping in their order, where that has been moved: what is missing there will be asked for. */
 bool announce_mapping(const struct range *mapping, void *at, const struct range *later, unsigned int count);
 

@@ -20,8 +20,6 @@
 #define ADDRESS_END (1ul << 47)
 #define MAX_AREAS 16384
 #define MAX_KEPT (1u << 20)
-#define HUGE_PAGE (1ul << 21)
-#define COLLAPSE 25 /* MADV_COLLAPSE, linux/mman.h of 6.1 */
 
 enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE, DENSE, LATER };
 
@@ -148,22 +146,6 @@ static bool untouched(uint64_t start, uint64_t end)
 	return true;
 }
 
-/*
- * Makes huge pages of memory that will be full, where the kernel can: they are had in less time than 512 small ones, and what
- * CRIU forks in the freeze inherits them as quickly as one. Unlike MADV_HUGEPAGE this leaves no mark on the mapping. Each call
- * waits for all processors (lru_add_drain_all): one for all of it.
- */
-static void make_huge(uint64_t start, uint64_t end)
-{
-	const uint64_t first = (start + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), last = end & ~(HUGE_PAGE - 1);
-
-	if (first >= last)
-		return;
-	for (uint64_t at = first; at < last; at += HUGE_PAGE)
-		*(volatile char *)place(at) = 0; /* where there is no page table yet there is nothing to collapse */
-	madvise(place(first), last - first, COLLAPSE);
-}
-
 static bool forget(uint64_t start, uint64_t end)
 {
 	for (uint64_t at = start; at < end;) {
@@ -223,15 +205,22 @@ static bool take_record(int fd, const struct record *record)
 	case AREA:
 		return make_area(start, end);
 	case PAGES:
-		return admit(start, end) && read_all(fd, place(start), bytes) == 1;
+		if (!admit(start, end))
+			return false;
+		await_room(place(start), bytes);
+		return read_all(fd, place(start), bytes) == 1;
 	case DENSE:
 		if (untouched(start, end)) {
 			if (!admit(start, end))
 				return false;
-			make_huge(start, end);
+			for (uint64_t at = start, next; at < end; at = next) { /* an area at a time: they may lie apart */
+				next = area_at(at)->end < end ? area_at(at)->end : end;
+				ask_room(place(at), next - at);
+			}
 		}
 		return true;
 	case ZERO:
+		await_room(place(start), bytes);
 		return forget(start, end);
 	case MAPPING:
 		if (mapping_count == MAX_MAPPINGS || kept_count > 0 || later_count > 0)
@@ -265,6 +254,7 @@ bool take_memory(uint64_t pages)
 			break; /* there is none: CRIU carries all */
 		good = got == 1;
 		if (good && be32toh(record.kind) == END) {
+			end_room();
 			memory_came = true;
 			good = forget_others();
 			break;
@@ -274,6 +264,7 @@ bool take_memory(uint64_t pages)
 		if (!good)
 			break;
 	}
+	end_room();
 	close(fd);
 	return good;
 }

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +14,7 @@
 #include "failure.h"
 #include "later-pages.h"
 #include "memory-sender.h"
+#include "outlet.h"
 #include "secure-stream.h"
 #include "task.h"
 
@@ -25,31 +25,19 @@ constexpr size_t kPiece = 256 << 10;  // a piece and its copy stay in a processo
 constexpr size_t kSmall = 64 << 10;
 constexpr int kDrainMs = 2000;
 
-bool WriteAll(int fd, const uint8_t* data, size_t size, Trouble* trouble) {
-  for (size_t at = 0; at < size;) {
-    const ssize_t written = write(fd, data + at, size - at);
-    if (written > 0) {
-      at += written;
-    } else if (errno != EINTR) {
-      *trouble = {errno, "write"};
-      return false;
-    }
-  }
-  return true;
-}
-
 // Copies what comes into a descriptor whose writes block, until it ends or `limit` bytes have come.
 bool Relay(SecureStream* stream, int fd, uint64_t limit, uint64_t* taken, Trouble* trouble) {
-  std::vector<uint8_t> buffer(kPiece);
+  Outlet outlet(fd, kPiece);
   while (!stream->ended() && *taken < limit) {
+    uint8_t* const buffer = outlet.Room();
     size_t filled = 0;
-    while (filled < buffer.size()) {
-      const ssize_t got = stream->Read(&buffer[filled], buffer.size() - filled, filled == 0, trouble);
+    while (filled < kPiece) {
+      const ssize_t got = stream->Read(buffer + filled, kPiece - filled, filled == 0, trouble);
       if (got < 0) return false;
       if (got == 0) break;
       filled += got;
     }
-    if (!WriteAll(fd, buffer.data(), filled, trouble)) return false;
+    if (!outlet.Put(filled, trouble)) return false;
     *taken += filled;
   }
   return true;

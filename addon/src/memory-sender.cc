@@ -3,11 +3,15 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <string>
 
+#include "descriptor.h"
 #include "memory-record.h"
 
 namespace homeproxy {
@@ -21,6 +25,43 @@ bool IsZero(const uint8_t* page) {
   memcpy(&first, page, sizeof first);
   return first == 0 && memcmp(page, page + sizeof first, kPage - sizeof first) == 0;
 }
+
+/*
+ * Pages of a process that was restored are shared with the CRIU that made it, by fork, until it writes to them. process_vm_readv pins
+ * what it reads: of such pages the kernel gives the process copies then (gup_must_unshare, FAULT_FLAG_UNSHARE), which took twice as
+ * long as all the rest, and doubled its memory for a while. /proc/PID/mem does not pin, but takes one range at a time: what was
+ * written since is small pieces, and the process's own.
+ */
+class Reader {
+ public:
+  Reader(int pid, bool fresh) : pid_(pid) {
+    if (fresh) mem_ = UniqueFd(open(("/proc/" + std::to_string(pid) + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
+  }
+
+  // As process_vm_readv. -> bytes; -1: nothing, and errno
+  ssize_t Read(uint8_t* into, size_t room, const iovec* remote, size_t count) const {
+    if (mem_.Get() >= 0) return ReadEach(into, remote, count);
+    const iovec local = {into, room};
+    return process_vm_readv(pid_, &local, 1, remote, count, 0);
+  }
+
+ private:
+  ssize_t ReadEach(uint8_t* into, const iovec* remote, size_t count) const {
+    ssize_t all = 0;
+    for (size_t i = 0; i < count; i++) {
+      const ssize_t got = pread(mem_.Get(), into + all, remote[i].iov_len, reinterpret_cast<off_t>(remote[i].iov_base));
+      if (got > 0) all += got;
+      if (got == static_cast<ssize_t>(remote[i].iov_len)) continue;
+      if (all > 0) return all;
+      if (got == 0 || errno == EIO) errno = EFAULT;  // it has another address space by now, or nothing there
+      return -1;
+    }
+    return all;
+  }
+
+  const int pid_;
+  UniqueFd mem_;  // without: it is read in the other way
+};
 
 // Records of memory on their way; small ones go together.
 class Sender {
@@ -77,6 +118,7 @@ class Sender {
 bool SendPages(SecureStream* stream, int pid, const std::vector<uint64_t>& ranges, SendingRules rules, uint64_t* sent,
                std::vector<uint64_t>* missed, Trouble* trouble) {
   std::vector<uint8_t> buffer(kPiece);
+  const Reader reader(pid, rules.fresh);
   Sender sender(stream, rules.insists, trouble);
   std::vector<iovec> remote;
   for (size_t next = 0, inside = 0; next + 1 < ranges.size();) {
@@ -91,8 +133,7 @@ bool SendPages(SecureStream* stream, int pid, const std::vector<uint64_t>& range
       if (bytes == left) next += 2;
     }
     for (size_t done = 0; done < remote.size();) {
-      const iovec local = {buffer.data(), wanted};
-      const ssize_t got = process_vm_readv(pid, &local, 1, &remote[done], remote.size() - done, 0);
+      const ssize_t got = reader.Read(buffer.data(), wanted, &remote[done], remote.size() - done);
       if (got < 0 && errno != EFAULT) {
         *trouble = {errno, "process_vm_readv"};
         return false;

@@ -64,8 +64,6 @@ SecureStream::SecureStream(int fd, std::vector<uint8_t> secret, bool server)
   SSL_CTX_set_verify(context_, server_ ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, nullptr);
   SSL_CTX_set_num_tickets(context_, 0);
   SSL_CTX_set_session_cache_mode(context_, SSL_SESS_CACHE_OFF);
-  SSL_CTX_set_read_ahead(context_, 1);
-  SSL_CTX_set_default_read_buffer_len(context_, kReadAhead);
   if (server_) {
     SSL_CTX_set_psk_find_session_callback(context_, FindKey);
   } else {
@@ -77,9 +75,10 @@ SecureStream::SecureStream(int fd, std::vector<uint8_t> secret, bool server)
   BIO* socket = BIO_new_socket(fd_.Get(), BIO_NOCLOSE);
   out_ = BIO_new(BIO_f_buffer());
   BIO_set_write_buffer_size(out_, kWriteBehind);
-  BIO_up_ref(socket);
-  SSL_set0_rbio(ssl_, socket);
-  SSL_set0_wbio(ssl_, BIO_push(out_, socket));
+  // And come out of it so: were it OpenSSL that read ahead, it would move all that it has for each record (ssl3_read_n, to align it).
+  BIO_set_read_buffer_size(out_, kReadAhead);
+  BIO_push(out_, socket);
+  SSL_set_bio(ssl_, out_, out_);
 }
 
 SecureStream::~SecureStream() {

@@ -36,8 +36,8 @@ export interface CopyAim extends Aim {
 
 /** So much is sent between two looks at how much that was. */
 const CHUNK_BYTES = 16 << 20;
-/** The other end is told ahead of so much that will come whole. */
-const DENSE_BYTES = 64 << 20;
+/** The other end is told of so many chunks ahead that will come whole: room for them is made while others come. */
+const CHUNKS_AHEAD = 4;
 const HUGE_PAGE_BYTES = 2 << 20;
 /** An upload in which nothing comes for longer is cut. */
 const SIGN_OF_LIFE_MS = 1000;
@@ -181,36 +181,23 @@ export class Copying {
     return forecastOf(done, this.aim.budgetMs, this.aim.limit);
   }
 
-  /** Of what was never sent the other end is told before, so that it can make room in large pieces. */
+  /** Of what was never sent the other end is told before, so that it can make room in large pieces, while other pages come. */
   private async freshPages(
     line: Line,
     ranges: readonly Range[],
     moved: (bytes: number) => Promise<void>,
   ): Promise<void> {
-    let chunk: Range[] = [];
-    let dense: Range[] = [];
-    let pending = 0;
-    const send = async (): Promise<void> => {
+    const chunks = ranges.length === 0 ? [[]] : chunksOf(ranges);
+    let told = 0;
+    for (const [index, chunk] of chunks.entries()) {
+      const dense: Range[] = [];
+      for (; told < chunks.length && told <= index + CHUNKS_AHEAD; told++) {
+        dense.push(...(chunks[told] ?? []).filter(({ start, end }) => end - start >= HUGE_PAGE_BYTES));
+      }
       if (dense.length > 0) await line.write(bareRecords('dense', dense));
       await this.pages(line, chunk, true);
       await moved(this.bytes);
-      [chunk, dense, pending] = [[], [], 0];
-    };
-    for (const range of ranges) {
-      let told = range.start;
-      for (let start = range.start; start < range.end; ) {
-        if (start >= told && range.end - start >= HUGE_PAGE_BYTES) {
-          told = upTo(start + DENSE_BYTES, range.end);
-          dense.push({ start, end: told });
-        }
-        const end = upTo(start + CHUNK_BYTES, range.end);
-        chunk.push({ start, end });
-        pending += end - start;
-        start = end;
-        if (pending >= CHUNK_BYTES - HUGE_PAGE_BYTES) await send();
-      }
     }
-    await send();
   }
 
   private async pages(line: Line, ranges: readonly Range[], fresh: boolean): Promise<void> {
@@ -244,6 +231,25 @@ export class Copying {
     if (this.tracker === undefined) throw unreadable(this.pid);
     return this.tracker;
   }
+}
+
+/** Parts of about {@link CHUNK_BYTES}, cut where huge pages begin. */
+function chunksOf(ranges: readonly Range[]): Range[][] {
+  const chunks: Range[][] = [];
+  let room = 0;
+  for (const { start, end } of ranges) {
+    for (let at = start; at < end; ) {
+      if (room < HUGE_PAGE_BYTES) {
+        chunks.push([]);
+        room = CHUNK_BYTES;
+      }
+      const next = upTo(at + room, end);
+      chunks.at(-1)?.push({ start: at, end: next });
+      room -= next - at;
+      at = next;
+    }
+  }
+  return chunks;
 }
 
 /** Where a huge page begins, if that is before the end. */
