@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // limit: 60 s
 import { type ChildProcess, execFileSync, spawnSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { LINE_SECRET_BYTES, Line, pagerProgram } from '../../addon/lib/index.js';
+import { pagerProgram } from '../../addon/lib/index.js';
 import { Copying } from '../../cli/memory/copying.js';
 import type { SendMemory } from '../../cli/memory/departing.js';
 import { LaterPages } from '../../cli/memory/later-pages.js';
@@ -17,6 +16,7 @@ import { readPagerState, whyNoPager } from '../../cli/memory/pager.js';
 import { bareRecords, PAGE_BYTES, type Range, signRecord } from '../../cli/memory/records.js';
 import { readProcess } from '../../cli/system/procfs.js';
 import { suite } from '../suite.js';
+import { lines } from './lines.js';
 import {
   arrive,
   begin,
@@ -220,24 +220,6 @@ test('a child that was made before the pager is killed finds no zeros either', a
   await second.until(() => second.done);
   second.cut();
 });
-
-/** Two ends of a line, as two daemons have them, over a connection of which Node reads nothing. */
-async function lines(): Promise<readonly [Line, Line]> {
-  const listener = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1');
-  await once(listener, 'listening');
-  const one = connect((listener.address() as AddressInfo).port, '127.0.0.1');
-  const [[other]] = await Promise.all([once(listener, 'connection'), once(one, 'connect')]);
-  listener.close();
-  one.pause();
-  const secret = randomBytes(LINE_SECRET_BYTES);
-  const [source, destination] = ([one, other] as Socket[]).map((socket, index) => {
-    const handle = (socket as unknown as { _handle: { fd: number; readStop(): void } })._handle;
-    handle.readStop();
-    return new Line(handle.fd, secret, index === 0 ? 'client' : 'server', 5000);
-  }) as [Line, Line];
-  await Promise.all([source.handshake(), destination.handshake()]);
-  return [source, destination];
-}
 
 for (const [pace, rate] of [
   ['as fast as it goes', 0],
