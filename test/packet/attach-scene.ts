@@ -4,7 +4,6 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Test } from 'uvu';
 import { BpfObject } from '../../addon/lib/index.js';
-import type { UserError } from '../../cli/errors.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { projectFile } from '../../cli/system/project.js';
@@ -43,15 +42,6 @@ export const WAYS = [
   ['tcx', true],
   ['filters', false],
 ] as const;
-
-export async function refusal(opening: Promise<Datapath>): Promise<UserError> {
-  try {
-    (await opening).close();
-  } catch (error) {
-    return error as UserError;
-  }
-  throw new Error('it was not refused');
-}
 
 const FOREIGN = `
   __attribute__((section("xdp"))) int foreign_xdp(void *context) { return 2; }

@@ -4,31 +4,15 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { programInfo, tcAttach, tcQuery, tcxQuery, xdpQuery } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
 import type { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { ParkQueue } from '../../cli/forwarding/park-queue.js';
 import { countTcFilters } from '../../cli/system/tc.js';
-import { attaching, foreignProgram, ip, open, PRIORITY, qdiscs, refusal, WAYS, ways } from './attach-scene.js';
+import { attaching, foreignProgram, ip, open, PRIORITY, qdiscs, WAYS, ways } from './attach-scene.js';
+import { bindingOf } from './binding-fields.js';
 import { classifier } from './classifiers.js';
+import { refusal } from './refusal.js';
 
-const binding: BindingStruct = {
-  epoch: 1,
-  action: Action.pass,
-  egress: Egress.open,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 0,
-  uplink_ifindex: 1,
-  pod_ifindex: 0,
-  pod_mac: Buffer.alloc(6),
-  host_mac: Buffer.alloc(6),
-  ...tunnelFields({ to: '0.0.0.0', encapsulation: 'ip' }),
-  node: encodeAddress('10.0.0.2'),
-  home: encodeAddress('10.0.0.2'),
-  next_hop: { ifindex: 0, mtu: 0, resolved: 0, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
-};
+const binding = bindingOf({ action: 'pass', resolved: false }, '10.0.0.2');
 
 const ingressProgram = (ifindex: number): number | undefined => classifier(ifindex, 'ingress');
 

@@ -3,12 +3,10 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { BpfMap } from '../../addon/lib/index.js';
-import { Action, type BindingStruct, Egress, Reason } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
+import { Action, Reason } from '../../cli/forwarding/abi.gen.js';
 import { takeCensus } from '../../cli/forwarding/census.js';
 import { readBindingCounters } from '../../cli/forwarding/counters.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import { addForwardingMetrics } from '../../cli/metrics/forwarding-metrics.js';
 import { MetricsPage } from '../../cli/metrics/page.js';
 import type { ProcessSeen } from '../../cli/metrics/process-series.js';
@@ -16,6 +14,7 @@ import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { sampleOf, samplesOf, sumOf } from '../exposition.js';
 import { suite } from '../suite.js';
+import { bindingOf } from './binding-fields.js';
 
 const BINDINGS = 1000;
 const OWN_SERIES = 100;
@@ -33,22 +32,7 @@ const datapath = await Datapath.open({
 });
 const { tables } = datapath;
 
-const binding: BindingStruct = {
-  epoch: 1,
-  action: Action.tunnel,
-  egress: Egress.shut,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 0,
-  uplink_ifindex: 1,
-  pod_ifindex: 0,
-  pod_mac: Buffer.alloc(6),
-  host_mac: Buffer.alloc(6),
-  ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
-  node: encodeAddress(HOME),
-  home: encodeAddress(HOME),
-  next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6), destination: Buffer.alloc(6) },
-};
+const binding = bindingOf({ action: 'tunnel', egress: 'shut' }, HOME);
 
 /** Counts as a program on every CPU would have: `packets` on each. */
 function count(id: number, reason: number, packets: bigint): void {

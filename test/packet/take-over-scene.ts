@@ -5,15 +5,13 @@ import { join } from 'node:path';
 import type { Test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BpfMap, xdpQuery } from '../../addon/lib/index.js';
-import type { UserError } from '../../cli/errors.js';
-import { Action, type BindingStruct, Egress } from '../../cli/forwarding/abi.gen.js';
-import { encodeAddress } from '../../cli/forwarding/address.js';
+import type { BindingStruct } from '../../cli/forwarding/abi.gen.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
-import { tunnelFields } from '../../cli/forwarding/encapsulation.js';
 import type { AttachChoice } from '../../cli/forwarding/hook-choice.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
 import { suite } from '../suite.js';
+import { bindingOf } from './binding-fields.js';
 import { classifier } from './classifiers.js';
 
 const OBJECT = projectFile('bpf/build/homeproxy.bpf.o');
@@ -34,20 +32,8 @@ export function ifindex(name: string): number {
 }
 
 export const binding: BindingStruct = {
+  ...bindingOf({ action: 'tunnel', egress: 'shut' }, ADDRESS),
   epoch: 3,
-  action: Action.tunnel,
-  egress: Egress.shut,
-  draining: 0,
-  hold: 0,
-  park_ifindex: 0,
-  uplink_ifindex: 1,
-  pod_ifindex: 0,
-  pod_mac: Buffer.alloc(6),
-  host_mac: Buffer.alloc(6),
-  ...tunnelFields({ to: '10.0.0.3', encapsulation: 'ip' }),
-  node: encodeAddress(ADDRESS),
-  home: encodeAddress(ADDRESS),
-  next_hop: { ifindex: 1, mtu: 1500, resolved: 1, source: Buffer.alloc(6, 2), destination: Buffer.alloc(6, 4) },
 };
 
 export const UPLINKS = ['up0', 'up1'];
@@ -69,15 +55,6 @@ export function open({ pins, run }: Context, change: OpenChange = {}): Promise<D
     uplinks: uplinks.map((name) => ({ interface: name, attach })),
     ...rest,
   });
-}
-
-export async function refusal(opening: Promise<Datapath>): Promise<UserError> {
-  try {
-    (await opening).close();
-  } catch (error) {
-    return error as UserError;
-  }
-  throw new Error('it was not refused');
 }
 
 /** Ids of our programs by interface and hook; a hook without one is left out. */

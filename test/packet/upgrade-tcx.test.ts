@@ -7,6 +7,7 @@ import { BpfLink, BpfMap, BpfObject } from '../../addon/lib/index.js';
 import { PinnedMaps } from '../../cli/forwarding/pinned-maps.js';
 import { projectFile } from '../../cli/system/project.js';
 import { classifiers } from './classifiers.js';
+import { refusal } from './refusal.js';
 import {
   ALL_HOOKS,
   attached,
@@ -16,7 +17,6 @@ import {
   leave,
   open,
   pinned,
-  refusal,
   takingOver,
   tc,
   UPLINKS,

@@ -9,6 +9,7 @@ import type { UserError } from '../../cli/errors.js';
 import { Datapath } from '../../cli/forwarding/datapath.js';
 import { projectFile } from '../../cli/system/project.js';
 import { bpffs, folder } from '../addon/private-namespaces.js';
+import { refusal } from './refusal.js';
 import {
   ADDRESS,
   ALL_HOOKS,
@@ -20,7 +21,6 @@ import {
   open,
   PORT,
   pinned,
-  refusal,
   takingOver,
   tc,
   UPLINKS,
