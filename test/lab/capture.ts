@@ -8,7 +8,8 @@ const FILE = '/tmp/capture.pcap';
 /** Ethernet header, VLAN tag and IP packet. */
 const LONGEST = 18 + 65_535;
 /** What tcpdump says when it is asked; at its end it says it in lines. */
-const COUNTS = /^tcpdump: (\d+) packets? captured, (\d+) packets? received by filter, /gm;
+const COUNTS =
+  /^tcpdump: (\d+) packets? captured, (\d+) packets? received by filter, (\d+) packets? dropped by kernel/gm;
 
 /** tcpdump on a node's interface: everything that it sends and receives, whole. */
 export class Capture {
@@ -38,12 +39,14 @@ export class Capture {
 
   /** SIGINT ends tcpdump before it has read what is still in the kernel's buffer; SIGUSR1 lets it say how far it is. */
   private async caughtUp(): Promise<void> {
-    const counts = (): RegExpExecArray[] => [...this.command.stderr.matchAll(COUNTS)];
+    const counts = (): number[][] =>
+      [...this.command.stderr.matchAll(COUNTS)].map((found) => found.slice(1).map(Number));
     for (let asked = 1; ; asked++) {
       this.command.kill('SIGUSR1');
       if (!(await this.command.printedOrEnded(() => counts().length >= asked))) return; // `stop` hears why
-      const [, captured, received] = counts().at(-1) ?? [];
-      if (Number(captured) >= Number(received)) return;
+      const [, wanted = 0] = counts()[0] ?? [];
+      const [written = 0, , dropped = 0] = counts().at(-1) ?? [];
+      if (written + dropped >= wanted) return;
       await turn();
     }
   }
