@@ -40,6 +40,8 @@ export {
   getsockname,
   getsockopt,
   getxattr,
+  interfaceIndex,
+  makeFifo,
   memfdSeals,
   pidfdGetfd,
   pidfdOpen,

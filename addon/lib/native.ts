@@ -161,6 +161,8 @@ export interface Native {
   setPipeSize(fd: number, bytes: number): number;
   flock(fd: number, operation: number): boolean;
   getxattr(path: string, name: string, room: number): Buffer;
+  makeFifo(path: string): void;
+  interfaceIndex(name: string): number;
   inMountNamespace(fd: number, steps: readonly (readonly [string, readonly string[], readonly number[]])[]): void;
   cloneMount(path: string, readOnly: boolean): number;
   openBeneath(folder: number, path: string, flags: number, mode: number): number;

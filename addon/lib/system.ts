@@ -126,6 +126,16 @@ export function setPipeSize(fd: number, bytes: number): number {
   return native.setPipeSize(fd, bytes);
 }
 
+/** Makes a FIFO of mode 0600, less the umask (mkfifo(3)). Throws EEXIST, ENOENT. */
+export function makeFifo(path: string): void {
+  native.makeFifo(path);
+}
+
+/** The number of an interface in the network namespace of this thread (if_nametoindex(3)). Throws ENODEV. */
+export function interfaceIndex(name: string): number {
+  return native.interfaceIndex(name);
+}
+
 /** Longest value that {@link getxattr} reads, in bytes. */
 const MAX_ATTRIBUTE = 8192;
 

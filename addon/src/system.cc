@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -12,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -160,6 +162,20 @@ Napi::Value SetPipeSize(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), size);
 }
 
+/* (path): a FIFO that only its owner may open */
+void MakeFifo(const Napi::CallbackInfo& info) {
+  const std::string path = TextOf(info[0]);
+  if (mkfifo(path.c_str(), 0600) != 0) Fail(info.Env(), errno, "mkfifo", path);
+}
+
+/* (name) -> its index in this thread's network namespace */
+Napi::Value InterfaceIndex(const Napi::CallbackInfo& info) {
+  const std::string name = TextOf(info[0]);
+  const unsigned index = if_nametoindex(name.c_str());
+  if (index == 0) Fail(info.Env(), errno, "if_nametoindex", name);
+  return Napi::Number::New(info.Env(), index);
+}
+
 }  // namespace
 
 void ExportSystem(Napi::Env env, Napi::Object exports) {
@@ -178,6 +194,8 @@ void ExportSystem(Napi::Env env, Napi::Object exports) {
   exports["closeOnExec"] = Napi::Function::New(env, CloseOnExec, "closeOnExec");
   exports["memfdSeals"] = Napi::Function::New(env, MemfdSeals, "memfdSeals");
   exports["setPipeSize"] = Napi::Function::New(env, SetPipeSize, "setPipeSize");
+  exports["makeFifo"] = Napi::Function::New(env, MakeFifo, "makeFifo");
+  exports["interfaceIndex"] = Napi::Function::New(env, InterfaceIndex, "interfaceIndex");
   exports["getxattr"] = Napi::Function::New(env, GetXattr, "getxattr");
   exports["flock"] = Napi::Function::New(env, Flock, "flock");
   Napi::Object constants = Napi::Object::New(env);

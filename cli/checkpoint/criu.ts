@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { accessSync, constants, existsSync, statSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { criuHooksLibrary, criuMemoryLibrary } from '../../addon/lib/index.js';
+import { criuHooksLibrary, criuMemoryLibrary, makeFifo } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import { run } from '../system/command.js';
 import { favour } from '../system/priority.js';
@@ -110,7 +110,7 @@ const COMMON = [
  * `post-dump` with the tree seized.
  */
 export async function startDump(options: DumpOptions): Promise<CriuSession> {
-  await makeVerdictFifo(options.images);
+  makeFifo(join(options.images, VERDICT));
   const names = options.linkRemap === true ? ['--link-remap'] : [];
   const queues = options.skipInFlight === true ? ['--skip-in-flight'] : [];
   const args = ['-t', String(options.pid), '--ghost-limit', '16M', ...names, ...queues];
@@ -123,18 +123,10 @@ export async function startDump(options: DumpOptions): Promise<CriuSession> {
  * {@link CriuSession.release}. Then it goes on to `post-restore`, before any task runs.
  */
 export async function startRestore(options: RestoreOptions): Promise<CriuSession> {
-  await makeVerdictFifo(options.images);
-  await makeFifo(join(options.images, INVENTORY));
+  makeFifo(join(options.images, VERDICT));
+  makeFifo(join(options.images, INVENTORY));
   const loaded = options.listenersHere === true ? { memoryLimit: options.memoryLimit ?? 0 } : {};
   return start('restore', { ...options, ...loaded }, ['--restore-detached']);
-}
-
-async function makeVerdictFifo(images: string): Promise<void> {
-  await makeFifo(join(images, VERDICT));
-}
-
-async function makeFifo(path: string): Promise<void> {
-  await run('mkfifo', ['-m', '0600', path]);
 }
 
 /**

@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFifo } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
-import { run } from '../system/command.js';
 import type { CriuSession } from './criu-session.js';
 
 const GATE = 'gate';
@@ -17,9 +17,9 @@ export class Gate {
   private constructor(private fd: number | undefined) {}
 
   /** Before CRIU is started. */
-  static async create(folder: string): Promise<Gate> {
+  static create(folder: string): Gate {
     const path = join(folder, GATE);
-    await run('mkfifo', ['-m', '0600', path]);
+    makeFifo(path);
     return new Gate(openSync(path, constants.O_RDWR | constants.O_NONBLOCK)); // with a reader it never waits (fifo(7))
   }
 

@@ -1,7 +1,6 @@
 import { closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { pollReadable, setPipeSize } from '../../addon/lib/index.js';
-import { run } from '../system/command.js';
+import { makeFifo, pollReadable, setPipeSize } from '../../addon/lib/index.js';
 
 /** The image with the memory of the tree's root, by far the largest one. */
 export const PAGES = 'pages-1.img';
@@ -32,9 +31,9 @@ export class PagePipe {
   private constructor(private readonly fd: number) {}
 
   /** Makes the FIFO in the folder of a dump that has not begun, and opens it. */
-  static async create(folder: string): Promise<PagePipe> {
+  static create(folder: string): PagePipe {
     const path = join(folder, PAGES);
-    await run('mkfifo', ['-m', '0600', path]);
+    makeFifo(path);
     return new PagePipe(openPipe(path));
   }
 

@@ -26,7 +26,7 @@ export class ArrivingMemory {
   ): Promise<ArrivingMemory | undefined> {
     if (!isLarge(description)) return undefined;
     if (later) await startPager(folder);
-    return new ArrivingMemory(await Inlet.create(folder));
+    return new ArrivingMemory(Inlet.create(folder));
   }
 
   /** Takes the records as they come. @param moved told once how much has. @throws {UserError} `MEMORY_REFUSED` */

@@ -2,9 +2,8 @@ import { closeSync, constants, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Line, setPipeSize } from '../../addon/lib/index.js';
+import { type Line, makeFifo, setPipeSize } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
-import { run } from '../system/command.js';
 import { openForReader } from '../system/fifo.js';
 
 const INLET = 'memory';
@@ -21,9 +20,9 @@ const STARTED_MS = 2000;
 export class Inlet {
   private constructor(private readonly path: string) {}
 
-  static async create(folder: string): Promise<Inlet> {
+  static create(folder: string): Inlet {
     const path = join(folder, INLET);
-    await run('mkfifo', ['-m', '0600', path]);
+    makeFifo(path);
     return new Inlet(path);
   }
 

@@ -72,8 +72,8 @@ export async function makeReady(
   const pid = resident === undefined ? root : request.pid;
   const inside =
     resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
-  departure.pages = await PagePipe.create(images);
-  departure.gate = await Gate.create(images);
+  departure.pages = PagePipe.create(images);
+  departure.gate = Gate.create(images);
   departure.defaults = readSocketDefaults(root);
   departure.memory = DepartingMemory.of(localPids, description);
   departure.session = await startDump({

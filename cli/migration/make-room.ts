@@ -1,7 +1,7 @@
 import { carriedFolder } from '../files/carried-folder.js';
 import { wipeTree } from '../files/wipe.js';
 import { tunnelOverhead } from '../forwarding/encapsulation.js';
-import { createPod, destroyPod, keepPidsFree, type PodOptions } from '../pod/pod.js';
+import { createPod, destroyPod, type PodOptions } from '../pod/pod.js';
 import type { ProcessDescription } from '../process/description.js';
 import { BindingControl } from './binding-control.js';
 import type { NodeName, PrepareDestinationRequest } from './messages.js';
@@ -21,6 +21,7 @@ export async function makeRoom(
       homeAddresses: description.homeAddresses,
       ports: block,
       ...(carry === true ? { root: carriedFolder(site, twin) } : {}),
+      taken: numbersOf(description),
       programs: forwarding.datapath.podPrograms,
       ...limitsOf(site, home),
     });
@@ -29,7 +30,6 @@ export async function makeRoom(
       control.attachPod(pod);
       await control.resolve(home); // ahead of the first packet
       meet(site, description);
-      await keepPidsFree(pod, numbersOf(description));
       return residents.add(
         {
           twin,

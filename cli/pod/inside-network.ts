@@ -1,5 +1,6 @@
 import { isIPv6 } from 'node:net';
 import { POD_PROGRAMS, type PodPrograms, podProgram } from '../forwarding/pod-programs.js';
+import type { Setting } from './kernel-settings.js';
 import type { PodOptions, PodRecord } from './pod.js';
 
 /** What differs between the families. The next hops are link-local, never on any wire (RFC 3927, RFC 4291 2.5.6). */
@@ -40,13 +41,14 @@ export function insideNetwork(
   ];
 }
 
-/** The pod's own kernel settings: pairs of a file below /proc/sys/net and what to write into it. */
-export function networkSettings({ ports }: Pick<PodOptions, 'ports'>): string[] {
+/** The pod's own kernel settings. */
+export function networkSettings({ ports }: Pick<PodOptions, 'ports'>): Setting[] {
   return [
     // What its home node says to it has one of the pod's own addresses as source, or loopback's.
-    ...['ipv4/conf/all/accept_local', '1', 'ipv4/conf/lo/route_localnet', '1'],
-    ...['all', 'eth0', 'lo'].flatMap((device) => [`ipv4/conf/${device}/rp_filter`, '0']),
-    ...(ports === undefined ? [] : ['ipv4/ip_local_port_range', `${ports.first} ${ports.last}`]),
+    ['ipv4/conf/all/accept_local', '1'],
+    ['ipv4/conf/lo/route_localnet', '1'],
+    ...['all', 'eth0', 'lo'].map((device): Setting => [`ipv4/conf/${device}/rp_filter`, '0']),
+    ...(ports === undefined ? [] : [['ipv4/ip_local_port_range', `${ports.first} ${ports.last}`] as const]),
   ];
 }
 

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, rmdirSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { interfaceIndex, withNetworkNamespace } from '../../addon/lib/index.js';
 import { BugError, ExternalError } from '../errors.js';
 import { attachEntry, type PodPrograms } from '../forwarding/pod-programs.js';
 import type { PortBlock } from '../forwarding/port-block.js';
@@ -11,16 +12,11 @@ import { Cgroup, unifiedMount } from '../system/cgroup.js';
 import { run } from '../system/command.js';
 import { type ProcessStamp, readChildren, readProcess, stampAlive, stampProcess } from '../system/procfs.js';
 import { insideFilters, insideNetwork, networkSettings } from './inside-network.js';
+import { takeSettings, tcpSettings, writeSettings } from './kernel-settings.js';
 import { createRootFolder, enterRoot } from './pod-root.js';
-import { tcpSettings } from './tcp-settings.js';
 
 const INIT = 'catatonit';
 const LOCAL_ROUTE_MS = 2000;
-/** Pairs of a file below /proc/sys/net, which shows the namespace of whoever opens it, and a value. */
-const WRITE_SETTINGS = 'while [ $# -gt 1 ]; do echo "$2" >"/proc/sys/net/$1" || exit 1; shift 2; done';
-/** The same for what is not worth a failure: only the machine's own namespace may choose some kinds of congestion control. */
-const TAKE_SETTINGS =
-  'while [ $# -gt 1 ]; do [ "$(cat "/proc/sys/net/$1")" = "$2" ] || echo "$2" >"/proc/sys/net/$1"; shift 2; done; true';
 
 /** What a pod is made of; enough to find and remove it after a crash of the daemon. Plain data for the journal. */
 export interface PodRecord {
@@ -51,6 +47,8 @@ export interface PodOptions {
   readonly root?: string;
   /** MTU of `lo`, in bytes: what the process says over it to its home goes through a tunnel. Default: the kernel's. */
   readonly loopbackMtu?: number;
+  /** Numbers that CRIU restores inside; see {@link firstFreePid}. */
+  readonly taken?: readonly number[];
   /** The programs for pods; undefined: correspondents on its home node itself do not reach it. */
   readonly programs?: PodPrograms;
 }
@@ -64,7 +62,7 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
   const cgroup = new Cgroup(join(podRoot(), options.name)).create();
   let initPid: number | undefined;
   try {
-    initPid = await startInit(join(cgroup.path, 'cgroup.procs'));
+    initPid = await startInit(join(cgroup.path, 'cgroup.procs'), firstFreePid(options.taken ?? []));
     if (options.root !== undefined) {
       createRootFolder(options.root);
       await started(initPid);
@@ -138,16 +136,14 @@ export function podAlive(pod: PodRecord): boolean {
 /**
  * CRIU restores tasks and threads under numbers of its images' choosing; its own, and its children's, must stay clear of them, and
  * of those that the process takes for its next threads and children until it is frozen.
- * Sets the last used pid of the pod's pid namespace (Documentation/admin-guide/sysctl/kernel.rst, ns_last_pid).
  */
-export async function keepPidsFree(pod: PodRecord, taken: readonly number[]): Promise<void> {
+function firstFreePid(taken: readonly number[]): number {
   const room = 64; // CRIU, its hooks and its children at once
   const growth = 1000;
   let start = 300;
   const clash = (): number | undefined => taken.find((pid) => pid > start - growth && pid < start + room);
   for (let pid = clash(); pid !== undefined; pid = clash()) start = pid + growth;
-  const script = 'echo "$1" >/proc/sys/kernel/ns_last_pid';
-  await run('nsenter', ['-t', String(pod.init.pid), '-p', '--', 'sh', '-c', script, 'sh', String(start - 1)]);
+  return start;
 }
 
 /** The shell says that the mounts are done and becomes the init then: in another root it would not find the program. */
@@ -167,7 +163,7 @@ function podRoot(): string {
   return join(unifiedMount(), 'homeproxy');
 }
 
-async function startInit(cgroupProcs: string): Promise<number> {
+async function startInit(cgroupProcs: string, nextPid: number): Promise<number> {
   // A member of the pod's cgroup from the start: that is how a restarted daemon finds it, whatever it had written down.
   // The inner shell says when the mounts are done, then becomes the init. --fork's parent stays and goes with its child.
   const enter = ['-c', 'echo $$ >"$1" && shift && exec "$@"', 'sh', cgroupProcs];
@@ -176,8 +172,10 @@ async function startInit(cgroupProcs: string): Promise<number> {
   const terminals = 'mount -t devpts -o newinstance,nosuid,noexec,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts';
   // And POSIX shared memory of its own: its names are the tree's alone.
   const memory = '{ [ ! -d /dev/shm ] || mount -t tmpfs -o nosuid,nodev,mode=1777 homeproxy /dev/shm; }';
-  const script = `${terminals} && ${memory} && echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
-  const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script], {
+  // Nothing but the init has started there when it is set (Documentation/admin-guide/sysctl/kernel.rst, ns_last_pid).
+  const numbers = 'echo "$1" >/proc/sys/kernel/ns_last_pid';
+  const script = `${terminals} && ${memory} && ${numbers} && echo ready; exec ${INIT} -P </dev/null >/dev/null 2>&1`;
+  const child = spawn('sh', [...enter, 'unshare', ...args, 'sh', '-c', script, 'sh', String(nextPid - 1)], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
     cwd: '/',
@@ -204,7 +202,7 @@ async function startInit(cgroupProcs: string): Promise<number> {
 }
 
 async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
-  const inside = ['-t', String(pod.init.pid), '-n', '--'];
+  const network = `/proc/${pod.init.pid}/ns/net`;
   await run('ip', ['-batch', '-'], {
     input: [
       `link add ${pod.hostInterface} address ${pod.hostMac} mtu ${options.mtu} type veth peer name eth0 address ${pod.podMac} mtu ${options.mtu} netns ${pod.init.pid}`,
@@ -212,33 +210,33 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
       `link set ${pod.hostInterface} up`,
     ].join('\n'),
   });
-  await run('nsenter', [...inside, 'ip', '-batch', '-'], { input: insideNetwork(pod, options).join('\n') });
-  await run('nsenter', [...inside, 'sh', '-c', TAKE_SETTINGS, 'sh', ...tcpSettings()]);
-  await run('nsenter', [...inside, 'sh', '-c', WRITE_SETTINGS, 'sh', ...networkSettings(options)]);
-  await localRoutes(pod, options.homeAddresses.filter(isIPv6));
-  if (options.programs !== undefined) await attachInside(pod.init.pid, inside, options.programs);
-  // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
-  await run('nsenter', [...inside, 'ethtool', '-K', 'eth0', 'gro', 'on']);
-  const { stdout } = await run('ip', ['-j', 'link', 'show', 'dev', pod.hostInterface]);
-  const [link] = JSON.parse(stdout) as { ifindex: number }[];
-  return link?.ifindex ?? 0;
+  await run('ip', ['-batch', '-'], { network, input: insideNetwork(pod, options).join('\n') });
+  const node = tcpSettings();
+  const link = withNetworkNamespace(network, () => {
+    takeSettings(node);
+    writeSettings(networkSettings(options));
+    return interfaceIndex('eth0');
+  });
+  await Promise.all([
+    localRoutes(network, options.homeAddresses.filter(isIPv6)),
+    options.programs === undefined ? undefined : attachInside(network, link, options.programs),
+    // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
+    run('ethtool', ['-K', 'eth0', 'gro', 'on'], { network }),
+  ]);
+  return interfaceIndex(pod.hostInterface);
 }
 
-/** @param inside the words that bring a command into the pod's network */
-async function attachInside(init: number, inside: readonly string[], programs: PodPrograms): Promise<void> {
-  const { stdout } = await run('nsenter', [...inside, 'ip', '-j', 'link', 'show', 'dev', 'eth0']);
-  const [link] = JSON.parse(stdout) as { ifindex: number }[];
-  const ifindex = link?.ifindex ?? 0;
-  await run('nsenter', [...inside, 'tc', '-batch', '-'], { input: insideFilters(programs, ifindex).join('\n') });
-  if (programs.classifier === 'tcx') attachEntry(programs.pins, `/proc/${init}/ns/net`, ifindex);
+/** @param link the number of the pod's end of its link, in its network */
+async function attachInside(network: string, link: number, programs: PodPrograms): Promise<void> {
+  await run('tc', ['-batch', '-'], { network, input: insideFilters(programs, link).join('\n') });
+  if (programs.classifier === 'tcx') attachEntry(programs.pins, network, link);
 }
 
 /** The kernel makes the local route of an IPv6 address in a work queue, after it has answered (addrconf_dad_work). */
-async function localRoutes(pod: PodRecord, addresses: readonly string[]): Promise<void> {
+async function localRoutes(network: string, addresses: readonly string[]): Promise<void> {
   const deadline = performance.now() + LOCAL_ROUTE_MS;
   for (const address of addresses) {
-    const route = ['-t', String(pod.init.pid), '-n', '--', 'ip', '-6', 'route', 'get', address];
-    while (!(await run('nsenter', route)).stdout.startsWith('local ')) {
+    while (!(await run('ip', ['-6', 'route', 'get', address], { network })).stdout.startsWith('local ')) {
       if (performance.now() > deadline) throw new BugError(`the kernel made no local route for ${address} in a pod`);
       await sleep(5);
     }

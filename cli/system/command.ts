@@ -1,4 +1,5 @@
-import { type SpawnOptions, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import { withNetworkNamespace } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
 
 export interface CommandResult {
@@ -13,6 +14,8 @@ export interface CommandOptions {
   readonly signal?: AbortSignal;
   /** Default 30 s; a program that has not ended by then is killed and reported. */
   readonly timeoutMs?: number;
+  /** The network namespace in which it is to run, as a file; default: this process's. */
+  readonly network?: string;
 }
 
 /**
@@ -34,7 +37,8 @@ export async function run(
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
   };
-  const child = spawn(program, args, spawnOptions);
+  const start = (): ChildProcess => spawn(program, args, spawnOptions);
+  const child = options.network === undefined ? start() : withNetworkNamespace(options.network, start); // as its thread is
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
   child.stdout?.on('data', (chunk: Buffer) => stdout.push(chunk));

@@ -87,7 +87,7 @@ test('says its version', async ({ criu }) => {
 test('waits at pre-dump before it touches the process, and at the gate and at post-dump with it stopped', async (world) => {
   const counter = await Counter.start(world);
   const folder = images(world);
-  const gate = await Gate.create(folder);
+  const gate = Gate.create(folder);
   const session = await startDump({ criu: world.criu, pid: counter.pid, images: folder });
   await session.reached('pre-dump');
   assert.ok(session.passed('pre-dump'));
@@ -113,7 +113,7 @@ test('waits at pre-dump before it touches the process, and at the gate and at po
 test('a gate that nobody will answer at fails the dump, and the process goes on', async (world) => {
   const counter = await Counter.start(world);
   const folder = images(world);
-  const gate = await Gate.create(folder);
+  const gate = Gate.create(folder);
   const session = await startDump({ criu: world.criu, pid: counter.pid, images: folder });
   session.go('pre-dump');
   await gate.reachedBy(session);

@@ -52,7 +52,7 @@ interface Dump {
 async function begun(world: World, counter: Counter): Promise<Dump> {
   const images = join(world.folder, `images-${folders++}`);
   createImageFolder(images);
-  const pages = await PagePipe.create(images);
+  const pages = PagePipe.create(images);
   const session = await startDump({ criu: world.criu, pid: counter.pid, images });
   await session.reached('pre-dump');
   return { session, pages };

@@ -64,7 +64,7 @@ async function all(chunks: AsyncIterable<Buffer>): Promise<Buffer> {
 
 test('the pipe is a FIFO of root alone, where CRIU writes the image', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const stat = statSync(join(folder, PAGES));
   assert.ok(stat.isFIFO());
   assert.is(stat.mode & 0o777, 0o600);
@@ -74,7 +74,7 @@ test('the pipe is a FIFO of root alone, where CRIU writes the image', async (con
 for (const bytes of [1, 5_000_001]) {
   test(`the ${bytes} bytes of a writer come as they were, and end when it closes`, async (context) => {
     const folder = dumpFolder(context);
-    const pipe = await PagePipe.create(folder);
+    const pipe = PagePipe.create(folder);
     const written = startWriter(folder, bytes);
     assert.ok((await all(pipe.chunks())).equals(pattern(bytes)));
     assert.is(await written, 0);
@@ -83,7 +83,7 @@ for (const bytes of [1, 5_000_001]) {
 
 test('a writer that comes while we wait is read, and one that has not closed yet is waited for', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const chunks = pipe.chunks();
   const first = chunks.next();
   const fd = openAsCriu(folder);
@@ -100,7 +100,7 @@ test('a writer that comes while we wait is read, and one that has not closed yet
 
 test('a writer that has come and gone before anybody reads has left its pages', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const fd = openAsCriu(folder);
   writeSync(fd, pattern(300_000)); // more than the usual room of a pipe
   closeSync(fd);
@@ -113,7 +113,7 @@ for (const [room, bytes] of [
 ] as const) {
   test(`pages of which ${room} bytes were expected and ${bytes} come: none is written over`, async (context) => {
     const folder = dumpFolder(context);
-    const pipe = await PagePipe.create(folder);
+    const pipe = PagePipe.create(folder);
     pipe.expect(room);
     const written = startWriter(folder, bytes);
     assert.ok((await all(pipe.chunks())).equals(pattern(bytes)));
@@ -123,7 +123,7 @@ for (const [room, bytes] of [
 
 test('a writer that writes nothing ends the pages', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const chunks = all(pipe.chunks());
   closeSync(openAsCriu(folder));
   assert.is((await chunks).length, 0);
@@ -131,7 +131,7 @@ test('a writer that writes nothing ends the pages', async (context) => {
 
 test('a reader that stops early does not hold up the writer', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const written = startWriter(folder, 5 << 20);
   for await (const chunk of pipe.chunks()) {
     assert.ok(chunk.length > 0);
@@ -142,12 +142,12 @@ test('a reader that stops early does not hold up the writer', async (context) =>
 
 test('discarded pages do not hold up the writer, whether it is there already or comes later', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   pipe.discard();
   assert.is(await startWriter(folder, 5 << 20), 0);
 
   const other = dumpFolder(context);
-  const late = await PagePipe.create(other);
+  const late = PagePipe.create(other);
   const written = startWriter(other, 5 << 20);
   const { value } = await late.chunks().next(); // it writes by now
   assert.ok(value !== undefined);
@@ -157,7 +157,7 @@ test('discarded pages do not hold up the writer, whether it is there already or 
 
 test('a reader that waits while the pages are discarded comes to an end with the writer', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const chunks = all(pipe.chunks());
   pipe.discard();
   assert.is(await startWriter(folder, 2 << 20), 0);
@@ -165,19 +165,19 @@ test('a reader that waits while the pages are discarded comes to an end with the
 });
 
 test('a pipe that nobody has opened ends when the dump is over, before or while somebody reads', async (context) => {
-  const waiting = await PagePipe.create(dumpFolder(context));
+  const waiting = PagePipe.create(dumpFolder(context));
   const chunks = all(waiting.chunks());
   waiting.finish();
   assert.is((await chunks).length, 0);
 
-  const later = await PagePipe.create(dumpFolder(context));
+  const later = PagePipe.create(dumpFolder(context));
   later.finish();
   assert.is((await all(later.chunks())).length, 0);
 });
 
 test('closing ends a reader that waits, though a writer still has the pipe', async (context) => {
   const folder = dumpFolder(context);
-  const pipe = await PagePipe.create(folder);
+  const pipe = PagePipe.create(folder);
   const fd = openAsCriu(folder);
   const chunks = all(pipe.chunks());
   pipe.close();
@@ -190,7 +190,7 @@ test('finish, discard and close come in any order and as often as they like', as
   await fc.assert(
     fc.asyncProperty(fc.array(act, { maxLength: 8 }), fc.boolean(), fc.boolean(), async (acts, read, written) => {
       const folder = dumpFolder(context);
-      const pipe = await PagePipe.create(folder);
+      const pipe = PagePipe.create(folder);
       const chunks = read ? all(pipe.chunks()) : undefined;
       if (written) {
         const fd = openAsCriu(folder);
@@ -219,7 +219,7 @@ test('a folder without a pipe has none to adopt, nor has one with pages in a fil
 
 test('an adopted pipe has the pages of the writer that is there', async (context) => {
   const folder = dumpFolder(context);
-  const former = await PagePipe.create(folder);
+  const former = PagePipe.create(folder);
   const fd = openAsCriu(folder);
   writeSync(fd, 'before');
   former.close(); // as when the daemon ends

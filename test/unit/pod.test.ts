@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, writeFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
-import { createPod, destroyPod, keepPidsFree, type PodOptions, type PodRecord, podAlive } from '../../cli/pod/pod.js';
+import { createPod, destroyPod, type PodOptions, type PodRecord, podAlive } from '../../cli/pod/pod.js';
 import { Cgroup, unifiedMount } from '../../cli/system/cgroup.js';
 import { listProcesses, readChildren, readNamespace, readProcess } from '../../cli/system/procfs.js';
 import { skip } from '../skip.js';
@@ -150,14 +150,14 @@ for (const [mtu, tunnelOverhead, advertised, advertised6] of [
     }));
 }
 
-test('the next process there gets a number that is clear of all that will be restored', () =>
-  withPod({}, async (pod) => {
-    const taken = [300, 350, 414, 1200, 2230, 9000];
-    await keepPidsFree(pod, taken);
+test('the next process there gets a number that is clear of all that will be restored', async () => {
+  const taken = [300, 350, 414, 1200, 2230, 9000];
+  await withPod({ taken }, (pod) => {
     const next = Number(inside(pod, 'sh', '-c', 'exec sh -c "echo \\$\\$"'));
     assert.ok(next >= 3230 && next < 3245, `${next}`); // and of what they may start until then
     for (const pid of taken) assert.ok(pid < next || pid >= next + 40, `${pid} is near ${next}`);
-  }));
+  });
+});
 
 test('nothing of it is left, and to remove it once more is fine', async () => {
   const chosen = options();

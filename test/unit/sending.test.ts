@@ -99,7 +99,7 @@ class BrokenRoad extends Road {
 
 async function begin(context: { folder: string }, road: Road, ahead = Buffer.alloc(0)) {
   const folder = emptyFolder(context);
-  const pages = await PagePipe.create(folder);
+  const pages = PagePipe.create(folder);
   const sending = new Sending(road, {
     to: TO,
     migration: 'm1',
