@@ -1,4 +1,4 @@
-import { setTimeout as pause } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { followCopying } from './copy-progress.js';
@@ -230,7 +230,10 @@ export class Coordinator {
             later: course.limits.later,
           })
           .then((answer) => accepted(course, answer)),
-        source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
+        // the other end's request is on its way before a source that is here takes this thread for itself
+        turn().then(() =>
+          source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
+        ),
         twin.control.openQueue(),
         ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),
       ]),

@@ -67,8 +67,8 @@ export async function makeReady(
   if (resident === undefined) keep({ freezer: gather(root, record.freezer) });
   await reached('source', 'gathered', migration);
   createImageFolder(images);
-  await resident?.control.openQueue();
-  await reached('source', 'queue-opened', migration);
+  const queue = resident?.control.openQueue(); // beside CRIU's start: both wait for other programs
+  queue?.catch(() => undefined); // heard when CRIU was started
   const pid = resident === undefined ? root : request.pid;
   const inside =
     resident === undefined ? {} : { podInit: resident.pod.init.pid, ownRoot: resident.pod.root !== undefined };
@@ -88,6 +88,8 @@ export async function makeReady(
   });
   await reached('source', 'criu-started', migration);
   keep({ criu: departure.session.run.process });
+  await queue;
+  await reached('source', 'queue-opened', migration);
   await Promise.all([departure.session.reached('pre-dump', site.timeouts.prepareMs), road.open(request.destination)]);
   await reached('source', 'ready', migration);
 }

@@ -15,6 +15,9 @@ export async function makeRoom(
 ): Promise<Resident> {
   const { forwarding, residents } = site;
   const control = await BindingControl.create(forwarding, { description, epoch, state: 'held', block });
+  const queue = control.openQueue(); // beside the pod: both wait for other programs
+  const way = control.resolve(home); // ahead of the first packet
+  for (const beside of [queue, way]) beside.catch(() => undefined); // heard when there is a pod
   try {
     const pod = await createPod({
       name: `hpp${control.id}`,
@@ -26,9 +29,9 @@ export async function makeRoom(
       ...limitsOf(site, home),
     });
     try {
-      await control.openQueue();
+      await queue;
       control.attachPod(pod);
-      await control.resolve(home); // ahead of the first packet
+      await way;
       meet(site, description);
       return residents.add(
         {
@@ -51,6 +54,7 @@ export async function makeRoom(
       throw error;
     }
   } catch (error) {
+    await queue.catch(() => undefined);
     await control.remove();
     throw error;
   }

@@ -32,8 +32,8 @@ export const STEPS = {
   source: [
     'noted',
     'gathered',
-    'queue-opened',
     'criu-started',
+    'queue-opened',
     'ready',
     'files-sent',
     'memory-underway',
