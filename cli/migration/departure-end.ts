@@ -1,7 +1,7 @@
 import { closeDoor } from '../checkpoint/criu-door.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { wipeImageFolder } from '../checkpoint/image-folder.js';
-import { destroyPod, podAlive } from '../pod/pod.js';
+import { endPod, podAlive } from '../pod/pod.js';
 import { removeObjects } from '../process/sysv.js';
 import { Cgroup } from '../system/cgroup.js';
 import { noteStopped } from './connection-notes.js';
@@ -29,7 +29,8 @@ export async function destroyCopy(site: Site, departure: Departure): Promise<Par
   pages?.close();
   memory?.release();
   await reached('source', 'ended', migration);
-  if (resident !== undefined) await destroyPod(resident.pod);
+  if (resident !== undefined)
+    await endPod(resident.pod); // nobody waits for its network to go: that is for `finish`
   else await destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
   if (record.sysv !== undefined) await removeObjects(record.sysv.own);
   if (resident === undefined) removeShared(record.sharedObjects);

@@ -81,7 +81,7 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
     const hostIfindex = await connect(record, options);
     return { ...record, hostIfindex };
   } catch (error) {
-    if (initPid !== undefined) await killInit(initPid);
+    if (initPid !== undefined) killInit(initPid);
     cgroup.kill(); // not the device: one of that name may be somebody else's
     await cgroup.empty();
     cgroup.remove();
@@ -89,14 +89,19 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
   }
 }
 
-/** Ends everything in a pod and removes it; a pod that is already gone is fine. */
-export async function destroyPod(pod: PodRecord): Promise<void> {
-  await removeLink(pod.hostInterface);
-  if (podAlive(pod)) await killInit(pod.init.pid);
+/** Ends everything in a pod that nothing goes out of any more; what it was made of is left for {@link destroyPod}. */
+export async function endPod(pod: PodRecord): Promise<void> {
+  if (podAlive(pod)) killInit(pod.init.pid);
   const cgroup = new Cgroup(pod.cgroup);
   if (cgroup.exists && cgroup.frozen) cgroup.setFrozen(false);
   await cgroup.empty();
-  cgroup.remove();
+}
+
+/** Ends everything in a pod and removes it; a pod that is already gone is fine. */
+export async function destroyPod(pod: PodRecord): Promise<void> {
+  await removeLink(pod.hostInterface);
+  await endPod(pod);
+  new Cgroup(pod.cgroup).remove();
 }
 
 /** The cgroups of all pods on this node, also of those that no record names. */
@@ -243,7 +248,7 @@ async function localRoutes(network: string, addresses: readonly string[]): Promi
   }
 }
 
-async function killInit(pid: number): Promise<void> {
+function killInit(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch {
