@@ -26,6 +26,21 @@ interface LastLook {
   readonly present: readonly Range[];
 }
 
+/** What there was to send in one moment. */
+interface Look {
+  /** As `performance.now()`. */
+  readonly at: number;
+  readonly mappings: readonly Range[];
+  readonly written: readonly Range[];
+}
+
+/** A process whose writes are tracked since a first look at all that it has. */
+export interface Tracked {
+  readonly pid: number;
+  readonly tracker: number;
+  readonly first: Look;
+}
+
 /** What the rounds work for, and how the process is slowed down for it. */
 export interface CopyAim extends Aim {
   /** Gives the process so many percent of its time. @returns whether that was possible */
@@ -59,14 +74,16 @@ export class Copying {
   private round = { number: 0, total: 0, before: 0, began: 0, pace: 100 };
   /** Could not be read, for example because they were protected in that moment: still to be sent. */
   private missed: Range[] = [];
+  private readonly pid: number;
   private tracker: number | undefined;
+  private first: Look | undefined;
 
-  private constructor(
-    private readonly pid: number,
+  /** @param tracked whose end this brings, from now on */
+  constructor(
+    tracked: Tracked,
     private readonly aim: CopyAim,
-    tracker: number,
   ) {
-    this.tracker = tracker;
+    ({ pid: this.pid, tracker: this.tracker, first: this.first } = tracked);
     this.ready = new Promise((resolve, reject) => {
       this.onReady = resolve;
       this.onFailure = reject;
@@ -80,8 +97,14 @@ export class Copying {
   /**
    * @throws {BpfError} as `trackWrites`: the process, or this kernel, does not allow it.
    */
-  static async begin(pid: number, aim: CopyAim): Promise<Copying> {
-    return new Copying(pid, aim, await trackWrites(pid));
+  static async track(pid: number): Promise<Tracked> {
+    const tracker = await trackWrites(pid);
+    try {
+      return { pid, tracker, first: await lookAt(pid, tracker) };
+    } catch (error) {
+      closeSync(tracker);
+      throw error;
+    }
   }
 
   /** How far the round that goes on is. */
@@ -136,7 +159,7 @@ export class Copying {
    */
   async lastLook(): Promise<readonly Range[]> {
     this.requireTracker();
-    const mappings = this.mappings();
+    const mappings = mappingsOf(this.pid);
     const { written, present } = await scanLast(this.pid, flatten(mappings));
     this.onLook({ mappings, written: unflatten(written), present: unflatten(present) });
     return mappings;
@@ -164,12 +187,12 @@ export class Copying {
         if ((await this.aim.slowTo?.(next)) !== true) break;
         pace = next;
       }
-      const mappings = this.mappings();
-      const now = performance.now();
-      const sinceMs = lookedAt === undefined ? undefined : now - lookedAt;
-      lookedAt = now;
-      const found = unflatten(await scanWritten(this.requireTracker(), this.pid, flatten(mappings)));
-      const written = [...this.takeMissed(), ...found];
+      const look = this.first ?? (await lookAt(this.pid, this.requireTracker()));
+      this.first = undefined;
+      const sinceMs = lookedAt === undefined ? undefined : look.at - lookedAt;
+      lookedAt = look.at;
+      const { mappings } = look;
+      const written = [...this.takeMissed(), ...look.written];
       const bytes = bytesOf(written);
       await line.write(bareRecords('area', mappings));
       const began = performance.now();
@@ -207,10 +230,6 @@ export class Copying {
     this.missed.push(...unflatten(missed));
   }
 
-  private mappings(): Range[] {
-    return ownMappings(readText(`/proc/${this.pid}/maps`) ?? '');
-  }
-
   private takeMissed(): Range[] {
     const missed = union(this.missed);
     this.missed = [];
@@ -231,6 +250,16 @@ export class Copying {
     if (this.tracker === undefined) throw unreadable(this.pid);
     return this.tracker;
   }
+}
+
+async function lookAt(pid: number, tracker: number): Promise<Look> {
+  const mappings = mappingsOf(pid);
+  const at = performance.now();
+  return { at, mappings, written: unflatten(await scanWritten(tracker, pid, flatten(mappings))) };
+}
+
+function mappingsOf(pid: number): Range[] {
+  return ownMappings(readText(`/proc/${pid}/maps`) ?? '');
 }
 
 /** Parts of about {@link CHUNK_BYTES}, cut where huge pages begin. */

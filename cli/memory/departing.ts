@@ -1,8 +1,9 @@
+import { closeSync } from 'node:fs';
 import type { Line } from '../../addon/lib/index.js';
 import type { ProcessDescription } from '../process/description.js';
 import { readText, readTree } from '../system/procfs.js';
 import { type CarriedMemory, inFreeze, notTaken, type ReasonCode, untracked } from './carried.js';
-import { type CopyAim, Copying } from './copying.js';
+import { type CopyAim, Copying, type Tracked } from './copying.js';
 import { refusePostCopy } from './later-refusals.js';
 import { pointToParent } from './page-map.js';
 import { flatten, type Range } from './records.js';
@@ -48,6 +49,8 @@ export function whyCriu(
  * up to the gate, CRIU carries all, as it does for a small process.
  */
 export class DepartingMemory {
+  /** Until there is a copying, whose it is then; undefined when it was not asked for. */
+  private tracked: Promise<Tracked> | undefined;
   private copying: Copying | undefined;
   private underway: Copying | undefined;
   private delivered: Promise<void> | undefined;
@@ -64,6 +67,12 @@ export class DepartingMemory {
     return whyCriu(pids, isLarge(description)) === undefined ? new DepartingMemory() : undefined;
   }
 
+  /** Begins what {@link sendAhead} begins with: to look at 500 MB for the first time takes 15 ms. Ends when that is done, or failed. */
+  async track(pid: number): Promise<void> {
+    this.tracked = Copying.track(pid);
+    await this.tracked.catch(() => undefined); // said when it is needed
+  }
+
   /**
    * Copies while the process runs, until what is left is small.
    * @param moved told, before more is sent, how many bytes were. @param aim where nobody says more, a freeze of {@link BUDGET_MS}
@@ -78,7 +87,9 @@ export class DepartingMemory {
     if (aim.later === true) refusePostCopy(pid);
     let copying: Copying;
     try {
-      copying = await Copying.begin(pid, aim);
+      const tracked = this.tracked ?? Copying.track(pid);
+      this.tracked = undefined;
+      copying = new Copying(await tracked, aim);
       this.underway = copying;
     } catch (error) {
       this.cut.signal.throwIfAborted();
@@ -142,6 +153,8 @@ export class DepartingMemory {
   /** The process is gone, or goes on: its mappings need no tracking any more. */
   release(): void {
     this.copying?.stopTracking();
+    this.tracked?.then(({ tracker }) => closeSync(tracker)).catch(() => undefined);
+    this.tracked = undefined;
   }
 
   /** Nothing of this is wanted any more. */

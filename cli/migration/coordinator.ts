@@ -1,14 +1,15 @@
-import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import { asHomeproxyError, type ErrorDocument, fromDocument, type UserError } from '../errors.js';
 import { type Assessment, fitOf } from './assessment.js';
 import { followCopying } from './copy-progress.js';
-import { accepted, type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled } from './course.js';
+import { type Course, interruptedByRestart, joined, startCourse, summaryOf, travelled } from './course.js';
 import { directionOf } from './decision.js';
 import { endOf, type MigrationEnd, refusalOf } from './ends.js';
 import { insist, isUnheard } from './insist.js';
 import type { DestinationParticipant, InspectResponse, NodeName, SourceParticipant } from './messages.js';
 import { type Asked, askedOf, type MigrateOptions } from './migrate-options.js';
 import { newMigrationId } from './migration-id.js';
+import { prepareEnds } from './prepare-ends.js';
 import { type Rebuilt, rebuild } from './rebuild.js';
 import type { MigrationRecord, MigrationState, MigrationSummary } from './records.js';
 import { alreadyMoving, alreadyThere, reasonOf, refuse, requireNode, requireOwner, rolledBack } from './refusals.js';
@@ -208,37 +209,14 @@ export class Coordinator {
 
   /** Everything that needs no frozen process. */
   private async prepare(course: Course): Promise<void> {
-    const { migration, twin, source, destination, epoch, description, resetClosing } = course;
+    const { migration, twin, source, epoch } = course;
     this.site.journal.transaction(() => {
       this.record(course, { state: 'preparing' });
       this.twins.update(twin, { epoch }); // an epoch is never used twice, whatever comes of it
     });
     await reached('coordinator', 'preparing', migration);
-    const request = { migration, twin: twin.id, epoch };
     const { carry } = twin.record;
-    const made = await course.unlessStopped(
-      Promise.allSettled([
-        destination
-          .prepare({
-            ...request,
-            home: this.site.node,
-            source: source.node,
-            description,
-            cgroup: twin.record.cgroup,
-            block: twin.record.block,
-            carry: carry !== undefined,
-            later: course.limits.later,
-          })
-          .then((answer) => accepted(course, answer)),
-        // the other end's request is on its way before a source that is here takes this thread for itself
-        turn().then(() =>
-          source.prepare({ ...request, pid: description.homePid, destination: destination.node, carry, resetClosing }),
-        ),
-        twin.control.openQueue(),
-        ...(destination.node.name === this.site.node.name ? [] : [twin.control.resolve(destination.node)]),
-      ]),
-    );
-    for (const result of made) if (result.status === 'rejected') throw result.reason;
+    await prepareEnds(course, this.site, this.twins);
     await reached('coordinator', 'prepared', migration);
     if (carry !== undefined) travelled(course, await course.unlessStopped(source.carry({ migration })));
     if (course.copyAhead === false) return;
@@ -321,6 +299,7 @@ export class Coordinator {
     await Promise.all([
       this.insist(() => source.finish({ migration })),
       destination.finish({ migration }).catch(() => undefined), // not heard: it cleans up by itself
+      returned ? this.twins.leaveLoopback(twin) : undefined,
     ]);
     await reached('coordinator', 'source-finished', migration);
     if (returned) await this.twins.remove(twin);

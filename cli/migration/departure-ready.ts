@@ -90,6 +90,10 @@ export async function makeReady(
   keep({ criu: departure.session.run.process });
   await queue;
   await reached('source', 'queue-opened', migration);
-  await Promise.all([departure.session.reached('pre-dump', site.timeouts.prepareMs), road.open(request.destination)]);
+  await Promise.all([
+    departure.session.reached('pre-dump', site.timeouts.prepareMs),
+    road.open(request.destination),
+    request.ahead === true ? departure.memory?.track(root) : undefined,
+  ]);
   await reached('source', 'ready', migration);
 }

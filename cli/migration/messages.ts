@@ -58,6 +58,8 @@ export const prepareSourceRequest = z.object({
   carry: carrySchema.optional(),
   /** What it has closed and its correspondents have not taken does not keep it. */
   resetClosing: z.boolean().optional(),
+  /** Its memory will be copied while it runs, as soon as the destination is ready. */
+  ahead: z.boolean().optional(),
 });
 export type PrepareSourceRequest = z.infer<typeof prepareSourceRequest>;
 

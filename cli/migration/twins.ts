@@ -63,7 +63,6 @@ export class Twins {
   async create(description: ProcessDescription, carry?: Carry): Promise<Twin> {
     const { node } = this.forwarding;
     const id = `${node.name}-${description.homePid}-${randomBytes(3).toString('hex')}`;
-    await this.forwarding.datapath.useLoopback(true);
     const block = this.leases.lease(id, this.departedPorts());
     const control = await this.bind(id, { description, epoch: 1, block });
     const uid = readUid(description.homePid);
@@ -85,6 +84,16 @@ export class Twins {
     this.journal.twins.put(record.twin, record);
     this.byPid.set(description.homePid, twin);
     return twin;
+  }
+
+  /** Before the first process is away: correspondents of this node itself are heard. While all are here they need nobody. */
+  async watchLoopback(): Promise<void> {
+    await this.forwarding.datapath.useLoopback(true);
+  }
+
+  /** The process is here, and no other is away: to take the program off `lo` takes 20 ms (tcx_entry_sync). */
+  async leaveLoopback(twin: Twin): Promise<void> {
+    if (this.all().every((each) => each === twin)) await this.forwarding.datapath.useLoopback(false);
   }
 
   /** Stands in again for a process that lives elsewhere and of which this node's memory was lost. */
@@ -182,7 +191,7 @@ export class Twins {
     this.journal.carried.delete(twin.id);
     this.byPid.delete(twin.homePid);
     await twin.control.remove();
-    if (this.byPid.size === 0) await this.forwarding.datapath.useLoopback(false);
+    await this.leaveLoopback(twin);
     this.leases.release(twin.id); // what it opened while it was away are ordinary sockets of this node by now
   }
 }

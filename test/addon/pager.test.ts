@@ -268,7 +268,7 @@ test('what is written after the last round is not sent in the freeze, and follow
   const [source, destination] = await lines();
   const fifo = await open(join(place, 'memory'), 'w');
   const relayed = destination.relay(fifo.fd);
-  const copying = await Copying.begin(copy.pid, { budgetMs: 100, later: true });
+  const copying = new Copying(await Copying.track(copy.pid), { budgetMs: 100, later: true });
   const fed = copying.feed(source, async () => undefined);
   await copying.ready;
   await copy.tell('write 100 200');
