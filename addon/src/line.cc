@@ -23,6 +23,7 @@ namespace {
 
 constexpr size_t kPiece = 256 << 10;  // a piece and its copy stay in a processor's cache
 constexpr size_t kSmall = 64 << 10;
+constexpr size_t kMuch = 128 << 10;  // what comes so is a stream of pages, and not the end of one
 constexpr int kDrainMs = 2000;
 
 // Copies what comes into a descriptor whose writes block, until it ends or `limit` bytes have come.
@@ -39,7 +40,9 @@ bool Relay(SecureStream* stream, int fd, uint64_t limit, uint64_t* taken, Troubl
     }
     if (!outlet.Put(filled, trouble)) return false;
     *taken += filled;
+    stream->ExpectMuch(filled >= kMuch);
   }
+  stream->ExpectMuch(false);
   return true;
 }
 

@@ -21,6 +21,11 @@ constexpr unsigned char kSuite[] = {0x13, 0x02};  // TLS_AES_256_GCM_SHA384 (RFC
 constexpr size_t kReadAhead = 256 << 10;
 constexpr size_t kWriteBehind = 256 << 10;  // records go into the socket by so much at once: each time costs segments and wakes somebody
 constexpr std::chrono::milliseconds kMadeUp(100);
+constexpr int kMuch = 192 << 10;  // so much may wait until somebody is woken for it: each time costs two switches of tasks
+constexpr timespec kMoment = {0, 300'000};
+
+// How much has to have come before poll() says so.
+void SetLeast(int fd, int bytes) { setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes); }
 
 // OpenSSL's form of a pre-shared key is a session that never was.
 SSL_SESSION* SessionOf(SSL* ssl) {
@@ -105,7 +110,17 @@ bool SecureStream::Wait(int result, const char* call, bool listening, Trouble* t
     *trouble = {!lost ? EPROTO : failed != 0 ? failed : ECONNRESET, call};
     return false;
   }
+  if (why == SSL_ERROR_WANT_READ && much_) {
+    pollfd coming = {fd_.Get(), POLLIN, 0};
+    if (ppoll(&coming, 1, &kMoment, nullptr) > 0) return true;
+    ExpectMuch(false);
+  }
   return WaitFor(why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, call, listening, trouble);
+}
+
+void SecureStream::ExpectMuch(bool much) {
+  if (much != much_) SetLeast(fd_.Get(), much ? kMuch : 1);
+  much_ = much;
 }
 
 bool SecureStream::WaitFor(short what, const char* call, bool listening, Trouble* trouble) {

@@ -43,6 +43,8 @@ class SecureStream {
   // -> bytes, at least one; 0: the other end is through, or `wait` is false and nothing is there; -1: trouble
   ssize_t Read(void* into, size_t room, bool wait, Trouble* trouble);
   bool ended() const { return ended_ && unread_.empty(); }
+  // Much follows what has come: it is waited for together, if that takes no longer than a moment.
+  void ExpectMuch(bool much);
   // Gives back what was read: it is read again.
   void Unread(const uint8_t* data, size_t size) { unread_.insert(unread_.end(), data, data + size); }
   // After Read() without waiting has found nothing: whether something comes within so many milliseconds; it also ends when
@@ -73,6 +75,7 @@ class SecureStream {
   BIO* out_ = nullptr;  // of ssl_
   std::atomic<bool> cut_ = false;
   bool ended_ = false;
+  bool much_ = false;
   std::vector<uint8_t> unread_;
   int patience_ = -1;
   double rate_ = 0;

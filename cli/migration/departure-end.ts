@@ -1,7 +1,7 @@
 import { closeDoor } from '../checkpoint/criu-door.js';
 import { scatter } from '../checkpoint/freezer.js';
 import { wipeImageFolder } from '../checkpoint/image-folder.js';
-import { endPod, podAlive } from '../pod/pod.js';
+import { destroyPod, podAlive, treeEnded } from '../pod/pod.js';
 import { removeObjects } from '../process/sysv.js';
 import { Cgroup } from '../system/cgroup.js';
 import { noteStopped } from './connection-notes.js';
@@ -29,9 +29,13 @@ export async function destroyCopy(site: Site, departure: Departure): Promise<Par
   pages?.close();
   memory?.release();
   await reached('source', 'ended', migration);
-  if (resident !== undefined)
-    await endPod(resident.pod); // nobody waits for its network to go: that is for `finish`
-  else await destroyTree(record); // CRIU ends the tree; one that was killed meanwhile did not
+  // CRIU ends the tree; one that was killed meanwhile did not.
+  if (resident === undefined) await destroyTree(record);
+  else {
+    departure.removing = destroyPod(resident.pod);
+    departure.removing.catch(() => undefined); // heard in `finish`: the kernel takes 50 ms for its network, and nobody has to wait
+    if (!treeEnded(resident.pod)) await departure.removing;
+  }
   if (record.sysv !== undefined) await removeObjects(record.sysv.own);
   if (resident === undefined) removeShared(record.sharedObjects);
   await noteStopped(site, record);

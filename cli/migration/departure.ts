@@ -58,6 +58,8 @@ export interface Departure {
   lost: ReadonlySet<string>;
   /** Set when it lives here for another home. */
   readonly resident: Resident | undefined;
+  /** Its pod is being removed; undefined before it may be, and after a restart of the daemon. */
+  removing: Promise<void> | undefined;
   /** It is put back: nothing may stop it again. */
   reverting: boolean;
   /** Its preparation, while that goes on. */
@@ -81,6 +83,7 @@ export const IDLE = {
   slow: new Set<string>(),
   quiet: false,
   lost: new Set<string>(),
+  removing: undefined,
   reverting: false,
   preparing: undefined,
 };

@@ -283,6 +283,7 @@ export class LocalSource implements SourceParticipant {
   private async forgetHere(migration: string): Promise<void> {
     const departure = this.departures.get(migration);
     if (departure === undefined) return;
+    await departure.removing?.catch(() => undefined); // it is tried once more
     if (departure.resident !== undefined) await this.site.residents.remove(departure.resident);
     await reached('source', 'removed', migration);
     this.forget(migration);

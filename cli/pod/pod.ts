@@ -89,19 +89,20 @@ export async function createPod(options: PodOptions): Promise<PodRecord> {
   }
 }
 
-/** Ends everything in a pod that nothing goes out of any more; what it was made of is left for {@link destroyPod}. */
-export async function endPod(pod: PodRecord): Promise<void> {
-  if (podAlive(pod)) killInit(pod.init.pid);
-  const cgroup = new Cgroup(pod.cgroup);
-  if (cgroup.exists && cgroup.frozen) cgroup.setFrozen(false);
-  await cgroup.empty();
+/** Whether nothing is left in a pod besides its init. */
+export function treeEnded(pod: PodRecord): boolean {
+  const own = [pod.init.pid, readProcess(pod.init.pid)?.parent]; // its parent waits for it (startInit)
+  return new Cgroup(pod.cgroup).processes().every((pid) => own.includes(pid));
 }
 
 /** Ends everything in a pod and removes it; a pod that is already gone is fine. */
 export async function destroyPod(pod: PodRecord): Promise<void> {
   await removeLink(pod.hostInterface);
-  await endPod(pod);
-  new Cgroup(pod.cgroup).remove();
+  if (podAlive(pod)) killInit(pod.init.pid);
+  const cgroup = new Cgroup(pod.cgroup);
+  if (cgroup.exists && cgroup.frozen) cgroup.setFrozen(false);
+  await cgroup.empty();
+  cgroup.remove();
 }
 
 /** The cgroups of all pods on this node, also of those that no record names. */
@@ -161,7 +162,12 @@ async function started(init: number): Promise<void> {
 
 /** The kernel takes a veth away some time after its namespace has ended; the next pod of that name may come before. */
 async function removeLink(name: string): Promise<void> {
-  await run('ip', ['link', 'delete', 'dev', name]).catch(() => undefined); // gone already
+  try {
+    interfaceIndex(name);
+  } catch {
+    return; // gone already
+  }
+  await run('ip', ['link', 'delete', 'dev', name]).catch(() => undefined); // gone meanwhile
 }
 
 function podRoot(): string {
