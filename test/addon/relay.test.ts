@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { setPipeSize } from '../../addon/lib/index.js';
 import { suite } from '../suite.js';
@@ -15,6 +15,8 @@ const test = suite<{ place: string; reader: number; writer: number }>('what a li
 const PIPE_BYTES = 1 << 20;
 /** More than the buffers that are lent to the pipe would have, were they not as many as it holds; less than it holds. */
 const UNREAD_BYTES = 768 << 10;
+
+const PATIENCE_MS = 5000;
 
 test.before.each((world) => {
   world.place = mkdtempSync(join(tmpdir(), 'homeproxy-relay-'));
@@ -67,6 +69,26 @@ test('is what was sent, however slowly it is read', async ({ reader, writer }) =
   assert.ok(content.equals(await readBytes(reader, content.length)));
   await sent;
   assert.equal(await relayed, { bytes: content.length, ended: true });
+  source.cut();
+  destination.cut();
+});
+
+test('comes at once when it is little, also after much, for which its reader sleeps longer', async ({
+  reader,
+  writer,
+}) => {
+  const [source, destination] = await lines();
+  const relayed = destination.relay(writer);
+  for (const size of [4 * PIPE_BYTES, 1, 4 * PIPE_BYTES, 5000, 100_000]) {
+    const content = randomBytes(size);
+    const [, came] = await Promise.all([
+      source.write(content),
+      Promise.race([readBytes(reader, size), pause(PATIENCE_MS, undefined, { ref: false })]),
+    ]);
+    assert.ok(came?.equals(content), `${size} bytes`);
+  }
+  await source.finish();
+  assert.is((await relayed).ended, true);
   source.cut();
   destination.cut();
 });

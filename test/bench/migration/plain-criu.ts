@@ -36,6 +36,7 @@ export async function movePlainly(scene: Scene, what: Case, run: number): Promis
   const subject = await scene.start(what, ADDRESS);
   let where = home;
   try {
+    await scene.warm(what.memoryMB);
     await sleep(REST_MS);
     for (const node of [home, host]) await node.run(['mkdir', '-p', IMAGES]);
     const take = `${scene.rawTcp} receive ${PORT} | tar -C ${IMAGES} -x`;

@@ -38,7 +38,7 @@ function tableSection(result: Result): Section {
   const note = absent.length === 0 ? '' : ` Not measured: ${absent.join('; ')}.`;
   return {
     title: 'Moves there and back',
-    text: `Medians of both ways. Stall: the longest answer that a client got which asks every millisecond. Moved: what travelled, rounds included. CPU: of both nodes. Raw TCP: the same number of bytes as the process has, over one connection between the same nodes. Plain: criu dump, tar over raw TCP, criu restore, with CRIU's nftables lock, until the address has moved along.${note}`,
+    text: `Medians of both ways. Stall: the longest answer that a client got which asks every millisecond. Moved: what travelled, rounds included. CPU: of both nodes. Raw TCP: the same number of bytes as the process has, over one connection between the same nodes. Before each move so much memory as the process has was written to and given back: a host that had taken it back from this machine would give it page by page (up to a second for 500 MB). Plain: criu dump, tar over raw TCP, criu restore, with CRIU's nftables lock, until the address has moved along.${note}`,
     head: ['MB', 'written', 'conn.', 'mode', 'freeze', 'stall', 'total', 'moved', 'CPU', 'raw TCP', 'plain'],
     rows: result.measured.flatMap((one) =>
       (one.what.modes ?? MODES).map((mode) => {

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BugError } from '../../../cli/errors.js';
@@ -21,6 +22,8 @@ const MAX_FREEZE_MS = 120_000;
 const FOLDER = 'bench/migration';
 /** The client meets the process as it is between two moves. */
 const REST_MS = 300;
+/** Made warm besides what the process has: what travels is in buffers on its way. */
+const BUFFERS_MB = 256;
 /** The process's own work is measured for so long before it moves. */
 const BEFORE_MS = 1500;
 
@@ -40,19 +43,20 @@ export interface Sample {
 export class Scene {
   private constructor(
     readonly lab: Lab,
-    private readonly programs: { readonly ballast: string; readonly asking: string; readonly raw: string },
+    private readonly programs: Readonly<Record<'ballast' | 'asking' | 'raw' | 'warm', string>>,
   ) {}
 
   static async up(name: string, options: { readonly daemons: boolean; readonly signal: AbortSignal }): Promise<Scene> {
     const lab = await Lab.up({ name, hosts: 1, offloads: true, attach: 'tc', ...options });
     try {
       const nodes = [lab.node('home'), lab.node('host1'), lab.node('client')];
-      const [ballast, asking, raw] = [
+      const [ballast, asking, raw, warm] = [
         await installFrom(FOLDER, 'ballast', ...nodes),
         await installFrom(FOLDER, 'asking', ...nodes),
         await installFrom(FOLDER, 'raw-tcp', ...nodes),
+        await installFrom(FOLDER, 'warm-memory', ...nodes),
       ];
-      return new Scene(lab, { ballast, asking, raw });
+      return new Scene(lab, { ballast, asking, raw, warm });
     } catch (error) {
       await Lab.down(name);
       throw error;
@@ -82,7 +86,16 @@ export class Scene {
     const command = [this.programs.ballast, ...size, ...(work ? ['work'] : [])];
     const pid = await startServer(this.home, command, PORT, START_MS);
     const asking = await Asking.start(this.lab.node('client'), this.programs.asking, address, PORT, connections);
-    return { pid, asking, connections };
+    return { pid, asking, connections, memoryMB };
+  }
+
+  /**
+   * Has this machine's host give it the memory that a move takes: one that has taken free memory back gives it page by page, which
+   * takes up to a second for 500 MB, and raw TCP needs none.
+   */
+  async warm(memoryMB: number): Promise<void> {
+    const wanted = Math.min(memoryMB + BUFFERS_MB, Math.floor(freemem() / 2 / (1 << 20)));
+    if (wanted > 0) await this.home.run([this.programs.warm, String(wanted)], { timeoutMs: START_MS });
   }
 
   async end({ pid, asking }: Subject, where = this.home): Promise<void> {
@@ -94,7 +107,8 @@ export class Scene {
   }
 
   /** Moves it away, or home. */
-  async move({ pid, asking, connections }: Subject, to: 'host1' | 'home', mode: Mode): Promise<Sample> {
+  async move({ pid, asking, connections, memoryMB }: Subject, to: 'host1' | 'home', mode: Mode): Promise<Sample> {
+    await this.warm(memoryMB);
     await sleep(REST_MS);
     await asking.mark();
     const before = this.cpuMs();
@@ -166,6 +180,7 @@ export interface Subject {
   readonly pid: number;
   readonly asking: Asking;
   readonly connections: number;
+  readonly memoryMB: number;
 }
 
 /** Waits until something listens on a port of a node. */
