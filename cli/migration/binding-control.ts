@@ -205,7 +205,7 @@ export class BindingControl {
   }
 
   /** Connects the pod's interface. */
-  attachPod(pod: PodRecord): void {
+  attachPod(pod: Pick<PodRecord, 'hostIfindex' | 'podMac' | 'hostMac'>): void {
     this.forwarding.datapath.addDevice(pod.hostIfindex, this.id, 'pod');
     this.change({
       pod_ifindex: pod.hostIfindex,

@@ -49,6 +49,8 @@ export interface PodOptions {
   readonly loopbackMtu?: number;
   /** Numbers that CRIU restores inside; see {@link firstFreePid}. */
   readonly taken?: readonly number[];
+  /** Told of its link as soon as that is there, while what is inside is still made. */
+  readonly onLink?: (link: Pick<PodRecord, 'hostIfindex' | 'podMac' | 'hostMac'>) => void;
   /** The programs for pods; undefined: correspondents on its home node itself do not reach it. */
   readonly programs?: PodPrograms;
 }
@@ -221,7 +223,11 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
       `link set ${pod.hostInterface} up`,
     ].join('\n'),
   });
-  await run('ip', ['-batch', '-'], { network, input: insideNetwork(pod, options).join('\n') });
+  const hostIfindex = interfaceIndex(pod.hostInterface);
+  const inside = run('ip', ['-batch', '-'], { network, input: insideNetwork(pod, options).join('\n') });
+  inside.catch(() => undefined); // heard when the other is over
+  options.onLink?.({ ...pod, hostIfindex });
+  await inside;
   const node = tcpSettings();
   const link = withNetworkNamespace(network, () => {
     takeSettings(node);
@@ -234,7 +240,7 @@ async function connect(pod: PodRecord, options: PodOptions): Promise<number> {
     // A redirect by native XDP into a veth is lost unless its peer polls, which GRO switches on (veth_xdp_xmit).
     run('ethtool', ['-K', 'eth0', 'gro', 'on'], { network }),
   ]);
-  return interfaceIndex(pod.hostInterface);
+  return hostIfindex;
 }
 
 /** @param link the number of the pod's end of its link, in its network */
