@@ -22,7 +22,7 @@ function sections(result: Result): Section[] {
 function goalSection(result: Result): Section {
   return {
     title: 'What it must show',
-    text: `Medians, with pre-copy. This machine: ${result.machine}.`,
+    text: `Medians, with pre-copy. This machine: ${result.machine}; both nodes and the client share them, so that a process loses there what the destination and the client take as well.`,
     head: ['figure', 'measured', 'limit', ''],
     rows: goals(result).map((goal) => [
       goal.words,
