@@ -4,8 +4,8 @@ import { dirname, join } from 'node:path';
 import { unifiedMount } from './cgroup.js';
 import { readText } from './procfs.js';
 
-/** sched(7): where one other wants the processor as well, a tenth of it is left. */
-export const BEHIND_NICE = 10;
+/** sched(7): where one other wants the processor as well, a thirtieth of it is left (weights of 36 and 1024). */
+export const BEHIND_NICE = 15;
 
 /**
  * Lets a process run ahead of ordinary load. Where the kernel groups tasks by session (sched_autogroup, sched(7)), a nice
