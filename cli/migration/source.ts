@@ -10,6 +10,7 @@ import { inspectProcess } from '../process/inspect.js';
 import { sharedMemoryFindings } from '../process/shared-memory.js';
 import { urgentVerdicts } from '../process/urgent-data.js';
 import { Cgroup } from '../system/cgroup.js';
+import { ownSession } from '../system/priority.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { awaitTaken } from './closing.js';
@@ -165,6 +166,7 @@ export class LocalSource implements SourceParticipant {
   async drain({ migration }: MigrationRequest): Promise<DrainResponse> {
     const departure = this.require(migration);
     const { record, resident } = departure;
+    ownSession.hurry(migration);
     const control = controlOf(this.site, departure);
     const early = control !== undefined && !hearsDatagrams(record.localPids);
     if (early) control.holdDatagrams();
@@ -297,6 +299,7 @@ export class LocalSource implements SourceParticipant {
   }
 
   private forget(migration: string): void {
+    ownSession.calm(migration);
     this.departures.delete(migration);
     this.site.journal.departures.delete(migration);
   }
