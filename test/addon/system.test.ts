@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, constants, openSync, readlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readlinkSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -11,6 +11,8 @@ import {
   getsockname,
   getsockopt,
   getxattr,
+  interfaceIndex,
+  makeFifo,
   pidfdGetfd,
   pidfdOpen,
   pidfdSendSignal,
@@ -22,6 +24,7 @@ import {
   tcpRepairState,
   withNetworkNamespace,
 } from '../../addon/lib/index.js';
+import { run } from '../../cli/system/command.js';
 import { suite } from '../suite.js';
 import { until } from './fixture.js';
 import { folder } from './private-namespaces.js';
@@ -218,6 +221,35 @@ test('flock is seen by the flock program', () => {
   flock(fd, 'unlock');
   execFileSync('flock', ['--nonblock', path, 'true']);
   closeSync(fd);
+});
+
+test('a program may be started in another network namespace, and only it is there', async () => {
+  const { pid } = await stranger();
+  const network = `/proc/${pid}/ns/net`;
+  const home = ownNamespace();
+  const started = run('readlink', ['/proc/self/ns/net'], { network });
+  assert.is(ownNamespace(), home);
+  assert.is((await started).stdout.trim(), readlinkSync(network));
+});
+
+test('interfaceIndex says which number a name has where this thread is', async () => {
+  const { pid } = await stranger();
+  const network = `/proc/${pid}/ns/net`;
+  assert.is(interfaceIndex('lo'), 1);
+  execFileSync('nsenter', ['-t', String(pid), '-n', 'ip', 'link', 'add', 'there0', 'index', '77', 'type', 'veth']);
+  assert.is(
+    withNetworkNamespace(network, () => interfaceIndex('there0')),
+    77,
+  );
+  assert.throws(() => interfaceIndex('there0'), code('ENODEV'));
+});
+
+test('makeFifo makes one for its owner alone, and nothing where there is something', () => {
+  const path = join(folder, 'fifo');
+  makeFifo(path);
+  const { mode } = statSync(path);
+  assert.equal([statSync(path).isFIFO(), mode & 0o777], [true, 0o600]);
+  assert.throws(() => makeFifo(path), code('EEXIST'));
 });
 
 test('setPipeSize rounds up to a power of two of pages, and so much fits in', () => {

@@ -5,9 +5,11 @@ import { once } from 'node:events';
 import { closeSync, existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setImmediate as turn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { type BpfError, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
+import { DepartingMemory } from '../../cli/memory/departing.js';
 import { ownMappings } from '../../cli/memory/mappings.js';
 import { flatten } from '../../cli/memory/records.js';
 import { suite } from '../suite.js';
@@ -310,6 +312,25 @@ test('one that is stopped, or has ended, is refused and left alone', async () =>
   pids.pop();
   while (existsSync(`/proc/${pid}`)) await new Promise((resolve) => setImmediate(resolve));
   await refused('ESRCH');
+});
+
+test('a first look that nothing comes of is let go of', async () => {
+  const tracking = (): number =>
+    readdirSync('/proc/self/fd').filter((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[userfaultfd]';
+      } catch {
+        return false; // that of the folder itself
+      }
+    }).length;
+  const { pid } = await subject();
+  const before = tracking();
+  const memory = DepartingMemory.of([pid], { pids: [pid], residentBytes: 100 << 20 });
+  await memory?.track(pid);
+  assert.is(tracking(), before + 1);
+  memory?.giveUp(new Error('it stays'));
+  await turn();
+  assert.is(tracking(), before);
 });
 
 test.run();
