@@ -291,9 +291,11 @@ export class LocalSource implements SourceParticipant {
     this.forget(migration);
   }
 
+  /** @throws {UserError} `ABORTED`: a step that was under way while the process was put back; the journal would have it again */
   private keep(departure: Departure, change: Partial<DepartureRecord>): void {
-    departure.record = { ...departure.record, ...change };
     const { migration } = departure.record.request;
+    if (this.aborted.has(migration) && !this.departures.has(migration)) throw tooLate(migration);
+    departure.record = { ...departure.record, ...change };
     this.departures.set(migration, departure);
     this.site.journal.departures.put(migration, departure.record);
   }
