@@ -137,6 +137,8 @@ EXPORT int openat64(int dirfd, const char *path, int flags, ...)
 			errno = EIO;
 			return -1;
 		}
+		if (inventory >= 0)
+			know_places();
 		return inventory;
 	}
 	return syscall(SYS_openat, dirfd, path, flags, mode);

@@ -31,6 +31,20 @@ bool know_listeners(void);
 /* In a restore, before it begins: takes the memory that comes. @param room most pages -> false: it was not whole */
 bool take_memory(uint64_t room);
 
+/* What CRIU has mapped to put a mapping's content there. */
+struct premap {
+	uintptr_t address;
+	size_t length;
+	int prot, flags;
+};
+
+/* In a restore, once its images are there: what has come will be moved to where CRIU maps it. */
+void know_places(void);
+void know_premap(const struct range *mappings, unsigned int count);
+
+/* The last that CRIU has mapped there; NULL: nothing. */
+const struct premap *premap_at(uintptr_t to);
+
 /* Makes huge pages there, by and by; what is to be read into it waits for them. All has to be mapped. */
 void ask_room(const void *place, uint64_t bytes);
 void await_room(const void *place, uint64_t bytes);
