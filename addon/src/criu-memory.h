@@ -25,6 +25,9 @@ int read_all(int fd, void *into, size_t bytes);
 /* In a dump, once all tasks are seized and before CRIU has changed any: waits to be told what to hide. -> false: nobody is there */
 bool pass_gate(void);
 
+/* In a dump, after the gate. @param process its folder in /proc -> what CRIU needs of its smaps; -1: it has to read that */
+int known_smaps(int process);
+
 /* In a restore, once its images are there: reads which listeners are not to be made anew. -> false: one is not to be had */
 bool know_listeners(void);
 
