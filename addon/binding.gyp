@@ -18,6 +18,7 @@
         'src/mounts.cc',
         'src/netlink.cc',
         'src/network.cc',
+        'src/nice-value.cc',
         'src/object.cc',
         'src/outlet.cc',
         'src/program.cc',

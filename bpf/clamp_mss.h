@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The largest segment that the two ends of a new connection offer each other (RFC 9293, 3.7.1) is made to fit into the tunnel.
- * So their packets fit from the start, also where "too big" is filtered. It is never raised.
+ * The largest segment that an end of a new connection offers to take (RFC 9293, 3.7.1) is made to fit into the tunnel, if what it
+ * takes comes through one. So the other's packets fit from the start, also where "too big" is filtered. It is never raised.
+ *
+ * What a correspondent offers stays as it is: a departed process answers straight, or through a reverse tunnel, for which its pod's
+ * link has room. With less, a sender of 128 KiB at a time has a third packet for each (2 of 45 segments of 1428 bytes, and 1).
  */
 #ifndef HOMEPROXY_CLAMP_MSS_H
 #define HOMEPROXY_CLAMP_MSS_H
@@ -68,7 +71,7 @@ static __always_inline __u16 as_summed(__u32 at, __be16 value)
 }
 
 /*
- * Clamps the MSS in the TCP header at `l4`, which has `length` bytes of options. Functions of their own, which the verifier goes
+ * Clamps the MSS in the TCP header at `l4`, which has `length` bytes of options. A function of its own, which the verifier goes
  * through once, and not on every way that leads to a tunnel.
  */
 __noinline int clamp_in_tc(struct __sk_buff *skb, __u32 l4, __u32 length, __u32 most)
@@ -92,30 +95,6 @@ __noinline int clamp_in_tc(struct __sk_buff *skb, __u32 l4, __u32 length, __u32 
 	return bpf_skb_store_bytes(skb, start + at, &fits, sizeof(fits), 0);
 }
 
-/* The same in XDP, where every packet has its checksum. */
-__noinline int clamp_in_xdp(struct xdp_md *ctx, __u32 l4, __u32 length, __u32 most)
-{
-	struct tcp_options options = {};
-	__u32 start = l4 + sizeof(struct tcphdr);
-	__u32 check_at = l4 + __builtin_offsetof(struct tcphdr, check);
-	__u16 check;
-
-	if (length < 1 || length > sizeof(options) || bpf_xdp_load_bytes(ctx, start, &options, length) ||
-	    bpf_xdp_load_bytes(ctx, check_at, &check, sizeof(check)))
-		return -1;
-	int mss = find_mss(&options, 0);
-	__u32 at = mss >> 16;
-	__be16 offered = bpf_htons(mss & 0xffff);
-	__be16 fits = bpf_htons(most);
-
-	if (mss < 0 || at + sizeof(fits) > length || (mss & 0xffff) <= most) /* cut off: what follows is no option */
-		return -1;
-	check = ~fold((__u16)~check + (__u16)~as_summed(at, offered) + as_summed(at, fits)); /* RFC 1624, eqn. 3 */
-	if (bpf_xdp_store_bytes(ctx, check_at, &check, sizeof(check)))
-		return -1;
-	return bpf_xdp_store_bytes(ctx, start + at, &fits, sizeof(fits));
-}
-
 /* Bytes of options in the TCP header of a packet that offers an MSS. */
 static __always_inline __u32 options_of(const struct tuple *t)
 {
@@ -126,11 +105,6 @@ static __always_inline __u32 options_of(const struct tuple *t)
 static __always_inline void tc_clamp_mss(struct __sk_buff *skb, const struct tuple *t, __u32 mtu)
 {
 	clamp_in_tc(skb, t->l4, options_of(t), mss_of(t->family, mtu));
-}
-
-static __always_inline void xdp_clamp_mss(struct xdp_md *ctx, const struct tuple *t, __u32 mtu)
-{
-	clamp_in_xdp(ctx, t->l4, options_of(t), mss_of(t->family, mtu));
 }
 
 #endif

@@ -30,7 +30,7 @@ static __always_inline int tc_reverse(struct __sk_buff *skb, const struct found 
 	struct decision d = { .step = STEP_TUNNEL, .tos = t->tos, .ttl = OUTER_TTL, .found = *found };
 
 	*reason = REASON_REVERSED;
-	int verdict = tc_tunnel(skb, &d, t, reason);
+	int verdict = tc_tunnel(skb, &d, t, 1, reason);
 
 	return *reason == REASON_TOO_BIG ? bpf_redirect(found->binding->pod_ifindex, 0) : verdict;
 }

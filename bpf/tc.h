@@ -53,7 +53,7 @@ static __always_inline int ingress(struct __sk_buff *skb, struct decision *d)
 	case STEP_PARK:
 		return tc_park(skb, &d->found, &t, &d->reason);
 	case STEP_TUNNEL:
-		return tc_tunnel(skb, d, &t, &d->reason);
+		return tc_tunnel(skb, d, &t, 0, &d->reason);
 	case STEP_DELIVER:
 		return tc_hand_over(skb, d, &d->reason);
 	case STEP_LOOP_BACK:
@@ -130,7 +130,7 @@ static __always_inline int tc_judge(struct __sk_buff *skb, struct tuple *t, stru
 	case STEP_PARK:
 		return tc_park(skb, &d->found, t, &d->reason);
 	case STEP_TUNNEL:
-		return tc_tunnel(skb, d, t, &d->reason);
+		return tc_tunnel(skb, d, t, 1, &d->reason);
 	case STEP_DELIVER:
 		return tc_deliver(skb, d->found.binding, &d->reason);
 	default:
@@ -324,7 +324,7 @@ static __always_inline int replay(struct __sk_buff *skb, const struct found *fou
 	switch (d.step) {
 	case STEP_TUNNEL:
 		*reason = REASON_TUNNELLED;
-		return tc_tunnel(skb, &d, &t, reason);
+		return tc_tunnel(skb, &d, &t, t.loopback || is_local(&t.source), reason);
 	case STEP_DELIVER:
 		*reason = REASON_DELIVERED;
 		return tc_hand_over(skb, &d, reason);

@@ -156,7 +156,9 @@ static __always_inline int tc_encapsulate(struct __sk_buff *skb, const struct de
 
 #include "split.h"
 
-static __always_inline int tc_tunnel(struct __sk_buff *skb, struct decision *d, struct tuple *inner, enum reason *reason)
+/* `both_ways`: what answers the packet comes through a tunnel as well, so the MSS that a SYN offers must leave room for that. */
+static __always_inline int tc_tunnel(struct __sk_buff *skb, struct decision *d, struct tuple *inner, int both_ways,
+				     enum reason *reason)
 {
 	const struct binding *binding = d->found.binding;
 
@@ -170,7 +172,7 @@ static __always_inline int tc_tunnel(struct __sk_buff *skb, struct decision *d, 
 	if (length > mtu)
 		return inner->df ? answer_too_big(skb, binding, inner, mtu - overhead(binding), reason)
 				 : tc_split(skb, d, inner, mtu - overhead(binding), reason);
-	if (offers_mss(inner))
+	if (both_ways && offers_mss(inner))
 		tc_clamp_mss(skb, inner, mtu_of_path(binding, ANY_LENGTH) - overhead(binding));
 	if (tc_encapsulate(skb, d, inner)) {
 		*reason = REASON_NO_ROOM;

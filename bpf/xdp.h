@@ -2,7 +2,6 @@
 #ifndef HOMEPROXY_XDP_H
 #define HOMEPROXY_XDP_H
 
-#include "clamp_mss.h"
 #include "count.h"
 #include "decide.h"
 #include "encapsulate.h"
@@ -88,8 +87,6 @@ static __always_inline int xdp_tunnel(struct xdp_md *ctx, const struct decision 
 	__u8 family = outer_family(binding);
 	int shorter = (int)d->outer - (int)overhead(binding);
 
-	if (offers_mss(inner))
-		xdp_clamp_mss(ctx, inner, mtu_of_path(binding, ANY_LENGTH) - overhead(binding));
 	if (shorter && bpf_xdp_adjust_head(ctx, shorter))
 		return XDP_DROP;
 	struct ethhdr *eth = (void *)(long)ctx->data;

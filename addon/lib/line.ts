@@ -101,6 +101,19 @@ export class Line {
     this.#native.setPace(rate);
   }
 
+  /**
+   * Of the threads that work for it, at once, and of those of later calls. Without CAP_SYS_NICE it can only be raised.
+   * @param nice undefined: the one that they would have without this
+   */
+  setNice(nice: number | undefined): void {
+    this.#native.setNice(nice);
+  }
+
+  /** Bytes that it has sent or received so far, as the ends gave and took them. */
+  get passed(): number {
+    return this.#native.passed();
+  }
+
   /** Ends the connection, whatever is going on. */
   cut(): void {
     this.#native.cut();

@@ -57,6 +57,8 @@ export interface NativeLine {
   exchange(folder: string): Promise<void>;
   answer(bytes: Uint8Array): Promise<void>;
   setPace(rate: number): void;
+  setNice(nice: number | undefined): void;
+  passed(): number;
   cut(): void;
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "failure.h"
 #include "later-pages.h"
 #include "memory-sender.h"
+#include "nice-value.h"
 #include "outlet.h"
 #include "secure-stream.h"
 #include "task.h"
@@ -53,6 +55,7 @@ class Line : public Napi::ObjectWrap<Line> {
                         InstanceMethod<&Line::ReadAll>("readAll"), InstanceMethod<&Line::Relay>("relay"),
                         InstanceMethod<&Line::ServeLater>("serveLater"), InstanceMethod<&Line::Later>("later"), InstanceMethod<&Line::Exchange>("exchange"),
                         InstanceMethod<&Line::Answer>("answer"), InstanceMethod<&Line::SetPace>("setPace"),
+                        InstanceMethod<&Line::SetNice>("setNice"), InstanceMethod<&Line::Passed>("passed"),
                         InstanceMethod<&Line::Cut>("cut")});
   }
 
@@ -75,7 +78,11 @@ class Line : public Napi::ObjectWrap<Line> {
     // says so when the work is over, or was never begun
     const std::shared_ptr<void> over(nullptr, [busy = busy_](void*) { busy->store(false); });
     return LongTask::Start(
-        env, [stream = stream_, act = std::move(act), over](Trouble* trouble) { act(stream.get(), trouble); },
+        env,
+        [stream = stream_, nice = nice_, act = std::move(act), over](Trouble* trouble) {
+          const NiceValue::Worker worker(nice.get());
+          act(stream.get(), trouble);
+        },
         std::move(result));
   }
 
@@ -210,6 +217,17 @@ class Line : public Napi::ObjectWrap<Line> {
     if (stream_ != nullptr) stream_->SetPace(info[0].As<Napi::Number>().DoubleValue());
   }
 
+  // (nice value or undefined: as they had it) of the threads that work for it
+  void SetNice(const Napi::CallbackInfo& info) {
+    nice_->Set(info[0].IsNumber() ? std::optional<int>(IntOf(info[0])) : std::nullopt);
+  }
+
+  // -> bytes that were written or read so far
+  Napi::Value Passed(const Napi::CallbackInfo& info) {
+    if (stream_ != nullptr) passed_ = stream_->passed();
+    return Napi::Number::New(info.Env(), static_cast<double>(passed_));
+  }
+
   // What it holds is let go of with the call that goes on, and not when the garbage is collected.
   void Cut(const Napi::CallbackInfo&) {
     if (stream_ != nullptr) stream_->Cut();
@@ -217,6 +235,8 @@ class Line : public Napi::ObjectWrap<Line> {
   }
 
   std::shared_ptr<SecureStream> stream_;
+  uint64_t passed_ = 0;  // when it was last asked
+  std::shared_ptr<NiceValue> nice_ = std::make_shared<NiceValue>();
   std::shared_ptr<LaterProgress> later_ = std::make_shared<LaterProgress>();
   std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);
 };

@@ -154,7 +154,10 @@ bool SecureStream::Put(const void* data, size_t size, bool listening, Trouble* t
     ERR_clear_error();
     errno = 0;
     const int done = SSL_write(ssl_, data, static_cast<int>(size));
-    if (done > 0) return Flush(listening, trouble);
+    if (done > 0) {
+      passed_.fetch_add(done, std::memory_order_relaxed);
+      return Flush(listening, trouble);
+    }
     if (!Wait(done, "SSL_write", listening, trouble)) return false;
   }
 }
@@ -198,7 +201,10 @@ ssize_t SecureStream::Read(void* into, size_t room, bool wait, Trouble* trouble)
     ERR_clear_error();
     errno = 0;
     const int done = SSL_read(ssl_, into, static_cast<int>(room));
-    if (done > 0) return done;
+    if (done > 0) {
+      passed_.fetch_add(done, std::memory_order_relaxed);
+      return done;
+    }
     const int why = SSL_get_error(ssl_, done);
     if (why == SSL_ERROR_ZERO_RETURN) {
       ended_ = true;

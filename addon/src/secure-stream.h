@@ -51,6 +51,8 @@ class SecureStream {
   // Lets nothing more than this wait in the kernel: what is written then is not behind much.
   void KeepShort(int bytes);
   int patience() const { return patience_; }
+  // Bytes that were written or read so far; any thread may ask.
+  uint64_t passed() const { return passed_.load(std::memory_order_relaxed); }
   // Says that nothing more will be written.
   bool Finish(Trouble* trouble);
   // Throws away what still comes, until the other end closes: a reset would destroy what was written last on its way.
@@ -73,6 +75,7 @@ class SecureStream {
   BIO* out_ = nullptr;  // of ssl_
   std::atomic<bool> cut_ = false;
   bool ended_ = false;
+  std::atomic<uint64_t> passed_ = 0;
   std::vector<uint8_t> unread_;
   int patience_ = -1;
   double rate_ = 0;

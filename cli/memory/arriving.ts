@@ -1,6 +1,8 @@
 import type { Line } from '../../addon/lib/index.js';
 import type { CriuSession } from '../checkpoint/criu-session.js';
 import { BugError } from '../errors.js';
+import { readTree } from '../system/procfs.js';
+import { Deference } from './deference.js';
 import { isLarge } from './departing.js';
 import { Inlet } from './inlet.js';
 import { makeParent } from './page-map.js';
@@ -13,7 +15,13 @@ export class ArrivingMemory {
   /** CRIU did not come for it in time: it does not know of this. */
   private unasked = false;
 
-  private constructor(private readonly inlet: Inlet) {}
+  private deference: Deference | undefined;
+
+  /** @param bytes that come, about, before those that are written meanwhile do. */
+  private constructor(
+    private readonly inlet: Inlet,
+    private readonly bytes: number,
+  ) {}
 
   /**
    * Before CRIU's restore is started. @param later some of it comes when the process runs
@@ -26,7 +34,7 @@ export class ArrivingMemory {
   ): Promise<ArrivingMemory | undefined> {
     if (!isLarge(description)) return undefined;
     if (later) await startPager(folder);
-    return new ArrivingMemory(await Inlet.create(folder));
+    return new ArrivingMemory(await Inlet.create(folder), description.anonymousBytes ?? description.residentBytes);
   }
 
   /** Takes the records as they come. @param moved told once how much has. @throws {UserError} `MEMORY_REFUSED` */
@@ -37,8 +45,21 @@ export class ArrivingMemory {
       this.unasked = true; // the source lets its CRIU carry all then
       throw error;
     });
-    this.taken = this.inlet.take(line, pipe, moved);
+    this.deference = this.deferenceOf(line, session);
+    this.deference.begin();
+    this.taken = this.inlet.take(line, pipe, moved).finally(() => this.hurry());
     await this.taken;
+  }
+
+  /** The process stands still: from now on nobody here goes first. May be repeated. */
+  hurry(): void {
+    this.deference?.end();
+  }
+
+  /** What is written while the first of it comes decides how long the process stands still: it is taken as fast as it can be. */
+  private deferenceOf(line: Line, { run }: CriuSession): Deference {
+    const pids = run.process === undefined ? [] : readTree(run.process.pid);
+    return new Deference(line, { pids, enough: this.bytes });
   }
 
   /** All images are in the folder: CRIU shall have what belongs to them before it reads the first. */

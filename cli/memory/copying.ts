@@ -2,8 +2,10 @@ import { closeSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Line, scanLast, scanWritten, trackWrites } from '../../addon/lib/index.js';
 import { ExternalError } from '../errors.js';
+import { ownSession } from '../system/priority.js';
 import { readText } from '../system/procfs.js';
 import type { CopyProgress } from './carried.js';
+import { Deference } from './deference.js';
 import { type Aim, type Forecast, forecastOf, nextOf, type Round } from './forecast.js';
 import { MappingFlags } from './mapping-flags.js';
 import { ownMappings } from './mappings.js';
@@ -111,7 +113,8 @@ export class Copying {
   async feed(line: Line, moved: (bytes: number) => Promise<void>): Promise<void> {
     try {
       if (this.aim.limit !== undefined) line.setPace(this.aim.limit);
-      this.onReady(await this.rounds(line, moved));
+      const forecast = await this.rounds(line, moved, new Deference(line, { limit: this.aim.limit }));
+      this.onReady(forecast);
       let look: LastLook | undefined;
       for (;;) {
         look = await this.within(SIGN_OF_LIFE_MS);
@@ -167,12 +170,30 @@ export class Copying {
     this.known = undefined;
   }
 
-  private async rounds(line: Line, moved: (bytes: number) => Promise<void>): Promise<Forecast> {
+  /** @param deference while it lasts, the process that is copied and all others go first */
+  private async rounds(line: Line, moved: (bytes: number) => Promise<void>, deference: Deference): Promise<Forecast> {
+    deference.begin();
+    try {
+      return await this.roundAfterRound(line, moved, deference);
+    } finally {
+      deference.end();
+      ownSession.calm(this);
+    }
+  }
+
+  private async roundAfterRound(
+    line: Line,
+    moved: (bytes: number) => Promise<void>,
+    deference: Deference,
+  ): Promise<Forecast> {
     const done: Round[] = [];
     let lookedAt: number | undefined;
     let pace = 100;
     for (let next = nextOf(done, this.aim); next !== 'end'; next = nextOf(done, this.aim)) {
-      if (next !== 'round') {
+      if (next === 'hurry') {
+        deference.end();
+        ownSession.hurry(this);
+      } else if (next !== 'round') {
         if ((await this.aim.slowTo?.(next)) !== true) break;
         pace = next;
       }
@@ -189,7 +210,7 @@ export class Copying {
       this.round = { number: done.length + 1, total: bytes, before: this.bytes, began, pace };
       if (done.length > 0) await this.pages(line, written, false);
       else await this.freshPages(line, written, moved);
-      done.push({ bytes, ms: performance.now() - began, sinceMs, pace });
+      done.push({ bytes, ms: performance.now() - began, sinceMs, pace, behind: deference.lasts });
     }
     return forecastOf(done, this.aim.budgetMs, this.aim.limit);
   }

@@ -7,6 +7,8 @@ export interface Round {
   readonly sinceMs: number | undefined;
   /** Percent of its time that the process had while they were sent; absent: all of it. */
   readonly pace?: number;
+  /** It was sent behind whatever else ran here: how fast it can be sent is not known from it. */
+  readonly behind?: boolean;
 }
 
 /** What the rounds work for, and within which bounds. */
@@ -44,7 +46,9 @@ const TELLING_BYTES = 1 << 20;
  * @param limit most bytes per second that are sent, also in the freeze: known where no round was large enough to tell
  */
 export function forecastOf(rounds: readonly Round[], budgetMs: number, limit = Number.POSITIVE_INFINITY): Forecast {
-  const telling = rounds.filter(({ bytes }) => bytes >= TELLING_BYTES);
+  const large = rounds.filter(({ bytes }) => bytes >= TELLING_BYTES);
+  const ahead = large.filter(({ behind }) => behind !== true);
+  const telling = ahead.length > 0 ? ahead : large;
   const bytes = telling.reduce((sum, round) => sum + round.bytes, 0);
   const ms = telling.reduce((sum, round) => sum + round.ms, 0);
   const last = rounds.at(-1);
@@ -92,13 +96,18 @@ const LARGEST_STEP = 0.25;
 
 /**
  * What comes after these rounds: one more, or an end, or a slower process, and then one more.
- * @returns a number: the percent of its time that the process should have from now on. Where there is no way to what is wanted, it
+ * @returns `hurry`: one more that does not go behind others. A number: the percent of its time that the process should have from now on. Where there is no way to what is wanted, it
  * is not slowed down, and where the slowest that is allowed was not enough, the rounds end.
  */
-export function nextOf(rounds: readonly Round[], { budgetMs, limit, slowing }: Aim): 'round' | 'end' | number {
+export function nextOf(
+  rounds: readonly Round[],
+  { budgetMs, limit, slowing }: Aim,
+): 'round' | 'hurry' | 'end' | number {
   const pace = rounds.at(-1)?.pace ?? 100;
   const atPace = rounds.filter((round) => (round.pace ?? 100) === pace);
   const wantedMs = (slowing?.withinMs ?? 0) * MARGIN;
+  // in the freeze it goes behind nobody: before that is foreseen to be too long, it is seen how fast it is then
+  if (rounds.at(-1)?.behind === true && forecastOf(rounds, budgetMs, limit).beyond) return 'hurry';
   // what the first round at a new pace sends was still written at the former one
   if (pace < 100 && atPace.length < 2) return 'round';
   const worksFor = pace < 100 ? Math.max(budgetMs, wantedMs) : budgetMs; // it is slowed down for no more than it has to be

@@ -74,6 +74,7 @@ export class Coordinator {
       return await this.rollForward(course);
     } finally {
       this.moving.delete(pid);
+      this.courses.get(pid)?.over();
       this.courses.delete(pid);
     }
   }

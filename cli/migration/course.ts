@@ -1,6 +1,7 @@
 import { UserError } from '../errors.js';
 import { type CarriedMemory, inFreeze } from '../memory/carried.js';
 import type { ProcessDescription } from '../process/description.js';
+import { ownSession } from '../system/priority.js';
 import type {
   CopyRequest,
   DestinationParticipant,
@@ -70,6 +71,8 @@ export interface Course
   throwIfStopped(): void;
   /** Decided, one way or the other: nobody can stop it any more. */
   settle(): void;
+  /** It has ended. */
+  over(): void;
 }
 
 /** A migration that begins now. */
@@ -93,6 +96,7 @@ export function startCourse(begun: CourseParts): Course {
     forwardedAt: 0,
     freezeBegins() {
       this.frozenAt = wallClock();
+      ownSession.hurry(this);
       timer = setTimeout(() => stopped.abort(tooLong(maxFreezeMs)), maxFreezeMs);
     },
     async unlessStopped(step) {
@@ -116,6 +120,9 @@ export function startCourse(begun: CourseParts): Course {
     settle() {
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
+    },
+    over() {
+      ownSession.calm(this);
     },
   };
 }

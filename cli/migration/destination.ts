@@ -10,6 +10,7 @@ import { keepTimers } from '../checkpoint/timers.js';
 import type { UserError } from '../errors.js';
 import { pagerVerdicts } from '../memory/later-refusals.js';
 import { Cgroup } from '../system/cgroup.js';
+import { ownSession } from '../system/priority.js';
 import {
   type Arrival,
   copyLost,
@@ -189,6 +190,8 @@ export class LocalDestination implements DestinationParticipant {
   async receive(peer: string, migration: string, images: AsyncIterable<Buffer>): Promise<void> {
     const arrival = this.expect(peer, migration);
     arrival.receiving = true;
+    arrival.memory?.hurry();
+    ownSession.hurry(migration);
     await reached('destination', 'receiving', migration);
     const inventory = await decodeImages(images, arrival.record.images, limitOf(arrival.record.request));
     if (!this.arrivals.has(migration)) throw gaveUp(migration);
@@ -372,6 +375,7 @@ export class LocalDestination implements DestinationParticipant {
   }
 
   private forget(migration: string): void {
+    ownSession.calm(migration);
     this.arrivals.delete(migration);
     this.site.journal.arrivals.delete(migration);
   }

@@ -10,6 +10,7 @@ import { inspectProcess } from '../process/inspect.js';
 import { sharedMemoryFindings } from '../process/shared-memory.js';
 import { urgentVerdicts } from '../process/urgent-data.js';
 import { Cgroup } from '../system/cgroup.js';
+import { ownSession } from '../system/priority.js';
 import { noteSockets } from './carried-options.js';
 import { type FilesRoad, filesOf, wouldCarry } from './carrying.js';
 import { awaitTaken } from './closing.js';
@@ -165,6 +166,7 @@ export class LocalSource implements SourceParticipant {
   async drain({ migration }: MigrationRequest): Promise<DrainResponse> {
     const departure = this.require(migration);
     const { record, resident } = departure;
+    ownSession.hurry(migration);
     const control = controlOf(this.site, departure);
     const early = control !== undefined && !hearsDatagrams(record.localPids);
     if (early) control.holdDatagrams();
@@ -288,14 +290,17 @@ export class LocalSource implements SourceParticipant {
     this.forget(migration);
   }
 
+  /** @throws {UserError} `ABORTED`: a step that was under way while the process was put back; the journal would have it again */
   private keep(departure: Departure, change: Partial<DepartureRecord>): void {
-    departure.record = { ...departure.record, ...change };
     const { migration } = departure.record.request;
+    if (this.aborted.has(migration) && !this.departures.has(migration)) throw tooLate(migration);
+    departure.record = { ...departure.record, ...change };
     this.departures.set(migration, departure);
     this.site.journal.departures.put(migration, departure.record);
   }
 
   private forget(migration: string): void {
+    ownSession.calm(migration);
     this.departures.delete(migration);
     this.site.journal.departures.delete(migration);
   }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Prints on stdout the folder with the programs that only the benchmarks in the lab need (traffic tools, and what homeproxy
-# is compared with), after unpacking those that the machine lacks; empty when it has them all.
+# bench-programs.sh datapath|migration
+# Prints on stdout the folder with the programs that only this benchmark in the lab needs (traffic tools, and what homeproxy is
+# compared with), after unpacking those that the machine lacks; empty when it has them all.
 #
-# The packages are unpacked, not installed: haproxy's would start and enable a service, and all of them would change which
+# The packages are unpacked, not installed: haproxy's and podman's would start and enable services, and others would change which
 # firewall tools the machine has.
 set -euo pipefail
 export LC_ALL=C
@@ -15,9 +16,18 @@ root=$(dirname -- "$(dirname -- "$here")")
 . "$here/packages.sh"
 . "$here/unpack.sh"
 
-readonly bench_packages=(iperf3 sockperf haproxy socat nftables iptables)
-readonly bench_programs=(iperf3 sockperf haproxy socat nft iptables-nft-restore)
-readonly prefix=$stamps/bench
+case ${1-} in
+  datapath)
+    bench_packages=(iperf3 sockperf haproxy socat nftables iptables)
+    bench_programs=(iperf3 sockperf haproxy socat nft iptables-nft-restore)
+    ;;
+  migration)
+    bench_packages=(podman runc conmon)
+    bench_programs=(podman runc conmon)
+    ;;
+  *) die 'say for which benchmark: bench-programs.sh datapath|migration' ;;
+esac
+readonly bench_packages bench_programs prefix=$stamps/bench-$1
 work=
 
 clean_up() {
@@ -27,7 +37,7 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
 
 mkdir -p -- "$stamps"
-exec 8>"$stamps/bench.lock"
+exec 8>"$prefix.lock"
 flock 8
 if [ -z "$(lacking /nonexistent "${bench_programs[@]}")" ]; then
   exit 0

@@ -37,7 +37,7 @@ export async function compareInLab(options: LabComparisonOptions): Promise<LabCo
   setMaxListeners(0, signal); // every program that runs listens to it
   const rounds = quick ? 1 : options.rounds;
   const seconds = quick ? 0.5 : options.seconds;
-  const env = await benchEnvironment(signal);
+  const env = await benchEnvironment('datapath', signal);
   const samples: Partial<Record<VariantName, Samples>> = {};
   const profiles: Partial<Record<VariantName, Profile>> = {};
   for (const variant of VARIANTS) {

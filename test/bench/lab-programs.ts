@@ -7,12 +7,13 @@ const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 const UNPACK_MS = 300_000;
 
 /**
- * The environment in which the traffic tools and the alternatives are found; unpacks those that the machine lacks.
+ * The environment in which the programs are found that a benchmark compares with, and the traffic tools; unpacks those that the
+ * machine lacks.
  * @throws {ExternalError} `COMMAND_FAILED` with what the set-up said
  */
-export async function benchEnvironment(signal: AbortSignal): Promise<NodeJS.ProcessEnv> {
+export async function benchEnvironment(of: 'datapath' | 'migration', signal: AbortSignal): Promise<NodeJS.ProcessEnv> {
   const options = { signal, timeoutMs: UNPACK_MS };
-  const { stdout } = await run('bash', [projectFile('config/setup/bench-programs.sh')], options);
+  const { stdout } = await run('bash', [projectFile('config/setup/bench-programs.sh'), of], options);
   const prefix = stdout.trim();
   if (prefix === '') return {};
   const libraries = join(prefix, 'usr/lib');

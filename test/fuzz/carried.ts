@@ -21,9 +21,6 @@ function findMss(bytes: Uint8Array, packet: Reading, end: number): number {
   return -1;
 }
 
-export const offersMss = (passage: Passage, packet: Reading): boolean =>
-  findMss(passage.input, packet, passage.end) >= 0;
-
 export interface Changes {
   /** Of the packet when it comes out. */
   readonly tos?: number;

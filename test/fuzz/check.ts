@@ -1,10 +1,10 @@
 import { Counters, Reason } from '../../cli/forwarding/abi.gen.js';
 import { HOOKS, OTHER_IFINDEX, type ProgramName, type ReasonName } from '../packet/bench.js';
-import { offersMss } from './carried.js';
 import {
   checkAnswer,
   checkDelivered,
   checkHomeward,
+  checkIntoReverse,
   checkLoopedBack,
   checkOverLo,
   checkRelayed,
@@ -65,7 +65,7 @@ const redirected: Rule = { verdicts: ['redirect'], form: untouched, ours: true }
 
 /** Of a frame of a test run. */
 const MOST_SEGMENTS = Math.ceil(LONGEST_FRAME / SMALLEST_SEGMENT);
-const intoTunnel: Rule = { verdicts: ['redirect'], form: checkTunnelled, ours: true };
+const intoTunnel: Rule = { verdicts: ['redirect'], form: checkIntoReverse, ours: true };
 
 /** What each reason promises, whichever program gives it. */
 const RULES: Partial<Record<ReasonName, Rule>> = {
@@ -242,7 +242,7 @@ export class Checker {
     const cannotLeave = needsSplit(passage) && scene.binding.nextHopIfindex === OTHER_IFINDEX;
     if (reason === 'no_room' && passage.gsoSize === 0 && !cannotLeave) return 'of a plain packet';
     const length = packet.packetEnd - packet.l3 + overhead(scene);
-    if (mtu < scene.binding.mtu && (length > mtu || offersMss(passage, packet))) this.narrowed.add(index);
+    if (mtu < scene.binding.mtu && length > mtu) this.narrowed.add(index);
     return undefined;
   }
 }

@@ -159,14 +159,23 @@ function checkUdp(output: Uint8Array, at: number, length: number): string | unde
   return u16(output, at + 6) === 0 ? undefined : 'UDP in a tunnel must go without a checksum';
 }
 
-/** In a tunnel; but for the MSS of a SYN the packet inside is as it came. */
+/** In a tunnel, and the packet inside is as it came; but for the MSS of a SYN that this node itself says. */
 export function checkTunnelled(passage: Passage): string | undefined {
+  const { program } = passage;
+  return checkInTunnel(passage, program === 'hp_loopback' || (program === 'hp_replay' && isFromHere(passage)));
+}
+
+/** In a reverse tunnel: what answers a SYN comes through one. */
+export const checkIntoReverse = (passage: Passage): string | undefined => checkInTunnel(passage, true);
+
+/** @param bothWays whether what answers the packet comes through a tunnel */
+function checkInTunnel(passage: Passage, bothWays: boolean): string | undefined {
   const { scene, packet, mtu } = passage;
   const total = packet.packetEnd - packet.l3;
   const before = overhead(scene);
   if (passage.gsoSize === 0 && total + before > mtu) return `${total + before} bytes were sent where ${mtu} fit`;
   const at = passage.outFrom + 14 + before;
-  return checkOuter(passage, total) ?? checkCarried(passage, packet, at, { mtu: mtu - before });
+  return checkOuter(passage, total) ?? checkCarried(passage, packet, at, bothWays ? { mtu: mtu - before } : {});
 }
 
 /** Whether a packet must go in pieces if it goes at all: IPv4 whose sender allows it, and too long. */

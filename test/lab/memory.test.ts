@@ -1,5 +1,5 @@
 // limit: 180 s
-import { setImmediate } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import type { CopyProgress } from '../../cli/memory/carried.js';
 import { migrateMethod } from '../../cli/node/control-methods.js';
@@ -9,6 +9,7 @@ import { suite } from '../suite.js';
 import { installProgram, startServer } from './c-program.js';
 import { downAll } from './lab-fixture.js';
 import { LineClient } from './line-client.js';
+import { copiesBehind, rankOf } from './ranks.js';
 import { describe, errorOf, oneLine, Scenario, type Summary } from './scenario.js';
 import { settledTraces } from './traces.js';
 
@@ -93,9 +94,28 @@ async function watched<Result>(attempt: Promise<Result>): Promise<[Result, numbe
   return [await attempt, longest];
 }
 
-for (const to of ['host1', 'host2', 'home']) {
+/** @returns those of the nodes that copied behind whatever else runs there, before a move was over */
+async function copiedBehind(move: Promise<unknown>, nodes: readonly string[]): Promise<string[]> {
+  const daemons = await Promise.all(nodes.map(async (node) => [node, await scenario.daemonPid(node)] as const));
+  const seen = new Set<string>();
+  const over = move.then(() => true).catch(() => true);
+  while (!(await Promise.race([over, pause(5, false)]))) {
+    for (const [node, daemon] of daemons) if (copiesBehind(daemon)) seen.add(node);
+  }
+  return nodes.filter((node) => seen.has(node));
+}
+
+for (const [at, to] of [
+  ['home', 'host1'],
+  ['host1', 'host2'],
+  ['host2', 'home'],
+] as const) {
   test(`move to ${to}: every page is what it was, and stays so`, async () => {
-    const summary = to === 'home' ? await scenario.recall(pid) : await scenario.migrate(pid, to);
+    const before = await Promise.all([at, to].map(async (node) => rankOf(await scenario.daemonPid(node))));
+    const move = to === 'home' ? scenario.recall(pid) : scenario.migrate(pid, to);
+    const [summary, behind] = await Promise.all([move, copiedBehind(move, [at, to])]);
+    assert.equal(behind, [at, to]); // nobody is kept from working
+    assert.equal(await Promise.all([at, to].map(async (node) => rankOf(await scenario.daemonPid(node)))), before);
     assert.ok(summary.bytesMoved > MEGABYTES << 19);
     assert.is(summary.memory?.copied, 'ahead');
     assert.ok((summary.memory?.forecast?.rounds ?? 0) > 1);

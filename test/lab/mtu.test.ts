@@ -18,6 +18,8 @@ const JUMBO_MTU = 9000;
 const LONGEST_FROM_POD = 1400; // bytes of UDP payload
 const ROUTING = ['net.ipv4.ip_forward=1', 'net.ipv4.conf.all.send_redirects=0', 'net.ipv4.conf.eth0.send_redirects=0'];
 const FAMILIES = ['4', '6'] as const;
+const TIMESTAMPS = 12; // bytes in each segment (RFC 7323, A)
+const TCP_MAXSEG = [6, 2]; // level and option; of a connection: bytes of payload
 
 let scenario: Scenario;
 let server: SocketAgent;
@@ -85,6 +87,27 @@ plain('bulk transfers each way go on over the move, and datagrams of 8 kB arrive
   await carriesBulk(() => scenario.migrate(server.pid, 'host1'));
   await carriesBulk(carriesLongDatagrams);
 });
+
+plain('a segment to the process leaves room for the tunnel, one of its own fills the link that it takes', async () => {
+  for (const [family, headers] of [
+    ['4', 20 + 20 + TIMESTAMPS],
+    ['6', 40 + 20 + TIMESTAMPS],
+  ] as const) {
+    // What it was told of the tunnel, when its connections went on through it, it offers to take itself (ipv4_default_advmss).
+    await scenario.client.run(['ip', `-${family}`, 'route', 'flush', 'cache']);
+    await client.do('connect', 'new', addressOf(family), PORTS.bulk);
+    await server.do('accept', 'bulk', 'new');
+    assert.is(await longestSegment(server, 'new'), 1500 - headers, `IPv${family}`);
+    const there = await longestSegment(client, 'new');
+    assert.ok(there <= 1500 - OUTER - headers && there > 1300, `${there} bytes over IPv${family}`);
+    for (const end of [client, server]) await end.do('close', 'new');
+  }
+});
+
+async function longestSegment(agent: SocketAgent, name: string): Promise<number> {
+  const told = await agent.do<Record<string, string[]>>('options', [TCP_MAXSEG]);
+  return Buffer.from(told[name]?.[0] ?? '', 'hex').readUInt32LE();
+}
 
 plain('who sends 1500 bytes that may not be split is told what fits into the tunnel', async () => {
   assert.equal(await toldMtus(1500), [1500 - OUTER, 1500 - OUTER]);

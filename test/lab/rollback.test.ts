@@ -16,11 +16,13 @@ import { failuresOf, NewConnections } from './new-connections.js';
 import { killQuietly, type NodeCommand, type Outcome, startHomeproxy } from './node-command.js';
 import { REDIS_PORT, type Redis, startRedis, stopRedis } from './redis.js';
 import { describe, errorOf, Scenario } from './scenario.js';
+import { SocketAgent } from './socket-agent.js';
 import { settledTraces } from './traces.js';
 
 const SERVER = 'redis-server';
 const CONFIG = '/etc/homeproxy/homeproxy.yaml';
 const REWRITE = "for key = 1, 2000 do redis.call('SET', 'churn:' .. key, string.rep(ARGV[1], 256)) end return 1";
+const AGENT_PORTS = { control: 7300, waiting: 7301 };
 const TRANSFER_LIMIT_MS = 3000;
 /** timeouts.connectMs, its default. */
 const CONNECT_LIMIT_MS = 3000;
@@ -276,6 +278,25 @@ test('because the command itself is killed: one copy, wherever it is', async () 
     await scenario.settled('home');
   });
   await assertOnceAnywhere();
+});
+
+test('because the command is interrupted while connections wait to be accepted: when they are, nothing is left over', async () => {
+  const { home, client } = scenario;
+  const agent = await SocketAgent.serve(home, client, AGENT_PORTS.control);
+  await agent.do('listen', 'listener', home.address, AGENT_PORTS.waiting);
+  const waiting = await LineClient.connect(client, home.address, AGENT_PORTS.waiting);
+  const command = startHomeproxy(home, ['migrate', String(agent.pid), 'host1']);
+  assert.ok(await begun(command, 'drain'), command.stderr);
+  command.kill('SIGINT');
+  const outcome = await command.ended;
+  assert.is(outcome.status, 130, describe(outcome));
+  assert.match(outcome.stderr, /runs on home as before/);
+  await agent.do('accept', 'listener', 'accepted'); // now what waited for that goes on
+  await scenario.migrate(agent.pid, 'host1');
+  await scenario.recall(agent.pid);
+  const { departing } = await callControl(control(), journalMethod, {});
+  assert.equal(departing, []);
+  await waiting.close();
 });
 
 // lab/fault kills it at every step; here it is known what the command says then.

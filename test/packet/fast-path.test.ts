@@ -180,7 +180,7 @@ test('the commonest packet takes it: same verdict, same frame, same counters', (
   assert.is(readIpv4(readEthernet(quick?.out ?? Buffer.alloc(0)).payload).destination, CARE_OF);
 });
 
-test('a packet that begins a connection does not: its MSS must leave room for the tunnel', () => {
+test('a packet that begins a connection does not', () => {
   const begins = frame(request({ port: OWN.port, flags: 'S' }));
   const before = fast.fast(OWN.binding);
   for (const program of ['hp_xdp', 'hp_ingress'] as const) {

@@ -5,9 +5,10 @@
 import '../addon/private-namespaces.js';
 import { availableParallelism } from 'node:os';
 import * as assert from 'uvu/assert';
+import { DeviceRole } from '../../cli/forwarding/abi.gen.js';
 import { suite } from '../suite.js';
-import type { BindingFields } from './bench.js';
-import { type Ipv4Fields, icmp, ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
+import { ARRIVAL_IFINDEX, type Bench, type BindingFields } from './bench.js';
+import { ethernet, type Ipv4Fields, icmp, ipv4, MAC, Protocol, readEthernet, readIpv4, tcp } from './packets.js';
 import { ICMP6, readIpv6 } from './packets6.js';
 import {
   BINDING,
@@ -183,17 +184,75 @@ path(
 );
 
 const clamp = suite('the MSS that a SYN offers');
+const NO_MAC = '00:00:00:00:00:00';
+const FROM_CORRESPONDENT = { source: CORRESPONDENT, destination: HOME };
+const FROM_PROCESS = { source: HOME, destination: CORRESPONDENT };
+const FROM_HOME = { source: HOME, destination: HOME };
+
 /** A SYN with these TCP options. */
-function syn(options: readonly number[], flags = 'S'): Buffer {
-  const segment = tcp({ sourcePort: CLIENT_PORT, destinationPort: SERVICE_PORT, flags });
+function syn(ends: Ipv4Fields, options: readonly number[], flags = 'S'): Buffer {
+  const ports =
+    ends === FROM_PROCESS
+      ? { sourcePort: SERVICE_PORT, destinationPort: CLIENT_PORT }
+      : { sourcePort: CLIENT_PORT, destinationPort: SERVICE_PORT };
+  const segment = tcp({ ...ports, flags });
   const bytes = Buffer.concat([segment.bytes, Buffer.from(options)]);
   bytes[12] = (bytes.length / 4) << 4;
-  return ipv4({ source: CORRESPONDENT, destination: HOME }, { ...segment, bytes });
+  return ipv4(ends, { ...segment, bytes });
 }
 
-for (const program of ['hp_xdp', 'hp_ingress'] as const) {
-  clamp(`is made to fit into the tunnel, and nothing else is changed (${program})`, () => {
-    const bench = homeBench().bind(BINDING, away);
+const overLo = (packet: Buffer): Buffer => ethernet({ source: NO_MAC, destination: NO_MAC, type: 0x0800 }, packet);
+const inTunnel = (frame: Buffer): Buffer => readIpv4(readEthernet(frame).payload).payload;
+const homeOf = (binding: BindingFields): Bench =>
+  homeBench().bind(BINDING, binding).local(HOME).device(ARRIVAL_IFINDEX, BINDING, DeviceRole.park);
+const behindReverseTunnel = (): Bench =>
+  careOfBench()
+    .bind(BINDING, { action: 'deliver', egress: 'tunnel', careOf: HOME, mtu: 1500 })
+    .device(ARRIVAL_IFINDEX, BINDING, DeviceRole.pod);
+
+/** Where a SYN passes that offers what comes through a tunnel; `out`: the packet in what comes out. */
+const offers = [
+  {
+    who: 'of a process that speaks through a reverse tunnel, at its host',
+    program: 'hp_pod',
+    bench: behindReverseTunnel,
+    ends: FROM_PROCESS,
+    into: frame,
+    out: inTunnel,
+    reason: 'reversed',
+  },
+  {
+    who: 'of a process that speaks through a reverse tunnel, at home',
+    program: 'hp_ingress',
+    bench: () => homeOf(away),
+    ends: FROM_PROCESS,
+    into: (packet: Buffer) => frame(tunnelled(packet, { source: CARE_OF, destination: HOME })),
+    out: (frame: Buffer) => readEthernet(frame).payload,
+    reason: 'reversed',
+  },
+  {
+    who: 'of the home node itself',
+    program: 'hp_loopback',
+    bench: () => homeOf(away),
+    ends: FROM_HOME,
+    into: overLo,
+    out: inTunnel,
+    reason: 'tunnelled',
+  },
+  {
+    who: 'of the home node itself that was parked',
+    program: 'hp_replay',
+    bench: () => homeOf(away),
+    ends: FROM_HOME,
+    into: overLo,
+    out: inTunnel,
+    reason: 'tunnelled',
+  },
+] as const;
+
+for (const { who, program, bench: make, ends, into, out, reason } of offers) {
+  clamp(`${who}: is made to fit into the tunnel, and nothing else is changed`, () => {
+    const bench = make();
     for (const [before, after, flags] of [
       [[2, 4, 5, 180], [2, 4, 5, 160], 'S'], // 1460 -> 1440
       [[2, 4, 5, 180], [2, 4, 5, 160], 'SA'],
@@ -205,28 +264,38 @@ for (const program of ['hp_xdp', 'hp_ingress'] as const) {
       [[8, 0, 5, 180], [8, 0, 5, 180], 'S'], // malformed
       [[2, 3, 5, 180], [2, 3, 5, 180], 'S'],
     ] as const) {
-      const { reason, frame: out } = bench.run(program, frame(syn(before, flags)));
-      assert.is(reason, 'tunnelled');
-      const inner = readIpv4(readEthernet(out).payload).payload;
-      readIpv4(inner); // checks TCP's checksum
-      assert.equal(inner, syn(after, flags), JSON.stringify(before));
+      const { reason: counted, frame: sent } = bench.run(program, into(syn(ends, before, flags)));
+      assert.is(counted, reason);
+      readIpv4(out(sent)); // checks TCP's checksum
+      assert.equal(out(sent), syn(ends, after, flags), JSON.stringify(before));
+    }
+    bench.close();
+  });
+
+  clamp(`${who}: is left alone where the options end in the middle of it: the rest is data`, () => {
+    const bench = make();
+    for (const options of [
+      [1, 2, 4, 7],
+      [1, 1, 2, 4],
+    ]) {
+      const packet = syn(ends, [...options, 255, 255, 255, 255]);
+      packet[20 + 12] = 6 << 4;
+      const { reason: counted, frame: sent } = bench.run(program, into(packet));
+      assert.is(counted, reason);
+      assert.equal(out(sent), packet, JSON.stringify(options));
     }
     bench.close();
   });
 }
 
-for (const program of ['hp_xdp', 'hp_ingress'] as const) {
-  clamp(`is left alone where the options end in the middle of it: the rest is data (${program})`, () => {
-    const bench = homeBench().bind(BINDING, away);
-    for (const options of [
-      [1, 2, 4, 7],
-      [1, 1, 2, 4],
-    ]) {
-      const packet = syn([...options, 255, 255, 255, 255]);
-      packet[20 + 12] = 6 << 4;
-      const { reason, frame: out } = bench.run(program, frame(packet));
+for (const program of ['hp_xdp', 'hp_ingress', 'hp_replay'] as const) {
+  clamp(`of a correspondent: stays, since what the process answers goes past the tunnel (${program})`, () => {
+    const bench = homeOf(away);
+    for (const flags of ['S', 'SA']) {
+      const packet = syn(FROM_CORRESPONDENT, [2, 4, 35, 0], flags);
+      const { reason, frame: sent } = bench.run(program, frame(packet));
       assert.is(reason, 'tunnelled');
-      assert.equal(readIpv4(readEthernet(out).payload).payload, packet, JSON.stringify(options));
+      assert.equal(inTunnel(sent), packet);
     }
     bench.close();
   });

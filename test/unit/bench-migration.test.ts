@@ -7,12 +7,14 @@ import { suite } from '../suite.js';
 
 const test = suite('bench:migration result');
 
-const idle: Case = { memoryMB: 500, writerMBps: 0, connections: 1, runs: 1, plain: true };
+const idle: Case = { memoryMB: 500, writerMBps: 0, connections: 1, runs: 1, byHand: true };
 const sample = { freezeMs: 90, stallMs: 97.25, totalMs: 400, bytes: 7, cpuMs: 5, phases: {} };
 
 function measured(what: Case, freezes: readonly number[]): Measured {
-  const moves = { 'stop-and-copy': [], 'pre-copy': freezes.map((freezeMs) => ({ ...sample, freezeMs })) };
-  return { what, rawTcpMs: 200, moves, failures: {}, plain: [{ downMs: 1900, stallMs: 1901 }] };
+  const ahead = freezes.map((freezeMs) => ({ ...sample, freezeMs }));
+  const moves = { 'stop-and-copy': [], 'pre-copy': ahead, 'post-copy': [] };
+  const byHand = { plain: [{ downMs: 1900, stallMs: 1901 }], podman: [] };
+  return { what, rawTcpMs: 200, moves, failures: {}, byHand };
 }
 
 function verdicts(all: readonly Measured[], workKept: readonly number[] = []): Record<string, string> {
@@ -22,12 +24,13 @@ function verdicts(all: readonly Measured[], workKept: readonly number[] = []): R
 
 test('--json has a row for each mode; what was not measured is null', () => {
   const result = { measured: [measured(idle, [80, 90, 300])], workKept: [], leftOut: [], machine: '' };
-  const common = { memoryMB: 500, writerMBps: 0, connections: 1, rawTcpMs: 200, plainCriuMs: 1900 };
+  const common = { memoryMB: 500, writerMBps: 0, connections: 1, rawTcpMs: 200, plainCriuMs: 1900, podmanMs: null };
   const nothing = { freezeMs: null, stallMs: null, totalMs: null, bytes: null };
   assert.equal(JSON.parse(jsonLine(result)), {
     rows: [
       { mode: 'stop-and-copy', ...common, ...nothing },
       { mode: 'pre-copy', ...common, freezeMs: 90, stallMs: 97.3, totalMs: 400, bytes: 7 },
+      { mode: 'post-copy', ...common, ...nothing },
     ],
   });
 });

@@ -2,7 +2,7 @@
 
 import * as assert from 'uvu/assert';
 import { carriedMemorySchema, memoryInWords, notTaken, untracked } from '../../cli/memory/carried.js';
-import { forecastOf, oneMore, type Round } from '../../cli/memory/forecast.js';
+import { forecastOf, nextOf, oneMore, type Round } from '../../cli/memory/forecast.js';
 import { suite } from '../suite.js';
 
 const test = suite('forecast of a freeze');
@@ -27,6 +27,19 @@ test('a process that writes nothing: what a freeze takes anyway', () => {
   assert.is(oneMore([], BUDGET_MS), true);
   assert.is(oneMore([first], BUDGET_MS), true);
   assert.is(oneMore(rounds, BUDGET_MS), false);
+});
+
+test('rounds that went behind others: one more does not, before what they say of the freeze is believed', () => {
+  const polite = writing(190, 2).map((round) => ({ ...round, behind: true }));
+  assert.is(nextOf([first], { budgetMs: BUDGET_MS }), 'round');
+  assert.is(nextOf(polite.slice(0, 1), { budgetMs: BUDGET_MS }), 'round');
+  assert.is(nextOf(polite, { budgetMs: BUDGET_MS }), 'hurry');
+  assert.is(nextOf(polite, { budgetMs: BUDGET_MS, slowing: { leastPercent: 10, withinMs: 200 } }), 'hurry');
+  assert.is(nextOf(polite, { budgetMs: 60_000 }), 'end'); // short enough as it is
+  const hurried = [...polite, { bytes: 400 * MB, ms: 200, sinceMs: 2000, behind: false }];
+  const { sent, beyond } = forecastOf(hurried, BUDGET_MS);
+  assert.equal({ sent, beyond }, { sent: 2000 * MB, beyond: false });
+  assert.is(nextOf(hurried, { budgetMs: BUDGET_MS }), 'end');
 });
 
 test('a limit of the bandwidth counts where no round was large enough to tell, and what is over it does not', () => {

@@ -33,6 +33,7 @@ function copied({ size, written, sent, hot }: Writer, aim: Aim): Course {
   for (let sinceMs: number | undefined; ; ) {
     const next = nextOf(rounds, aim);
     if (next === 'end') break;
+    if (next === 'hurry') throw new Error('nothing goes behind others here');
     if (next !== 'round') {
       pace = next;
       paces.push(next);

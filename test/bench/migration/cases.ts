@@ -1,8 +1,13 @@
 import { availableParallelism, freemem } from 'node:os';
 
 /** `pre-copy` is `--mode copy-ahead`, what a migration does unless it is told otherwise. */
-export const MODES = ['stop-and-copy', 'pre-copy'] as const;
+export const MODES = ['stop-and-copy', 'pre-copy', 'post-copy'] as const;
 export type Mode = (typeof MODES)[number];
+
+/** What somebody without homeproxy would move it with. */
+export const TOOLS = ['plain', 'podman'] as const;
+export type Tool = (typeof TOOLS)[number];
+export const TOOL_NAMES: Readonly<Record<Tool, string>> = { plain: 'plain CRIU', podman: 'Podman' };
 
 /** One process that moves. */
 export interface Case {
@@ -12,24 +17,26 @@ export interface Case {
   readonly connections: number;
   /** How often each way is measured. */
   readonly runs: number;
-  /** The plain script is measured, too. */
-  readonly plain: boolean;
+  /** So are what others would use: a plain script with CRIU, and Podman. */
+  readonly byHand: boolean;
   /** Default: all. */
   readonly modes?: readonly Mode[];
 }
 
 /** Its memory once at home, once at the host, and once more in images. */
 const COPIES = 3;
+/** Podman has the images as files and in an archive, at both ends. */
+export const PODMAN_COPIES = 5;
 
-function idle(memoryMB: number, runs: number, plain = true): Case {
-  return { memoryMB, writerMBps: 0, connections: 1, runs, plain };
+function idle(memoryMB: number, runs: number): Case {
+  return { memoryMB, writerMBps: 0, connections: 1, runs, byHand: true };
 }
 
 /** For a look: sizes that matter, under two minutes. */
 export const QUICK: readonly Case[] = [
   idle(10, 2),
   idle(500, 1),
-  { memoryMB: 500, writerMBps: 50, connections: 1, runs: 1, plain: false, modes: ['pre-copy'] },
+  { memoryMB: 500, writerMBps: 50, connections: 1, runs: 1, byHand: false, modes: ['pre-copy'] },
 ];
 
 /** The sizes of NEC's table and two large ones; writers; connections. */
@@ -37,15 +44,15 @@ export const FULL: readonly Case[] = [
   ...[10, 50, 100, 200, 300, 400, 500].map((memoryMB) => idle(memoryMB, 3)),
   idle(2048, 2),
   idle(6144, 1),
-  ...[100, 500, 2048].map((memoryMB) => ({ memoryMB, writerMBps: 50, connections: 1, runs: 2, plain: false })),
-  { memoryMB: 50, writerMBps: 0, connections: 100, runs: 3, plain: true },
-  { memoryMB: 50, writerMBps: 0, connections: 1000, runs: 2, plain: true },
-  { memoryMB: 50, writerMBps: 0, connections: 10_000, runs: 2, plain: false },
+  ...[100, 500, 2048].map((memoryMB) => ({ memoryMB, writerMBps: 50, connections: 1, runs: 2, byHand: false })),
+  { memoryMB: 50, writerMBps: 0, connections: 100, runs: 3, byHand: true },
+  { memoryMB: 50, writerMBps: 0, connections: 1000, runs: 2, byHand: true },
+  { memoryMB: 50, writerMBps: 0, connections: 10_000, runs: 2, byHand: false },
 ];
 
 /** Those for which this machine has the memory. */
-export function possible(cases: readonly Case[], freeMB = freemem() / (1 << 20)): Case[] {
-  return cases.filter(({ memoryMB }) => memoryMB * COPIES < freeMB);
+export function possible(cases: readonly Case[], freeMB = freemem() / (1 << 20), copies = COPIES): Case[] {
+  return cases.filter(({ memoryMB }) => memoryMB * copies < freeMB);
 }
 
 /** What was measured where. */

@@ -1,6 +1,6 @@
 /*
  * npm run bench:migration [-- --quick] [-- --json] [-- --out DIR]
- * Moves processes between the nodes of a lab, beside what a plain script with CRIU does with them, and writes a report with
+ * Moves processes between the nodes of a lab, beside what a plain script with CRIU and Podman do with them, and writes a report with
  * pictures into DIR (bench-migration/). --quick: 10 and 500 MB in under two minutes. --json: the last line is the result.
  * Exit status: 0 measured, whatever the figures are; 2 wrong use; 7 not root.
  */
@@ -8,20 +8,36 @@ import { setMaxListeners } from 'node:events';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { asHomeproxyError } from '../../../cli/errors.js';
-import { type Case, caseName, FULL, MODES, type Mode, machineInWords, possible, QUICK } from './cases.js';
-import { movePlainly, type PlainSample } from './plain-criu.js';
+import { type ByHand, type ByHandSample, moveByHand } from './by-hand.js';
+import {
+  type Case,
+  caseName,
+  FULL,
+  MODES,
+  type Mode,
+  machineInWords,
+  PODMAN_COPIES,
+  possible,
+  QUICK,
+  TOOL_NAMES,
+  type Tool,
+} from './cases.js';
+import { PlainCriu } from './plain-criu.js';
+import { Podman } from './podman.js';
 import { terminalReport, writeReport } from './report.js';
 import { jsonLine, type Measured, type Result } from './result.js';
 import { type Sample, Scene } from './scene.js';
 
 const NOT_ROOT = 7;
 /** A process that works all the time while it is copied. */
-const WORKER: Case = { memoryMB: 500, writerMBps: 0, connections: 1, runs: 1, plain: false };
+const WORKER: Case = { memoryMB: 500, writerMBps: 0, connections: 1, runs: 1, byHand: false };
 
 /** What is going on, for whoever waits: not part of the result. */
 function say(line: string): void {
   console.error(`bench: ${line}`);
 }
+
+type Moved = Omit<Measured, 'byHand'>;
 
 interface Options {
   readonly quick: boolean;
@@ -36,7 +52,7 @@ async function measure({ quick, signal }: Options): Promise<Result> {
     .map((what) => `${caseName(what)}: too little memory here`);
   const machine = machineInWords();
   const moved = await withScene('ours', true, signal, async (scene) => {
-    const found: Omit<Measured, 'plain'>[] = [];
+    const found: Moved[] = [];
     for (const what of cases) {
       signal.throwIfAborted();
       found.push(await moveCase(scene, what));
@@ -45,11 +61,16 @@ async function measure({ quick, signal }: Options): Promise<Result> {
     for (let run = 0; run < (quick ? 1 : 3); run++) workKept.push(await scene.workKept(WORKER));
     return { found, workKept };
   });
-  const measured = await withScene('plain', false, signal, async (scene) => {
+  const measured = await withScene('by-hand', false, signal, async (scene) => {
+    const podman = await Podman.setUp(scene, signal).catch((error: unknown) => {
+      signal.throwIfAborted();
+      leftOut.push(`Podman does not run here: ${firstLine(error)}`);
+      return undefined;
+    });
     const all: Measured[] = [];
     for (const one of moved.found) {
       signal.throwIfAborted();
-      all.push(await plainCase(scene, one, quick));
+      all.push(await byHandCase(scene, one, podman, quick));
     }
     return all;
   });
@@ -72,8 +93,8 @@ async function withScene<Found>(
 }
 
 /** Every other run begins with the other mode: what comes after what is then the same for all. */
-async function moveCase(scene: Scene, what: Case): Promise<Omit<Measured, 'plain'>> {
-  const moves: Record<Mode, Sample[]> = { 'stop-and-copy': [], 'pre-copy': [] };
+async function moveCase(scene: Scene, what: Case): Promise<Moved> {
+  const moves: Record<Mode, Sample[]> = { 'stop-and-copy': [], 'pre-copy': [], 'post-copy': [] };
   const failures: Partial<Record<Mode, string>> = {};
   const rawTcpMs = await scene.rawTcpMs(what.memoryMB);
   const subject = await scene.start(what);
@@ -98,20 +119,25 @@ async function moveCase(scene: Scene, what: Case): Promise<Omit<Measured, 'plain
   return { what, rawTcpMs, moves, failures };
 }
 
-async function plainCase(scene: Scene, one: Omit<Measured, 'plain'>, quick: boolean): Promise<Measured> {
-  const plain: PlainSample[] = [];
-  if (!one.what.plain) return { ...one, plain };
-  for (let run = 0; run < (quick ? 1 : one.what.runs); run++) {
+async function byHandCase(scene: Scene, one: Moved, podman: Podman | undefined, quick: boolean): Promise<Measured> {
+  const failures: Partial<Record<Tool, string>> = {};
+  const runs = !one.what.byHand ? 0 : quick ? 1 : one.what.runs;
+  const moved = async (tool: Tool, of: (run: number) => ByHand): Promise<ByHandSample[]> => {
+    const samples: ByHandSample[] = [];
     try {
-      plain.push(await movePlainly(scene, one.what, run));
+      while (samples.length < runs) samples.push(await moveByHand(scene, one.what, of(samples.length)));
     } catch (error) {
-      const reason = firstLine(error);
-      say(`${caseName(one.what)}, plain script: ${reason}`);
-      return { ...one, failures: { ...one.failures, plain: reason }, plain };
+      failures[tool] = firstLine(error);
     }
-  }
-  say(`${caseName(one.what)}, plain script: ${plain.map(({ downMs }) => downMs.toFixed(0)).join(' ')} ms`);
-  return { ...one, plain };
+    const found = samples.map(({ downMs }) => downMs.toFixed(0)).join(' ');
+    if (runs > 0) say(`${caseName(one.what)}, ${TOOL_NAMES[tool]}: ${failures[tool] ?? `${found} ms`}`);
+    return samples;
+  };
+  const plain = await moved('plain', (run) => new PlainCriu(run));
+  const fits = possible([one.what], undefined, PODMAN_COPIES).length > 0;
+  if (podman !== undefined && !fits) failures.podman = 'too little memory here';
+  const byPodman = podman !== undefined && fits ? await moved('podman', () => podman) : [];
+  return { ...one, failures: { ...one.failures, ...failures }, byHand: { plain, podman: byPodman } };
 }
 
 function firstLine(error: unknown): string {

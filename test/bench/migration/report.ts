@@ -1,8 +1,8 @@
 import { inTerminal, type Section, writePage } from '../page.js';
 import { linePlot, type PlotPoint, type Series } from '../plot.js';
 import { figureOf } from '../statistics.js';
-import { MODES } from './cases.js';
-import { goals, type Measured, median, missing, type Result, verdictOf } from './result.js';
+import { MODES, TOOL_NAMES, TOOLS } from './cases.js';
+import { downMs, goals, type Measured, median, missing, type Result, verdictOf } from './result.js';
 import type { Sample } from './scene.js';
 
 /** For the terminal. */
@@ -22,7 +22,7 @@ function sections(result: Result): Section[] {
 function goalSection(result: Result): Section {
   return {
     title: 'What it must show',
-    text: `Medians, with pre-copy. This machine: ${result.machine}.`,
+    text: `Medians, with pre-copy. This machine: ${result.machine}; both nodes and the client share them, so that a process loses there what the destination and the client take as well.`,
     head: ['figure', 'measured', 'limit', ''],
     rows: goals(result).map((goal) => [
       goal.words,
@@ -38,11 +38,23 @@ function tableSection(result: Result): Section {
   const note = absent.length === 0 ? '' : ` Not measured: ${absent.join('; ')}.`;
   return {
     title: 'Moves there and back',
-    text: `Medians of both ways. Stall: the longest answer that a client got which asks every millisecond. Moved: what travelled, rounds included. CPU: of both nodes. Raw TCP: the same number of bytes as the process has, over one connection between the same nodes. Plain: criu dump, tar over raw TCP, criu restore, with CRIU's nftables lock, until the address has moved along.${note}`,
-    head: ['MB', 'written', 'conn.', 'mode', 'freeze', 'stall', 'total', 'moved', 'CPU', 'raw TCP', 'plain'],
+    text: `Medians of both ways. Stall: the longest answer that a client got which asks every millisecond. Moved: what travelled, rounds included. CPU: of both nodes. Raw TCP: the same number of bytes as the process has, over one connection between the same nodes. Plain CRIU: criu dump, tar over raw TCP, criu restore, with CRIU's nftables lock, until the address has moved along. Podman: the same with podman container checkpoint and restore, uncompressed.${note}`,
+    head: [
+      'MB',
+      'written',
+      'conn.',
+      'mode',
+      'freeze',
+      'stall',
+      'total',
+      'moved',
+      'CPU',
+      'raw TCP',
+      ...TOOLS.map((tool) => TOOL_NAMES[tool]),
+    ],
     rows: result.measured.flatMap((one) =>
       (one.what.modes ?? MODES).map((mode) => {
-        const { what, moves, rawTcpMs, plain } = one;
+        const { what, moves, rawTcpMs, byHand } = one;
         const figure = (of: (sample: Sample) => number): string => ms(median(moves[mode], of));
         const bytes = median(moves[mode], (sample) => sample.bytes);
         return [
@@ -56,7 +68,7 @@ function tableSection(result: Result): Section {
           bytes === undefined ? '' : `${(bytes / (1 << 20)).toFixed(1)} MiB`,
           figure(({ cpuMs }) => cpuMs),
           ms(rawTcpMs),
-          plain.length === 0 ? '' : ms(figureOf(plain.map(({ downMs }) => downMs)).value),
+          ...TOOLS.map((tool) => ms(downMs(byHand[tool]))),
         ];
       }),
     ),
@@ -100,11 +112,11 @@ function pictures(result: Result): Section[] {
         memory,
         ', writing',
       ),
-      ...plain(bySize, memory),
+      ...byTools(bySize, memory),
     ]),
     ...pictureOf('Freeze by connections', 'freeze-by-connections.svg', 'connections', [
       ...frozen(byConnections, connections, ''),
-      ...plain(byConnections, connections),
+      ...byTools(byConnections, connections),
     ]),
   ];
 }
@@ -128,11 +140,13 @@ function frozen(measured: readonly Measured[], x: (one: Measured) => number, not
   }));
 }
 
-function plain(measured: readonly Measured[], x: (one: Measured) => number): Series[] {
-  const points = measured
-    .filter((one) => one.plain.length > 0)
-    .map((one): PlotPoint => ({ x: x(one), ...figureOf(one.plain.map(({ downMs }) => downMs)) }));
-  return [{ name: 'plain CRIU', points }];
+function byTools(measured: readonly Measured[], x: (one: Measured) => number): Series[] {
+  return TOOLS.map((tool) => ({
+    name: TOOL_NAMES[tool],
+    points: measured
+      .filter(({ byHand }) => byHand[tool].length > 0)
+      .map((one): PlotPoint => ({ x: x(one), ...figureOf(one.byHand[tool].map((sample) => sample.downMs)) })),
+  }));
 }
 
 function ms(value: number | undefined): string {

@@ -1,6 +1,6 @@
 import { figureOf } from '../statistics.js';
-import { type Case, caseName, MODES, type Mode } from './cases.js';
-import type { PlainSample } from './plain-criu.js';
+import type { ByHandSample } from './by-hand.js';
+import { type Case, caseName, MODES, type Mode, type Tool } from './cases.js';
 import type { Sample } from './scene.js';
 
 /** What was measured of one case. A mode in which it could not be moved has the reason. */
@@ -8,8 +8,8 @@ export interface Measured {
   readonly what: Case;
   readonly rawTcpMs: number;
   readonly moves: Readonly<Record<Mode, readonly Sample[]>>;
-  readonly failures: Readonly<Partial<Record<Mode | 'plain', string>>>;
-  readonly plain: readonly PlainSample[];
+  readonly failures: Readonly<Partial<Record<Mode | Tool, string>>>;
+  readonly byHand: Readonly<Record<Tool, readonly ByHandSample[]>>;
 }
 
 export interface Result {
@@ -26,9 +26,14 @@ export function median(samples: readonly Sample[], figure: (sample: Sample) => n
   return samples.length === 0 ? undefined : figureOf(samples.map(figure)).value;
 }
 
+/** The median. */
+export function downMs(samples: readonly ByHandSample[]): number | undefined {
+  return samples.length === 0 ? undefined : figureOf(samples.map((sample) => sample.downMs)).value;
+}
+
 /** The line that `--json` ends with. */
 export function jsonLine({ measured }: Result): string {
-  const rows = measured.flatMap(({ what, rawTcpMs, moves, plain }) =>
+  const rows = measured.flatMap(({ what, rawTcpMs, moves, byHand }) =>
     (what.modes ?? MODES).map((mode) => ({
       mode,
       memoryMB: what.memoryMB,
@@ -39,7 +44,8 @@ export function jsonLine({ measured }: Result): string {
       totalMs: rounded(median(moves[mode], ({ totalMs }) => totalMs)),
       bytes: whole(median(moves[mode], ({ bytes }) => bytes)),
       rawTcpMs: rounded(rawTcpMs),
-      plainCriuMs: plain.length === 0 ? null : rounded(figureOf(plain.map(({ downMs }) => downMs)).value),
+      plainCriuMs: rounded(downMs(byHand.plain)),
+      podmanMs: rounded(downMs(byHand.podman)),
     })),
   );
   return JSON.stringify({ rows });

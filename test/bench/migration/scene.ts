@@ -67,6 +67,11 @@ export class Scene {
     return this.lab.node('host1');
   }
 
+  /** The server whose memory moves. */
+  get program(): string {
+    return this.programs.ballast;
+  }
+
   get rawTcp(): string {
     return this.programs.raw;
   }
@@ -77,12 +82,18 @@ export class Scene {
 
   /** Starts the process at home, and its client. @param address default: the home's. */
   async start(what: Case, address = this.home.address, work = false): Promise<Subject> {
-    const { memoryMB, writerMBps, connections } = what;
-    const size = [address, PORT, memoryMB, writerMBps].map(String);
-    const command = [this.programs.ballast, ...size, ...(work ? ['work'] : [])];
+    const command = [...this.ballast(what, address), ...(work ? ['work'] : [])];
     const pid = await startServer(this.home, command, PORT, START_MS);
-    const asking = await Asking.start(this.lab.node('client'), this.programs.asking, address, PORT, connections);
-    return { pid, asking, connections };
+    return { pid, asking: await this.ask(what, address), connections: what.connections };
+  }
+
+  ballast({ memoryMB, writerMBps }: Case, address: string): string[] {
+    return [this.program, address, ...[PORT, memoryMB, writerMBps].map(String)];
+  }
+
+  /** Starts the client of a process that listens. */
+  async ask({ connections }: Case, address: string): Promise<Asking> {
+    return await Asking.start(this.lab.node('client'), this.programs.asking, address, PORT, connections);
   }
 
   async end({ pid, asking }: Subject, where = this.home): Promise<void> {
@@ -99,8 +110,8 @@ export class Scene {
     await asking.mark();
     const before = this.cpuMs();
     const where = to === 'home' ? {} : { to };
-    const copyAhead = mode === 'pre-copy';
-    const request = { pid, ...where, copyAhead, maxFreezeMs: MAX_FREEZE_MS };
+    const how = { copyAhead: mode !== 'stop-and-copy', postCopy: mode === 'post-copy' };
+    const request = { pid, ...where, ...how, maxFreezeMs: MAX_FREEZE_MS };
     const socket = this.home.path('/run/homeproxy/control.sock');
     const { freezeMs, totalMs, bytesMoved, phases } = await streamControl(
       socket,
@@ -168,8 +179,8 @@ export interface Subject {
   readonly connections: number;
 }
 
-/** Waits until something listens on a port of a node. */
-export async function listening(node: LabNode, port: number): Promise<void> {
+/** Waits until something listens on a port of a node. @param port default: that of the process */
+export async function listening(node: LabNode, port = PORT): Promise<void> {
   const hex = `:${port.toString(16).toUpperCase().padStart(4, '0')} 00000000:0000 0A`;
   for (const deadline = Date.now() + 10_000; Date.now() < deadline; await sleep(5)) {
     if (readFileSync(`/proc/${node.initPid}/net/tcp`, 'utf8').includes(hex)) return;
