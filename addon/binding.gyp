@@ -13,6 +13,7 @@
         'src/later-pages.cc',
         'src/line.cc',
         'src/map.cc',
+        'src/mapping-flags.cc',
         'src/memory-sender.cc',
         'src/mounts.cc',
         'src/netlink.cc',
@@ -67,7 +68,7 @@
       # Loaded into CRIU, which may be one with a C library of its own: nothing but that may be needed.
       'target_name': 'criu-memory',
       'type': 'loadable_module',
-      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-pager.c', 'src/criu-restore.c', 'src/criu-room.c'],
+      'sources': ['src/criu-memory.c', 'src/criu-dump.c', 'src/criu-listeners.c', 'src/criu-pager.c', 'src/criu-premap.c', 'src/criu-restore.c', 'src/criu-room.c', 'src/criu-smaps.c'],
       'cflags': ['-fvisibility=hidden', '-Wall', '-Wextra'],
       'ldflags': ['-Wl,--as-needed', '-pthread'],
     },

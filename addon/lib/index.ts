@@ -57,5 +57,13 @@ export {
   withNetworkNamespace,
 } from './system.js';
 export { openTap, readFrame, setTapPersist, writeFrame } from './tap.js';
-export { criuMemoryLibrary, pagerProgram, scanLast, scanWritten, trackWrites } from './tracker.js';
+export {
+  criuMemoryLibrary,
+  loadMappingFlags,
+  mappingFlags,
+  pagerProgram,
+  scanLast,
+  scanWritten,
+  trackWrites,
+} from './tracker.js';
 export type * from './types.js';

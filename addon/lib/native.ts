@@ -171,6 +171,8 @@ export interface Native {
   trackWrites(pid: number): Promise<number>;
   scanWritten(uffd: number, pid: number, mappings: BigUint64Array): Promise<BigUint64Array>;
   scanLast(pid: number, mappings: BigUint64Array): Promise<readonly [written: BigUint64Array, present: BigUint64Array]>;
+  loadMappingFlags(path: string): Promise<number>;
+  mappingFlags(program: number, task: number): Promise<BigUint64Array>;
   openTap(name: string, persist: boolean): [fd: number, ifindex: number, name: string];
   setTapPersist(fd: number, persist: boolean): void;
   readFrame(fd: number, buffer: Uint8Array): number;

@@ -35,6 +35,24 @@ export async function scanLast(
   return { written, present };
 }
 
+/**
+ * Loads the iterator of {@link mappingFlags}.
+ * @param object bpf/build/mappings.bpf.o @returns a descriptor; close it with `fs.closeSync`.
+ * @throws {BpfError} EPERM without CAP_BPF and CAP_PERFMON; a kernel without such iterators, or without its types.
+ */
+export function loadMappingFlags(object: string): Promise<number> {
+  return native.loadMappingFlags(object);
+}
+
+/**
+ * The mappings of a task, without a look at their pages.
+ * @returns start, end and flags of each (`vm_flags` of this kernel: the bits differ between kernels); none when it has ended.
+ * @throws {BpfError} EINVAL before Linux 6.1.
+ */
+export function mappingFlags(program: number, task: number): Promise<BigUint64Array> {
+  return native.mappingFlags(program, task);
+}
+
 /** The object that CRIU loads to leave large memory to us (src/criu-memory.c). */
 export function criuMemoryLibrary(): string {
   return fileURLToPath(new URL('../../../addon/build/Release/criu-memory.node', import.meta.url));

@@ -9,6 +9,7 @@
 #include "grace-period.h"
 #include "line.h"
 #include "map.h"
+#include "mapping-flags.h"
 #include "mounts.h"
 #include "netlink.h"
 #include "network.h"
@@ -45,6 +46,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportGracePeriod(env, exports);
   ExportLine(env, exports);
   ExportMap(env, exports);
+  ExportMappingFlags(env, exports);
   ExportMounts(env, exports);
   ExportProgram(env, exports);
   ExportNetlink(env, exports);

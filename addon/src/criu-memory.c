@@ -122,6 +122,10 @@ EXPORT int openat64(int dirfd, const char *path, int flags, ...)
 			errno = EIO;
 			return -1;
 		}
+		const int known = known_smaps(dirfd);
+
+		if (known >= 0)
+			return known;
 	}
 	if (folder[0] && !memory_asked && strcmp(path, "inventory.img") == 0 && (flags & O_ACCMODE) == O_RDONLY) {
 		memory_asked = true;
@@ -137,6 +141,8 @@ EXPORT int openat64(int dirfd, const char *path, int flags, ...)
 			errno = EIO;
 			return -1;
 		}
+		if (inventory >= 0)
+			know_places();
 		return inventory;
 	}
 	return syscall(SYS_openat, dirfd, path, flags, mode);

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "criu-memory.h"
 
+#include <dlfcn.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,7 @@
 #define ADDRESS_END (1ul << 47)
 #define MAX_AREAS 16384
 #define MAX_KEPT (1u << 20)
+#define LARGE_AREA (16ul << 20)
 
 enum { AREA = 1, PAGES, ZERO, MAPPING, KEEP, END, LIFE, DENSE, LATER };
 
@@ -43,23 +45,15 @@ struct procmap_query {
 
 #define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 
-/* What CRIU has mapped to put a mapping's content there. */
-struct premap {
-	uintptr_t address;
-	size_t length;
-	int prot, flags;
-};
-
 static uint64_t room; /* pages that may still come */
 static bool memory_came;
+static pid_t taker; /* CRIU itself, not what it has forked */
 static struct range mappings[MAX_MAPPINGS];
 static unsigned int mapping_count;
 static struct area areas[MAX_AREAS];
 static unsigned int area_count;
 static struct range *kept, *later;
 static unsigned int kept_count, later_count;
-static struct premap *premaps;
-static unsigned int premap_count, premap_room;
 
 static void *place(uint64_t address)
 {
@@ -256,6 +250,7 @@ bool take_memory(uint64_t pages)
 		if (good && be32toh(record.kind) == END) {
 			end_room();
 			memory_came = true;
+			taker = getpid();
 			good = forget_others();
 			break;
 		}
@@ -269,25 +264,37 @@ bool take_memory(uint64_t pages)
 	return good;
 }
 
-EXPORT void *mmap64(void *address, size_t length, int prot, int flags, int fd, off_t offset)
+void know_places(void)
 {
-	void *made = (void *)syscall(SYS_mmap, address, length, prot, flags, fd, offset);
-
-	if (memory_came && made != MAP_FAILED && (flags & MAP_FIXED) && (flags & MAP_PRIVATE) && (flags & MAP_ANONYMOUS)) {
-		if (premap_count == premap_room) {
-			premap_room += 4096;
-			premaps = realloc(premaps, premap_room * sizeof *premaps);
-			if (!premaps)
-				abort(); /* the restore fails, and is rolled back */
-		}
-		premaps[premap_count++] =
-			(struct premap){.address = (uintptr_t)made, .length = length, .prot = prot, .flags = flags};
-	}
-	return made;
+	if (memory_came)
+		know_premap(mappings, mapping_count);
 }
 
-EXPORT void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset)
-	__attribute__((alias("mmap64")));
+static void advise_large(int advice)
+{
+	const int error = errno;
+
+	for (unsigned int i = 0; getpid() == taker && i < area_count; i++)
+		if (areas[i].end - areas[i].start >= LARGE_AREA)
+			madvise(place(areas[i].start), areas[i].end - areas[i].start, advice);
+	errno = error;
+}
+
+/*
+ * What CRIU forks to help itself needs nothing of what has come, and is not given page tables for it. Tasks it makes by clone3, which
+ * does not come here (fork_with_pid, criu/cr-restore.c).
+ */
+EXPORT pid_t fork(void)
+{
+	pid_t (*next)(void) = (pid_t(*)(void))dlsym(RTLD_NEXT, "fork");
+	pid_t child;
+
+	advise_large(MADV_DONTFORK);
+	child = next();
+	if (child != 0)
+		advise_large(MADV_DOFORK);
+	return child;
+}
 
 /*
  * What came in several pieces may be several mappings to the kernel. They are not moved: up to 6.16 mremap refuses (EFAULT), and
@@ -316,16 +323,9 @@ static void copy_kept(const struct range *mapping, char *to)
 static bool move_mapping(const struct range *mapping, void *to)
 {
 	const size_t length = mapping->end - mapping->start;
-	const struct premap *made = NULL;
+	const struct premap *made = premap_at((uintptr_t)to);
 	void *moved;
 
-	for (unsigned int i = premap_count; i-- > 0 && !made;) {
-		const bool down = premaps[i].flags & MAP_GROWSDOWN;
-
-		/* CRIU makes room for a guard page below one that grows downwards, where it knows of it */
-		if (premaps[i].address == (uintptr_t)to || (down && premaps[i].address + PAGE == (uintptr_t)to))
-			made = &premaps[i];
-	}
 	if (!made || made->length - ((uintptr_t)to - made->address) != length)
 		return false;
 	if (made->flags & MAP_GROWSDOWN) { /* what is moved there could not grow any more */

@@ -37,8 +37,8 @@ struct PageScan {
 
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, PageScan);
 constexpr uint64_t kRearm = 1 << 0, kRequireAsync = 1 << 1;
-constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwapped = 1 << 4, kZeroPage = 1 << 5, kHuge = 1 << 6;
-constexpr uint64_t kPage = 4096, kHugePage = 1 << 21;
+constexpr uint64_t kWritten = 1 << 1, kFile = 1 << 2, kPresent = 1 << 3, kSwapped = 1 << 4, kZeroPage = 1 << 5;
+constexpr uint64_t kTogether = 256 << 10;  // to look at so much in full takes no longer than to ask once more
 
 using Ranges = std::vector<uint64_t>;  // start, end, start, end ...
 
@@ -63,8 +63,8 @@ Napi::Value TrackWrites(const Napi::CallbackInfo& info) {
       [fd](Napi::Env env) { return Napi::Number::New(env, fd->Release()); });
 }
 
-void Append(uint64_t from, uint64_t to, uint64_t start, Ranges* found) {
-  if (!found->empty() && found->back() == from && from != start) {
+void Append(uint64_t from, uint64_t to, Ranges* found) {
+  if (!found->empty() && found->back() == from) {
     found->back() = to;
   } else {
     found->push_back(from);
@@ -72,68 +72,72 @@ void Append(uint64_t from, uint64_t to, uint64_t start, Ranges* found) {
   }
 }
 
-// The pages in a range that hold memory of the process's own; `rearm` makes the next scan with `written` tell of later writes.
-// With `present`, that gets all of them, and `found` those that were written.
-bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, Ranges* found, Trouble* trouble,
-          Ranges* present = nullptr) {
-  std::vector<PageRegion> regions(16384), all;
+// All that matches in a range, ascending.
+bool Walk(int pagemap, uint64_t start, uint64_t end, PageScan scan, std::vector<PageRegion>* all, Trouble* trouble) {
+  std::vector<PageRegion> regions(16384);
   for (uint64_t at = start; at < end;) {
-    PageScan scan = {};
     scan.size = sizeof scan;
-    scan.flags = rearm ? kRearm | kRequireAsync : written ? kRequireAsync : 0;
     scan.start = at;
     scan.end = end;
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
-    scan.category_inverted = kZeroPage | kFile;
-    scan.category_mask = kZeroPage | kFile | (written && present == nullptr ? kWritten : 0);
-    scan.category_anyof_mask = kPresent | kSwapped;
-    scan.return_mask = present == nullptr ? kPresent : kPresent | kWritten;
     const int count = ioctl(pagemap, kPagemapScan, &scan);
     if (count < 0) {
       *trouble = {errno, "PAGEMAP_SCAN"};
       return false;
     }
-    all.insert(all.end(), regions.begin(), regions.begin() + count);
+    all->insert(all->end(), regions.begin(), regions.begin() + count);
     if (scan.walk_end <= at) break;
     at = scan.walk_end;
   }
   // Where the answers were full, 6.18 tells of a region beyond the place where it stopped, and of it once more in the next answer.
-  std::sort(all.begin(), all.end(), [](const PageRegion& a, const PageRegion& b) { return a.start < b.start; });
+  std::sort(all->begin(), all->end(), [](const PageRegion& a, const PageRegion& b) { return a.start < b.start; });
+  return true;
+}
+
+// The pages in a range that hold memory of the process's own; `rearm` makes the next scan with `written` tell of later writes.
+// With `present`, that gets all of them, and `found` those that were written.
+bool Scan(int pagemap, uint64_t start, uint64_t end, bool written, bool rearm, Ranges* found, Trouble* trouble,
+          Ranges* present = nullptr) {
+  PageScan scan = {};
+  scan.flags = rearm ? kRearm | kRequireAsync : written ? kRequireAsync : 0;
+  scan.category_inverted = kZeroPage | kFile;
+  scan.category_mask = kZeroPage | kFile | (written && present == nullptr ? kWritten : 0);
+  scan.category_anyof_mask = kPresent | kSwapped;
+  scan.return_mask = present == nullptr ? kPresent : kPresent | kWritten;
+  std::vector<PageRegion> all;
+  if (!Walk(pagemap, start, end, scan, &all, trouble)) return false;
   uint64_t known = start;
   for (const PageRegion& region : all) {
     const uint64_t from = std::max(region.start, known);
     if (from >= region.end) continue;
-    if (present != nullptr) Append(from, region.end, start, present);
-    if (present == nullptr || (region.categories & kWritten) != 0) Append(from, region.end, start, found);
+    if (present != nullptr) Append(from, region.end, present);
+    if (present == nullptr || (region.categories & kWritten) != 0) Append(from, region.end, found);
     known = region.end;
   }
   return true;
 }
 
-// A huge page is armed as one, and a single write to it would make all of it written: where only its first page is armed, the
-// kernel maps it by small ones.
-void SplitHuge(int pagemap, uint64_t start, uint64_t end) {
-  std::vector<PageRegion> regions(1024);
-  for (uint64_t at = start; at < end;) {
-    PageScan scan = {};
-    scan.size = sizeof scan;
-    scan.start = at;
-    scan.end = end;
-    scan.vec = reinterpret_cast<uint64_t>(regions.data());
-    scan.vec_len = regions.size();
-    scan.category_mask = scan.return_mask = kHuge;
-    const int count = ioctl(pagemap, kPagemapScan, &scan);
-    if (count < 0 || scan.walk_end <= at) return;
-    for (int i = 0; i < count; i++) {
-      for (uint64_t page = regions[i].start; page < regions[i].end; page += kHugePage) {
-        Ranges armed;
-        Trouble gone;
-        Scan(pagemap, page, page + kPage, false, true, &armed, &gone);
-      }
-    }
-    at = scan.walk_end;
+// The same in less time where little was written. Of a page that is armed the kernel need not look at more than its entry (the quick
+// way of pagemap_scan_pmd_entry, for WRITTEN alone): such a page is there, for only those were armed, and was not written. The others,
+// and what lies between them, are looked at in full: they were written, are gone, or never were.
+bool ScanUnarmed(int pagemap, uint64_t start, uint64_t end, Ranges* written, Trouble* trouble, Ranges* present) {
+  PageScan scan = {};
+  scan.flags = kRequireAsync;
+  scan.category_mask = scan.return_mask = kWritten;
+  std::vector<PageRegion> unarmed;
+  if (!Walk(pagemap, start, end, scan, &unarmed, trouble)) return false;
+  uint64_t known = start;
+  for (size_t i = 0; i < unarmed.size();) {
+    const uint64_t from = std::max(unarmed[i].start, known);
+    uint64_t to = std::max(unarmed[i].end, known);
+    for (i++; i < unarmed.size() && unarmed[i].start <= to + kTogether; i++) to = std::max(to, unarmed[i].end);
+    if (from > known) Append(known, from, present);
+    if (from < to && !Scan(pagemap, from, to, true, false, written, trouble, present)) return false;
+    known = std::max(known, to);
   }
+  if (known < end) Append(known, end, present);
+  return true;
 }
 
 Ranges RangesOf(const Napi::Value& value) {
@@ -175,9 +179,10 @@ Napi::Value ScanWritten(const Napi::CallbackInfo& info) {
           written.clear();
           // a mapping that went meanwhile is no loss: the next look at the maps shows it
           if (TrackWhole(uffd, pid, start, end)) {
+            // A huge page is armed as one; the kernel maps it by small ones when it is written to, and clears the mark of one of those
+            // (wp_huge_pmd, mm/memory.c).
             Trouble gone;
             Ranges armed;
-            SplitHuge(pagemap.Get(), start, end);
             Scan(pagemap.Get(), start, end, false, true, &armed, &gone);
           }
           if (!Scan(pagemap.Get(), start, end, false, false, &written, trouble)) return;
@@ -201,7 +206,7 @@ Napi::Value ScanLast(const Napi::CallbackInfo& info) {
           const uint64_t start = (*mappings)[i], end = (*mappings)[i + 1];
           Ranges here, all;
           Trouble refused;
-          if (!Scan(pagemap.Get(), start, end, true, false, &here, &refused, &all)) {
+          if (!ScanUnarmed(pagemap.Get(), start, end, &here, &refused, &all)) {
             all.clear();  // not tracked, or not all of it
             Scan(pagemap.Get(), start, end, false, false, &all, trouble);
             here = all;

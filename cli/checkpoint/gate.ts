@@ -1,10 +1,12 @@
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeFifo } from '../../addon/lib/index.js';
 import { UserError } from '../errors.js';
 import type { CriuSession } from './criu-session.js';
 
 const GATE = 'gate';
+/** What CRIU need not read in smaps (`addon/src/criu-smaps.c`). */
+const FLAGS = 'mapping-flags';
 
 /**
  * Where CRIU waits in a dump, with all tasks seized and nothing of its own in them yet, until it is told which mappings it need not
@@ -14,13 +16,16 @@ const GATE = 'gate';
  * daemon was killed, a CRIU that stands there or comes there fails the dump and lets the process go: nobody need kill it.
  */
 export class Gate {
-  private constructor(private fd: number | undefined) {}
+  private constructor(
+    private readonly folder: string,
+    private fd: number | undefined,
+  ) {}
 
   /** Before CRIU is started. */
   static create(folder: string): Gate {
     const path = join(folder, GATE);
     makeFifo(path);
-    return new Gate(openSync(path, constants.O_RDWR | constants.O_NONBLOCK)); // with a reader it never waits (fifo(7))
+    return new Gate(folder, openSync(path, constants.O_RDWR | constants.O_NONBLOCK)); // with a reader it never waits (fifo(7))
   }
 
   /**
@@ -37,9 +42,13 @@ export class Gate {
     });
   }
 
-  /** Lets the CRIU that stands there go on. @param mappings what it is not to carry, ascending: start, end, start, end ... */
-  pass(mappings: BigUint64Array): void {
+  /**
+   * Lets the CRIU that stands there go on.
+   * @param mappings what it is not to carry, ascending: start, end, start, end ... @param flags of all mappings, where they are known
+   */
+  pass(mappings: BigUint64Array, flags?: string): void {
     if (this.fd === undefined) return;
+    if (flags !== undefined) writeFileSync(join(this.folder, FLAGS), flags, { mode: 0o600 });
     // at most 24 KiB: a FIFO takes them at once
     writeSync(this.fd, new Uint8Array(BigUint64Array.of(BigInt(mappings.length / 2), ...mappings).buffer));
     this.close();

@@ -7,6 +7,7 @@ import { readText } from '../system/procfs.js';
 import type { CopyProgress } from './carried.js';
 import { Deference } from './deference.js';
 import { type Aim, type Forecast, forecastOf, nextOf, type Round } from './forecast.js';
+import { MappingFlags } from './mapping-flags.js';
 import { ownMappings } from './mappings.js';
 import {
   bareRecords,
@@ -51,6 +52,8 @@ export interface CopyAim extends Aim {
   readonly later?: boolean | undefined;
 }
 
+/** With less in memory the kernel has smaps ready in a few milliseconds. */
+const LARGE_BYTES = 256 << 20;
 /** So much is sent between two looks at how much that was. */
 const CHUNK_BYTES = 16 << 20;
 /** The other end is told of so many chunks ahead that will come whole: room for them is made while others come. */
@@ -79,6 +82,9 @@ export class Copying {
   private readonly pid: number;
   private tracker: number | undefined;
   private first: Look | undefined;
+  private known: MappingFlags | undefined;
+  /** Of all mappings of the process, known after {@link lastLook}, if at all. */
+  mappingFlags: string | undefined;
 
   /** @param tracked whose end this brings, from now on */
   constructor(
@@ -163,7 +169,11 @@ export class Copying {
   async lastLook(): Promise<readonly Range[]> {
     this.requireTracker();
     const mappings = mappingsOf(this.pid);
-    const { written, present } = await scanLast(this.pid, flatten(mappings));
+    const [{ written, present }, flags] = await Promise.all([
+      scanLast(this.pid, flatten(mappings)),
+      this.known?.describe().catch(() => undefined),
+    ]);
+    this.mappingFlags = flags;
     this.onLook({ mappings, written: unflatten(written), present: unflatten(present) });
     return mappings;
   }
@@ -179,6 +189,8 @@ export class Copying {
   stopTracking(): void {
     if (this.tracker !== undefined) closeSync(this.tracker);
     this.tracker = undefined;
+    this.known?.close();
+    this.known = undefined;
   }
 
   /** @param deference while it lasts, the process that is copied and all others go first */
@@ -216,6 +228,7 @@ export class Copying {
       const written = [...this.takeMissed(), ...look.written];
       const bytes = bytesOf(written);
       await line.write(bareRecords('area', mappings));
+      if (done.length === 0 && bytes >= LARGE_BYTES) void this.learnFlags();
       const began = performance.now();
       this.round = { number: done.length + 1, total: bytes, before: this.bytes, began, pace };
       if (done.length > 0) await this.pages(line, written, false);
@@ -242,6 +255,13 @@ export class Copying {
       await this.pages(line, chunk, true);
       await moved(this.bytes);
     }
+  }
+
+  /** While pages are sent; tracked mappings have a flag more than before. */
+  private async learnFlags(): Promise<void> {
+    const known = await MappingFlags.learn(this.pid).catch(() => undefined);
+    if (this.tracker === undefined) known?.close();
+    else this.known = known;
   }
 
   private async pages(line: Line, ranges: readonly Range[], fresh: boolean): Promise<void> {

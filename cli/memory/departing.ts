@@ -125,6 +125,11 @@ export class DepartingMemory {
     return flatten(this.mappings);
   }
 
+  /** Of all its mappings, where {@link lastLook} found them out. */
+  get mappingFlags(): string | undefined {
+    return this.copying?.mappingFlags;
+  }
+
   /** CRIU's images are whole: they get to know where the rest is. */
   finishDump(folder: string): void {
     pointToParent(folder, this.mappings);

@@ -37,7 +37,7 @@ export async function standStill(
     await reached('source', 'parked', migration);
     const mappings = (await looking) ?? new BigUint64Array();
     await lifted; // CRIU's code has to run in it
-    gate?.pass(mappings);
+    gate?.pass(mappings, memory?.mappingFlags);
     return { accepted, notKept };
   } finally {
     gate?.close(); // CRIU fails where it stands, if nothing was said to it

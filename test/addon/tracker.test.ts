@@ -160,11 +160,20 @@ test('huge pages are tracked page by page', async () => {
   const { pid, area, tell, pages } = await subject();
   await tell('huge');
   const tracker = await trackWrites(pid);
-  const huge = /^AnonHugePages: +(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'));
-  assert.ok(Number(huge?.[1]) > 0, 'it has some');
+  const huge = (): number =>
+    Number(/^AnonHugePages: +(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1]);
+  const before = huge();
+  assert.ok(before > 0, 'it has some');
   await scanWritten(tracker, pid, area);
+  assert.is(huge(), before, 'and keeps those that are not written');
   await tell('write 5000 20000');
   assert.equal(pages(await scanWritten(tracker, pid, area)), [5000, 20000]);
+  await tell('write 5000 5001');
+  await tell('forget 3 30000');
+  const { written, present } = await scanLast(pid, area);
+  assert.equal(pages(written), [5000, 5001]);
+  assert.is(pages(present).length, PAGES - 2);
+  assert.not.ok(pages(present).some((page) => page === 3 || page === 30000));
   closeSync(tracker);
 });
 

@@ -78,7 +78,7 @@ test('has the programs and what they need, and neither tests nor sources of the 
       'package.json',
     ],
   );
-  assert.ok(contents.includes('bpf/build/homeproxy.bpf.o'));
+  for (const object of ['homeproxy', 'mappings']) assert.ok(contents.includes(`bpf/build/${object}.bpf.o`));
   assert.ok(contents.includes('config/systemd/homeproxy.service'));
 });
 
