@@ -1,43 +1,28 @@
 /** Copying that goes behind whatever else runs, and what of the daemon does not. */
 
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { getPriority } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { LINE_SECRET_BYTES, Line } from '../../addon/lib/index.js';
+import type { Line } from '../../addon/lib/index.js';
 import { Deference, Headway } from '../../cli/memory/deference.js';
 import { BEHIND_NICE, giveWay, ownSession, sessionsCompete } from '../../cli/system/priority.js';
 import { copiesBehind, sessionNice, threadNices } from '../lab/ranks.js';
 import { suite } from '../suite.js';
+import { lines } from './lines.js';
 
 const MB = 1 << 20;
 
-const test = suite<{ sender: Line; receiver: Line; sink: number; sockets: Socket[] }>('copying behind others');
+const test = suite<{ sender: Line; receiver: Line; sink: number }>('copying behind others');
 
 test.before.each(async (world) => {
-  const listener = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1');
-  await once(listener, 'listening');
-  const one = connect((listener.address() as AddressInfo).port, '127.0.0.1');
-  const [[other]] = await Promise.all([once(listener, 'connection'), once(one, 'connect')]);
-  listener.close();
-  one.pause();
-  world.sockets = [one, other as Socket];
-  const secret = randomBytes(LINE_SECRET_BYTES);
-  const [sender, receiver] = world.sockets.map((socket, index) => {
-    const handle = (socket as unknown as { _handle: { fd: number; readStop(): void } })._handle;
-    handle.readStop();
-    return new Line(handle.fd, secret, index === 0 ? 'client' : 'server', -1);
-  }) as [Line, Line];
-  await Promise.all([sender.handshake(), receiver.handshake()]);
+  const [sender, receiver] = await lines();
   Object.assign(world, { sender, receiver, sink: openSync('/dev/null', 'w') });
 });
-test.after.each(({ sender, receiver, sink, sockets }) => {
+test.after.each(({ sender, receiver, sink }) => {
   for (const line of [sender, receiver]) line.cut();
-  for (const socket of sockets) socket.destroy();
   closeSync(sink);
 });
 
