@@ -19,8 +19,8 @@ import {
 } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFifo } from '../../addon/lib/index.js';
 import { fileHashes, keyOf } from '../process/file-hash.js';
-import { run } from '../system/command.js';
 import { inFolderOf, lookBeneath, withFolderOf } from './beneath.js';
 import type { Entry, FileEntry, Parcel } from './manifest.js';
 import { malformed, type TakeContent } from './parcel-stream.js';
@@ -45,7 +45,7 @@ export class ArrivingRoot implements ArrivingFiles {
     return await this.open(async (root) => {
       const lacking: number[] = [];
       for (const [index, entry] of entries.entries()) {
-        if (entry.kind !== 'file') await make(root, entry);
+        if (entry.kind !== 'file') make(root, entry);
         else if (!(await takeOwn(root, entry))) lacking.push(index);
       }
       return lacking;
@@ -55,7 +55,7 @@ export class ArrivingRoot implements ArrivingFiles {
   async begin({ entries, removed, final }: Parcel): Promise<TakeContent> {
     await this.open(async (root) => {
       for (const path of [...removed].sort().reverse()) remove(root, path);
-      for (const entry of entries) if (entry.kind !== 'file') await make(root, entry);
+      for (const entry of entries) if (entry.kind !== 'file') make(root, entry);
     });
     return async (index, content) => {
       const entry = entries[index];
@@ -153,7 +153,7 @@ export function dress(fd: number, { uid, gid, mode, modifiedAt }: FileEntry): vo
 }
 
 /** Makes what has no content. What is there already, of the same kind, gets its owner and mode. */
-async function make(root: number, entry: Exclude<Entry, FileEntry>): Promise<void> {
+function make(root: number, entry: Exclude<Entry, FileEntry>): void {
   const there = lookBeneath(root, entry.path);
   if (entry.kind === 'folder') {
     if (there?.isDirectory() !== true) {
@@ -171,19 +171,12 @@ async function make(root: number, entry: Exclude<Entry, FileEntry>): Promise<voi
     inFolderOf(root, entry.path, (folder, name) => symlinkSync(entry.target, join(folder, name)));
     return;
   }
-  await makeFifo(root, entry);
-}
-
-async function makeFifo(root: number, entry: Extract<Entry, { kind: 'fifo' }>): Promise<void> {
-  const folder = inFolderOf(root, entry.path, (at) => openSync(at, constants.O_DIRECTORY | constants.O_RDONLY));
-  try {
-    const path = join(`/proc/${process.pid}/fd/${folder}`, entry.path.slice(entry.path.lastIndexOf('/') + 1));
-    await run('mkfifo', ['-m', '0600', '--', path]);
+  inFolderOf(root, entry.path, (folder, name) => {
+    const path = join(folder, name);
+    makeFifo(path);
     lchownSync(path, entry.uid, entry.gid);
     chmodSync(path, entry.mode);
-  } finally {
-    closeSync(folder);
-  }
+  });
 }
 
 function remove(root: number, path: string): void {

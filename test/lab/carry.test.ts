@@ -1,6 +1,7 @@
 // limit: 120 s
 import {
   chmodSync,
+  chownSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { makeFifo } from '../../addon/lib/index.js';
 import type { ProcessCheck } from '../../cli/check-report.js';
 import type { LabNode } from '../../cli/lab/lab-node.js';
 import { suite } from '../suite.js';
@@ -44,6 +46,9 @@ function install(home: LabNode, host1: LabNode, built: string): void {
   symlinkSync('libledger.so.1.0', home.path(LIBRARY));
   writeFileSync(home.path(`${DATA}/greeting`), 'hello\n');
   writeFileSync(home.path(`${DATA}/old`), 'old\n');
+  makeFifo(home.path(`${DATA}/orders`));
+  chownSync(home.path(`${DATA}/orders`), 1234, 5678);
+  chmodSync(home.path(`${DATA}/orders`), 0o620);
   // What would be mixed in if anything of the host were to be found: another version of both libraries, and other data.
   mkdirSync(host1.path(`${APP}/lib`), { recursive: true });
   cpSync(join(built, 'libledger.so.2'), host1.path(`${APP}/lib/libledger.so.1.0`));
@@ -121,6 +126,8 @@ test('home -> host1: it runs with its own files, and finds none of the host in t
       ['carried'],
     );
   assert.equal(filesOn('host1').length, 1);
+  const fifo = ['find', CARRIED, '-name', 'orders', '-type', 'p', '-uid', '1234', '-gid', '5678', '-perm', '0620'];
+  assert.match((await scenario.lab.node('host1').run(fifo)).stdout, /\/data\/orders\n$/);
 });
 
 test('a migration that fails leaves it running with its files, and none of them anywhere else', async () => {
@@ -166,7 +173,7 @@ test('host2 -> home: what it wrote, made and removed is so at home, and no host 
   assert.equal(placesOf(scenario.lab, 'ledger'), ['home']);
   await add('at home again');
   assert.is(readFileSync(scenario.home.path(JOURNAL), 'utf8'), lines.map((line) => `${line}\n`).join(''));
-  assert.equal(readdirSync(scenario.home.path(DATA)).sort(), ['greeting', 'journal', 'new', 'untouched']);
+  assert.equal(readdirSync(scenario.home.path(DATA)).sort(), ['greeting', 'journal', 'new', 'orders', 'untouched']);
   assert.equal([filesOn('host1'), filesOn('host2')], [[], []]);
 });
 
