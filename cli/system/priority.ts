@@ -37,7 +37,7 @@ export function giveWay(pids: readonly number[]): () => void {
  * The session of this process among the others of the machine: behind them while somebody here wants that and nothing is urgent.
  * Its threads have nice values of their own, which count within it.
  */
-export class OwnSession {
+class OwnSession {
   private readonly waiting = new Set<unknown>();
   private readonly urgent = new Set<unknown>();
   private usual: number | undefined;
